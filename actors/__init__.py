@@ -1,0 +1,1 @@
+"""Ray: the actor that hosts an engine, the channel to it, and the directory of instances."""

@@ -1,0 +1,39 @@
+"""Settings of the parts that live in actors; sections of the fleet file."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Base of every section of the fleet file: unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class AdmissionSettings(Settings):
+    """How much work one instance takes.
+
+    Attributes:
+        max_running: Requests handed to the engine at a time.
+        max_queued: Requests that wait at the gate; the rest is refused at once with QueueFull.
+    """
+
+    max_running: int = Field(256, ge=1)
+    max_queued: int = Field(512, ge=0)
+
+
+class ChannelSettings(Settings):
+    """How one channel between an instance and a router replica behaves.
+
+    Attributes:
+        window: Frames sent and not yet acknowledged; past it the outbox holds back and merges deltas.
+        ack_every: Frames after which the router acknowledges at the latest.
+        heartbeat_s: The router acknowledges at least so often, even when nothing came.
+        silence_s: A channel without any acknowledgement for so long is closed, and its requests killed.
+        rotate_after: Frames after which the call underneath is renewed, because Ray's worker keeps a record of each.
+    """
+
+    window: int = Field(64, ge=2)
+    ack_every: int = Field(16, ge=1)
+    heartbeat_s: float = Field(1.0, gt=0)
+    silence_s: float = Field(5.0, gt=0)
+    rotate_after: int = Field(4000, ge=16)

@@ -1,0 +1,158 @@
+"""Identity and cancellation of one request.
+
+A Context belongs to one event loop and is not thread-safe: everything that stops, kills or waits does so from that
+loop. Callbacks run synchronously inside `stop()` and `kill()`: cancelling costs no task and no turn of the loop.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from enum import IntEnum
+
+
+class CancelState(IntEnum):
+    """How far a request was cancelled. It only ever grows."""
+
+    LIVE = 0
+    STOPPED = 1
+    KILLED = 2
+
+
+Callback = Callable[["Context"], None]
+Unsubscribe = Callable[[], None]
+
+
+class Context:
+    """One request's id, and the two ways to end it early.
+
+    `stop()` asks the engine to finish politely: what was produced stays valid and the stream ends with reason
+    `cancelled`. `kill()` terminates without draining; it implies stopped, and a later `stop()` does not soften it. Both
+    are idempotent and flow down to children, never up.
+
+    Attributes:
+        id: The request id. Children made by `child()` share it unless they are given their own.
+    """
+
+    __slots__ = ("_callbacks", "_children", "_state", "id")
+
+    def __init__(self, id: str | None = None) -> None:
+        self.id = id if id is not None else uuid.uuid4().hex
+        self._state = CancelState.LIVE
+        # Dicts keep the order of registration and remove in constant time.
+        self._callbacks: dict[object, tuple[CancelState, Callback]] = {}
+        self._children: dict[int, Context] = {}
+
+    def __repr__(self) -> str:
+        return f"Context({self.id!r}, {self._state.name.lower()})"
+
+    @property
+    def state(self) -> CancelState:
+        """How far it was cancelled."""
+        return self._state
+
+    @property
+    def is_stopped(self) -> bool:
+        """True once `stop()` or `kill()` was called."""
+        return self._state >= CancelState.STOPPED
+
+    @property
+    def is_killed(self) -> bool:
+        """True once `kill()` was called."""
+        return self._state >= CancelState.KILLED
+
+    def stop(self) -> None:
+        """Asks for a polite end."""
+        self._advance(CancelState.STOPPED)
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self._advance(CancelState.KILLED)
+
+    def child(self, id: str | None = None) -> "Context":
+        """Makes a linked child, with this id unless it is given its own."""
+        child = Context(self.id if id is None else id)
+        self.link(child)
+        return child
+
+    def link(self, child: "Context") -> Unsubscribe:
+        """Lets stop and kill flow down to `child`; an already cancelled parent cancels it at once.
+
+        Returns:
+            A function that unlinks the child again; call it when the child's work is over.
+
+        Raises:
+            ValueError: The link would make the context its own descendant.
+        """
+        if child is self or child._reaches(self):
+            raise ValueError(f"linking {child!r} below {self!r} would make a cycle")
+        key = id(child)
+        self._children[key] = child
+        if self._state is not CancelState.LIVE:
+            child._advance(self._state)
+
+        def unlink() -> None:
+            self._children.pop(key, None)
+
+        return unlink
+
+    def on_stop(self, callback: Callback) -> Unsubscribe:
+        """Calls `callback(self)` once, when stopped or killed; at once if that was already."""
+        return self._subscribe(CancelState.STOPPED, callback)
+
+    def on_kill(self, callback: Callback) -> Unsubscribe:
+        """Calls `callback(self)` once, when killed; at once if that was already."""
+        return self._subscribe(CancelState.KILLED, callback)
+
+    async def stopped(self) -> None:
+        """Returns when stopped or killed."""
+        await self._reached(CancelState.STOPPED)
+
+    async def killed(self) -> None:
+        """Returns when killed."""
+        await self._reached(CancelState.KILLED)
+
+    def _reaches(self, other: "Context") -> bool:
+        return any(child is other or child._reaches(other) for child in self._children.values())
+
+    def _subscribe(self, state: CancelState, callback: Callback) -> Unsubscribe:
+        if self._state >= state:
+            callback(self)
+            return _nothing
+        key = object()
+        self._callbacks[key] = (state, callback)
+
+        def unsubscribe() -> None:
+            self._callbacks.pop(key, None)
+
+        return unsubscribe
+
+    async def _reached(self, state: CancelState) -> None:
+        if self._state >= state:
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def wake(_: Context) -> None:
+            if not done.done():
+                done.set_result(None)
+
+        unsubscribe = self._subscribe(state, wake)
+        try:
+            await done
+        finally:
+            unsubscribe()
+
+    def _advance(self, state: CancelState) -> None:
+        if self._state >= state:
+            return
+        self._state = state
+        due = [key for key, (wanted, _) in self._callbacks.items() if wanted <= state]
+        callbacks = [self._callbacks.pop(key)[1] for key in due]
+        # Children first: an engine deep below stops producing before anyone above reacts to the end.
+        for child in list(self._children.values()):
+            child._advance(state)
+        for callback in callbacks:
+            callback(self)
+
+
+def _nothing() -> None:
+    return None

@@ -1,0 +1,269 @@
+"""The one contract: everything that can answer is an Engine.
+
+A stream has two phases. Until the engine accepts the request, an error is a *setup error*: nothing was said, so it is
+safe to try elsewhere. From the first event (`Started`) on, an error is a *stream error*. A stream has exactly one
+terminal: one `Finished`, or one error. Stopping the context ends it with `Finished` and reason `cancelled`; killing it
+ends it with the error `Cancelled`, at once and without what was still under way.
+
+It comes in two forms that say the same. Pull, `generate`, is an async iterator: for callers and for operators. Push,
+`submit`, hands each event to a `Sink` at the moment it exists: no task, queue or wake-up per token, which is what lets
+one process carry tens of thousands of tokens a second. An engine implements one of the two (`Engine` for pull,
+`PushEngine` for push) and has the other for free.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+from engines.context import Context
+from engines.errors import EngineFailed, NotReady, PenstockError, StreamIncomplete, Unsupported
+from engines.events import Event, Finished
+from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
+
+
+class Sink(Protocol):
+    """Takes the events of one stream, in order, synchronously; never blocks, never raises.
+
+    After `emit(Finished(...))` or `fail(...)` it is called no more.
+    """
+
+    def emit(self, event: Event) -> None:
+        """Takes the next event."""
+
+    def fail(self, error: PenstockError) -> None:
+        """Takes the error that ends the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do.
+
+    Attributes:
+        context_length: Most tokens of prompt and answer together; 0 when unknown.
+        accelerator: `cpu`, or the GPU's name as its driver says it.
+        memory_bytes: Memory of the accelerators it holds; 0 on the CPU.
+        resume: Can go on from generated token ids.
+        guided: Can be held to a schema, regex, choice or grammar.
+    """
+
+    generate: bool = True
+    embed: bool = False
+    converse: bool = False
+    tokenize: bool = False
+    tools: bool = False
+    reasoning: bool = False
+    vision: bool = False
+    guided: bool = False
+    logprobs: bool = False
+    resume: bool = False
+    context_length: int = 0
+    accelerator: str = "cpu"
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy an engine is.
+
+    Attributes:
+        running: Requests that it works on.
+        queued: Requests that wait inside it.
+        kv_use: Share of its KV cache in use, 0 to 1.
+    """
+
+    running: int = 0
+    queued: int = 0
+    kv_use: float = 0.0
+
+
+class Engine(ABC):
+    """Anything that answers a request with a stream of events.
+
+    Attributes:
+        name: Stable label; echoed in every terminal event, log line and metric.
+        capabilities: What it can do; complete once ready.
+    """
+
+    name: str
+    capabilities: Capabilities
+
+    @property
+    @abstractmethod
+    def ready(self) -> bool:
+        """Whether it has finished booting, and has not died or stopped since."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Boots. Returns when ready.
+
+        Raises:
+            PenstockError: It cannot boot; the message says why and what to do.
+        """
+
+    @abstractmethod
+    async def stop(self, timeout_s: float = 30.0) -> None:
+        """Releases everything (memory, child processes) within the deadline. Idempotent."""
+
+    @abstractmethod
+    def generate(self, request: GenerateRequest, context: Context) -> AsyncIterator[Event]:
+        """Answers with a stream of events.
+
+        Dropping the iterator (`aclose`, or the garbage collector) kills the context.
+
+        Raises:
+            PenstockError: From the first `anext`, a setup error; from a later one, a stream error.
+        """
+
+    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+        """Answers into a sink. Returns once the request is accepted; `Started` may come before or after that.
+
+        Raises:
+            PenstockError: Setup error; the sink was not called and will not be.
+        """
+        events = self.generate(request, context)
+        first = await _first(events, self.name)
+        task = asyncio.get_running_loop().create_task(_pump(first, events, self.name, sink))
+        _pumps.add(task)
+        task.add_done_callback(_pumps.discard)
+
+    async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
+        """Answers with one vector per input.
+
+        Raises:
+            PenstockError: It could not.
+        """
+        raise Unsupported(f"The model {request.model!r} does not make embeddings.", param="model")
+
+    def converse(self, inputs: AsyncIterator[GenerateRequest], context: Context) -> AsyncIterator[Event]:
+        """Answers a stream of inputs with a stream of events: the later inputs extend the first.
+
+        Raises:
+            PenstockError: As `generate`.
+        """
+        raise Unsupported("This model does not take streaming input.", param="model")
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
+        """The token ids of a text or conversation.
+
+        Raises:
+            PenstockError: It could not.
+        """
+        raise Unsupported(f"The model {request.model!r} does not tokenize.", param="model")
+
+    async def detokenize(self, request: DetokenizeRequest) -> str:
+        """The text of token ids.
+
+        Raises:
+            PenstockError: It could not.
+        """
+        raise Unsupported(f"The model {request.model!r} does not detokenize.", param="model")
+
+    def load(self) -> Load:
+        """How busy it is now; cheap, called for every frame."""
+        return Load()
+
+    async def check_health(self) -> None:
+        """Returns when it can work.
+
+        Raises:
+            NotReady: It still boots.
+            EngineDead: It is finished.
+        """
+        if not self.ready:
+            raise NotReady(f"The engine {self.name} is not ready.")
+
+
+class PushEngine(Engine):
+    """An engine that pushes: implements `submit`, and gets `generate` from it."""
+
+    @abstractmethod
+    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+        """As `Engine.submit`."""
+
+    async def generate(self, request: GenerateRequest, context: Context) -> AsyncIterator[Event]:
+        """As `Engine.generate`."""
+        inner = Context(context.id)
+        unlink = context.link(inner)
+        mailbox = Mailbox()
+        try:
+            await self.submit(request, inner, mailbox)
+            while True:
+                event = await mailbox.get()
+                yield event
+                if isinstance(event, Finished):
+                    return
+        finally:
+            unlink()
+            inner.kill()  # A stream that ended already takes no notice.
+
+
+class Mailbox:
+    """A sink that is read by one `get` after another: the bridge from push to pull."""
+
+    __slots__ = ("_error", "_events", "_waiter")
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque()
+        self._error: PenstockError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def emit(self, event: Event) -> None:
+        """Takes the next event."""
+        self._events.append(event)
+        self._wake()
+
+    def fail(self, error: PenstockError) -> None:
+        """Takes the error; the events before it are delivered first."""
+        self._error = error
+        self._wake()
+
+    async def get(self) -> Event:
+        """The next event.
+
+        Raises:
+            PenstockError: The stream failed, and every event before was delivered.
+        """
+        while not self._events:
+            if self._error is not None:
+                raise self._error
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._events.popleft()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+_pumps: set[asyncio.Task[None]] = set()
+"""The running pumps: the event loop itself keeps only weak references to tasks."""
+
+
+async def _first(events: AsyncIterator[Event], engine: str) -> Event:
+    try:
+        return await anext(events)
+    except StopAsyncIteration:
+        raise StreamIncomplete(f"The engine {engine} ended the stream without a word.") from None
+
+
+async def _pump(first: Event, events: AsyncIterator[Event], engine: str, sink: Sink) -> None:
+    sink.emit(first)
+    try:
+        async with aclosing(events) as rest:  # type: ignore[type-var]
+            async for event in rest:
+                sink.emit(event)
+                if isinstance(event, Finished):
+                    return
+    except PenstockError as error:
+        sink.fail(error)
+    except Exception as error:  # noqa: BLE001 - the sink's owner waits: it must hear of a bug, too
+        sink.fail(EngineFailed(f"The engine {engine} failed: {type(error).__name__}: {error}"))
+    else:
+        sink.fail(StreamIncomplete(f"The engine {engine} ended the stream without Finished."))

@@ -1,0 +1,297 @@
+"""Every error that Penstock raises on purpose, in one tree.
+
+Each leaf knows its HTTP status, whether another instance may be tried, and, where it helps, how long to wait.
+
+    PenstockError
+    ├── InvalidRequest            400  the request itself is wrong; names the field
+    │   ├── ContextOverflow       400  prompt (plus what is asked for) does not fit the context
+    │   ├── Unsupported           400  a feature that this model or engine does not have
+    │   └── AttachmentRefused     400  an image or file that may not be fetched or read
+    ├── Unauthorized              401
+    ├── Forbidden                 403
+    ├── ModelNotFound             404  lists what is served
+    ├── RequestTooLarge           413  known before the body is read
+    ├── Overload                  429  base of the three below; try elsewhere, then later
+    │   ├── QueueFull             429  the instance's admission gate is full
+    │   ├── RateLimited           429  a quota, ours or a provider's
+    │   └── Overloaded            429  every candidate refused
+    ├── Cancelled                 499  the caller gave up (logs only, nobody reads it)
+    ├── Unavailable               503  base of the three below; try elsewhere, then later
+    │   ├── NotReady              503  the instance still boots
+    │   ├── NoInstance            503  no instance of the model can take the request
+    │   └── Draining              503  the instance takes no new work
+    ├── StreamBroken              502  base of the two below; Migration continues such a stream elsewhere
+    │   ├── InstanceLost          502  the instance, or the way to it, died
+    │   └── StreamIncomplete      502  the events ran out without a Finished
+    ├── Timeout                   504  first token, between tokens, or total
+    └── EngineFailed              500  the engine failed on this one request
+        └── EngineDead            500  the engine is finished; its instance will be replaced
+"""
+
+from typing import Any, ClassVar, Literal, Self
+
+TimeoutPhase = Literal["first_token", "between_tokens", "total"]
+
+
+class PenstockError(Exception):
+    """Base of the tree.
+
+    Attributes:
+        message: One sentence for the user: what is wrong and what to do. Never an address, path or traceback.
+        param: The request field it is about, in the caller's own notation (`messages[0].role`), or None.
+        retry_after_s: Seconds after which a retry makes sense, or None when unknown.
+        instance: The instance that raised it, or None.
+    """
+
+    status: ClassVar[int] = 500
+    """HTTP status of the answer when nothing was sent yet."""
+    retryable: ClassVar[bool] = False
+    """Whether another instance may be tried, as long as no event was delivered."""
+    kind: ClassVar[str] = "server_error"
+    """OpenAI's `error.type`."""
+    code: ClassVar[str] = "internal_error"
+    """OpenAI's `error.code`: a stable word that programs may test."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        instance: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.instance = instance
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own pickling keeps only args, and calls __init__, which subclasses extend.
+        return _rebuild, (type(self), self.message, dict(self.__dict__))
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.message))
+
+    def at(self, instance: str) -> Self:
+        """Names the instance that raised it, unless one is named already; returns the error itself."""
+        if self.instance is None:
+            self.instance = instance
+        return self
+
+
+def _rebuild(cls: type[PenstockError], message: str, fields: dict[str, Any]) -> PenstockError:
+    error = cls.__new__(cls, message)
+    error.args = (message,)
+    error.__dict__.update(fields)
+    return error
+
+
+class InvalidRequest(PenstockError):
+    """The request is wrong, and would be wrong anywhere."""
+
+    status = 400
+    kind = "invalid_request_error"
+    code = "invalid_request"
+
+
+class ContextOverflow(InvalidRequest):
+    """The prompt, or the prompt plus `max_tokens`, does not fit the context.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt, or None when it was refused before it was counted.
+        context_length: Tokens that fit, prompt and answer together.
+    """
+
+    code = "context_length_exceeded"
+
+    def __init__(
+        self, message: str, *, context_length: int, prompt_tokens: int | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message, param=param)
+        self.context_length = context_length
+        self.prompt_tokens = prompt_tokens
+
+
+class Unsupported(InvalidRequest):
+    """The model or engine does not have the feature that the request needs."""
+
+    code = "unsupported"
+
+
+class AttachmentRefused(InvalidRequest):
+    """An image or file of the request may not be fetched, or cannot be read."""
+
+    code = "attachment_refused"
+
+
+class Unauthorized(PenstockError):
+    """No API key, or a wrong one."""
+
+    status = 401
+    kind = "authentication_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(PenstockError):
+    """The key is known and does not allow this."""
+
+    status = 403
+    kind = "permission_error"
+    code = "forbidden"
+
+
+class ModelNotFound(PenstockError):
+    """No such model is served.
+
+    Attributes:
+        model: What was asked for.
+        served: The names that are served.
+    """
+
+    status = 404
+    kind = "invalid_request_error"
+    code = "model_not_found"
+
+    def __init__(self, model: str, served: tuple[str, ...]) -> None:
+        names = ", ".join(served) or "none yet"
+        super().__init__(f"The model {model[:200]!r} is not served here. Served: {names}.", param="model")
+        self.model = model
+        self.served = served
+
+
+class RequestTooLarge(PenstockError):
+    """The body is over the limit.
+
+    Attributes:
+        limit_bytes: The largest body taken.
+    """
+
+    status = 413
+    kind = "invalid_request_error"
+    code = "request_too_large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"The request body is over the limit of {limit_bytes} bytes.")
+        self.limit_bytes = limit_bytes
+
+
+class Overload(PenstockError):
+    """Too much work for now. Not a fault: it moves the request on, or asks the client to wait."""
+
+    status = 429
+    retryable = True
+    kind = "rate_limit_error"
+    code = "overloaded"
+
+
+class QueueFull(Overload):
+    """The instance's admission gate has no place left, running or queued."""
+
+    code = "queue_full"
+
+
+class RateLimited(Overload):
+    """A quota is used up."""
+
+    code = "rate_limited"
+
+
+class Overloaded(Overload):
+    """Every candidate refused."""
+
+
+class Cancelled(PenstockError):
+    """The caller stopped or killed the request before it ended by itself."""
+
+    status = 499
+    kind = "cancelled"
+    code = "cancelled"
+
+
+class Unavailable(PenstockError):
+    """Nothing can take the request now; later something may."""
+
+    status = 503
+    retryable = True
+    kind = "service_unavailable_error"
+    code = "unavailable"
+
+
+class NotReady(Unavailable):
+    """The instance has not finished booting."""
+
+    code = "not_ready"
+
+
+class NoInstance(Unavailable):
+    """No instance of the model is there to take the request."""
+
+    code = "no_instance"
+
+
+class Draining(Unavailable):
+    """The instance finishes what it has and takes nothing new."""
+
+    code = "draining"
+
+
+class StreamBroken(PenstockError):
+    """The stream ended without its terminal event."""
+
+    status = 502
+    retryable = True
+    code = "stream_broken"
+
+
+class InstanceLost(StreamBroken):
+    """The instance died, or cannot be reached any more."""
+
+    code = "instance_lost"
+
+
+class StreamIncomplete(StreamBroken):
+    """The engine ran out of events without a Finished."""
+
+    code = "stream_incomplete"
+
+
+class Timeout(PenstockError):
+    """The engine took too long.
+
+    Attributes:
+        phase: What was waited for.
+        timeout_s: How long, in seconds.
+    """
+
+    status = 504
+    retryable = True
+    kind = "timeout_error"
+    code = "timeout"
+
+    def __init__(self, phase: TimeoutPhase, timeout_s: float) -> None:
+        what = {
+            "first_token": "No token came",
+            "between_tokens": "No further token came",
+            "total": "The answer was not complete",
+        }
+        super().__init__(f"{what[phase]} within {timeout_s:g} s.")
+        self.phase: TimeoutPhase = phase
+        self.timeout_s = timeout_s
+
+
+class EngineFailed(PenstockError):
+    """The engine failed on this request; it goes on serving others."""
+
+    code = "engine_failed"
+
+
+class EngineDead(EngineFailed):
+    """The engine is finished and serves nobody any more."""
+
+    code = "engine_dead"

@@ -1,0 +1,93 @@
+"""Engines by name: what a fleet file says in `engine:`.
+
+Nothing heavy is imported until an engine is made: checking a fleet file with a vLLM engine in it must not import torch.
+"""
+
+import difflib
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from engines.contract import Engine
+from engines.errors import InvalidRequest
+
+
+class EngineSpec(BaseModel):
+    """What is needed to make an engine, in a form that crosses processes.
+
+    Attributes:
+        kind: Its name in the registry.
+        model: The name under which the fleet serves its model.
+        options: The options of that kind of engine, as its options class takes them.
+        tensor_parallel_size: GPUs (or CPU ranks) that one engine spreads its model over.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    model: str
+    options: dict[str, Any] = {}
+    tensor_parallel_size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """Where an engine and its options live, as `module:name`.
+
+    The engine's class is called as `cls(name, spec, options)`: its instance name, its EngineSpec, its parsed options.
+    """
+
+    engine: str
+    options: str
+
+
+KINDS: dict[str, EngineKind] = {
+    "vllm": EngineKind("engines.vllm.engine:VllmEngine", "engines.vllm.options:VllmOptions"),
+    "simulated": EngineKind("engines.simulated.engine:SimulatedEngine", "engines.simulated.options:SimulatedOptions"),
+    "scripted": EngineKind("engines.scripted:ScriptedEngine", "engines.scripted:ScriptedOptions"),
+}
+
+
+def engine_kind(name: str) -> EngineKind:
+    """The kind of that name.
+
+    Raises:
+        InvalidRequest: There is none; the message names the nearest.
+    """
+    kind = KINDS.get(name)
+    if kind is None:
+        near = difflib.get_close_matches(name, KINDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InvalidRequest(f"There is no engine {name!r}; engines: {', '.join(KINDS)}.{hint}", param="engine")
+    return kind
+
+
+def parse_options(spec: EngineSpec) -> BaseModel:
+    """The options of a spec, parsed.
+
+    Raises:
+        InvalidRequest: There is no such engine.
+        pydantic.ValidationError: The options are wrong.
+    """
+    options: type[BaseModel] = _load(engine_kind(spec.kind).options)
+    return options.model_validate(spec.options)
+
+
+def make_engine(name: str, spec: EngineSpec) -> Engine:
+    """Makes the engine of a spec; it is not started.
+
+    Raises:
+        InvalidRequest: There is no such engine.
+        pydantic.ValidationError: The options are wrong.
+    """
+    options = parse_options(spec)
+    engine = _load(engine_kind(spec.kind).engine)(name, spec, options)
+    assert isinstance(engine, Engine)
+    return engine
+
+
+def _load(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)

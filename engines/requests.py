@@ -1,0 +1,250 @@
+"""What an engine is asked for.
+
+Requests cross borders (HTTP, Serve handles, Ray), so pydantic guards them: unknown keys and wrong types are refused by
+name. They are built once per request and never touched per token.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from engines.messages import Message, NamedToolChoice, Tool, ToolChoice
+
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+MAX_CHOICES = 128
+MAX_STOP_STRINGS = 64
+
+
+class _Request(BaseModel):
+    # NaN and infinity are numbers to Python and to nobody else on the way.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Guided(_Request):
+    """What the output must look like: exactly one of the fields.
+
+    Attributes:
+        json_schema: A JSON schema.
+        json_object: Any JSON object.
+        regex: A regular expression.
+        choice: One of these strings.
+        grammar: A context-free grammar (EBNF or Lark, as the engine takes it).
+        structural_tag: vLLM's structural tag, as JSON text.
+    """
+
+    json_schema: dict[str, JsonValue] | None = None
+    json_object: Literal[True] | None = None
+    regex: str | None = Field(None, min_length=1)
+    choice: list[str] | None = Field(None, min_length=1)
+    grammar: str | None = Field(None, min_length=1)
+    structural_tag: str | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [name for name in Guided.model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(Guided.model_fields)}; got {', '.join(given) or 'none'}")
+        return self
+
+
+class Sampling(_Request):
+    """How tokens are drawn. None means the model's own default.
+
+    Names and meanings are those of OpenAI's and vLLM's APIs.
+
+    Attributes:
+        max_tokens: Most tokens to generate; None: what fits the context.
+        logprobs: How many of the most likely tokens to report at each position besides the one drawn; None: report
+            nothing; 0: only the one drawn.
+        logit_bias: Added to the logits, by token id.
+        n: Number of choices.
+    """
+
+    temperature: float | None = Field(None, ge=0, le=100)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, le=2**31 - 1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    stop: list[Annotated[str, Field(min_length=1, max_length=1024)]] = Field([], max_length=MAX_STOP_STRINGS)
+    stop_token_ids: list[TokenId] = Field([], max_length=1024)
+    include_stop_str_in_output: bool = False
+    bad_words: list[Annotated[str, Field(min_length=1, max_length=1024)]] = Field([], max_length=1024)
+    allowed_token_ids: list[TokenId] | None = Field(None, min_length=1)
+    logprobs: int | None = Field(None, ge=0, le=20)
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] = Field({}, max_length=1024)
+    max_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
+    min_tokens: int = Field(0, ge=0, le=2**31 - 1)
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
+    guided: Guided | None = None
+
+    @model_validator(mode="after")
+    def _min_below_max(self) -> Self:
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens ({self.min_tokens}) is greater than max_tokens ({self.max_tokens})")
+        return self
+
+
+class Session(_Request):
+    """Sticky dispatch: requests of one session go to the instance that holds its state.
+
+    Attributes:
+        id: The caller's own name for the session.
+        mode: `hard` re-binds only when the instance is gone; `soft` also gives way to load; None: as the model's
+            routing is configured.
+    """
+
+    id: str = Field(min_length=1, max_length=512)
+    mode: Literal["hard", "soft"] | None = None
+
+
+class Resume(_Request):
+    """Where to go on: what the request has generated on an instance that died.
+
+    Attributes:
+        token_ids: Ids generated so far; the engine feeds them silently through its detokenizer and parsers.
+    """
+
+    token_ids: list[TokenId]
+
+
+class GenerateRequest(_Request):
+    """Asks for generated text: a conversation, a text, or token ids (exactly one of the three).
+
+    Attributes:
+        model: Name of the model, as the fleet serves it.
+        messages: A conversation, rendered by the model's chat template.
+        prompt: A text, taken as it is.
+        prompt_token_ids: Token ids, taken as they are.
+        sampling: How tokens are drawn.
+        tools: Tools that the model may call.
+        tool_choice: Whether it may, must, or must use one of them; None means `auto` when there are tools.
+        parallel_tool_calls: Whether one answer may hold several calls.
+        add_generation_prompt: Ends the rendered conversation with the start of the assistant's turn.
+        continue_final_message: Goes on with the last message instead of answering it.
+        add_special_tokens: Lets the tokenizer add its own (BOS); None: as vLLM does for that kind of prompt.
+        chat_template_kwargs: Passed to the chat template (`enable_thinking`, ...).
+        reasoning_effort: Passed to the chat template where it knows it.
+        include_reasoning: Whether reasoning is reported; it is generated either way.
+        session: Sticky dispatch.
+        instance: Direct dispatch: only this instance will do.
+        priority: Higher is served first; strict between classes, first come first served within.
+        resume: Set by Migration only.
+    """
+
+    model: str
+    messages: list[Message] | None = Field(None, min_length=1)
+    prompt: str | None = None
+    prompt_token_ids: list[TokenId] | None = Field(None, min_length=1)
+    sampling: Sampling = Sampling()
+    tools: list[Tool] = Field([], max_length=1024)
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool = True
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool | None = None
+    chat_template_kwargs: dict[str, Any] = {}
+    reasoning_effort: str | None = None
+    include_reasoning: bool = True
+    session: Session | None = None
+    instance: str | None = None
+    priority: int = Field(0, ge=-100, le=100)
+    resume: Resume | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        prompts = ("messages", "prompt", "prompt_token_ids")
+        given = [name for name in prompts if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(prompts)}; got {', '.join(given) or 'none'}")
+        if self.messages is None and self.tools:
+            raise ValueError("tools need messages")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise ValueError("continue_final_message needs add_generation_prompt to be false")
+        if not self.tools and (self.tool_choice == "required" or isinstance(self.tool_choice, NamedToolChoice)):
+            raise ValueError("tool_choice asks for a tool, and there are no tools")
+        if isinstance(self.tool_choice, NamedToolChoice):
+            names = [tool.function.name for tool in self.tools]
+            if self.tool_choice.function.name not in names:
+                raise ValueError(f"tool_choice names {self.tool_choice.function.name!r}; tools: {', '.join(names)}")
+        return self
+
+    @property
+    def kind(self) -> Literal["messages", "prompt", "prompt_token_ids"]:
+        """Which of the three prompts was given."""
+        if self.messages is not None:
+            return "messages"
+        return "prompt" if self.prompt is not None else "prompt_token_ids"
+
+
+class EmbedRequest(_Request):
+    """Asks for one vector per input.
+
+    Attributes:
+        model: Name of the model.
+        inputs: Texts, or lists of token ids.
+        dimensions: Length of the vectors, for models that can shorten them; None: their own.
+        truncate_prompt_tokens: Keeps only so many tokens of each input; -1: what fits; None: too long is an error.
+        session, instance, priority: As in GenerateRequest.
+    """
+
+    model: str
+    inputs: list[str] | list[Annotated[list[TokenId], Field(min_length=1)]] = Field(min_length=1, max_length=2048)
+    dimensions: int | None = Field(None, ge=1)
+    truncate_prompt_tokens: int | None = Field(None, ge=-1)
+    session: Session | None = None
+    instance: str | None = None
+    priority: int = Field(0, ge=-100, le=100)
+
+
+class Embeddings(_Request):
+    """The vectors, in the order of the inputs.
+
+    Attributes:
+        vectors: One list of floats per input.
+        prompt_tokens: Tokens of all inputs.
+        engine: Name of the engine that made them.
+    """
+
+    vectors: list[list[float]]
+    prompt_tokens: int
+    engine: str
+
+
+class TokenizeRequest(_Request):
+    """Asks for the token ids of a text, or of a conversation as its chat template renders it."""
+
+    model: str
+    prompt: str | None = None
+    messages: list[Message] | None = Field(None, min_length=1)
+    tools: list[Tool] = []
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool | None = None
+    chat_template_kwargs: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give exactly one of prompt, messages")
+        return self
+
+
+class Tokenized(_Request):
+    """Token ids, the longest context of the model in tokens, and the tokens as text where they were asked for."""
+
+    token_ids: list[int]
+    context_length: int
+    tokens: list[str] | None = None
+
+
+class DetokenizeRequest(_Request):
+    """Asks for the text of token ids."""
+
+    model: str
+    token_ids: list[TokenId]
