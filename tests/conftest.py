@@ -1,0 +1,22 @@
+"""What all rooms share: one local Ray."""
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray for the whole session, of its own: a user's running cluster is never touched."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=16,  # a count to place by, not cores
+        object_store_memory=150 * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    yield
+    ray.shutdown()
