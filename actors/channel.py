@@ -1,0 +1,268 @@
+"""The instance's end of a channel: the way between one instance and one router replica.
+
+Requests come up as ordinary actor calls, many in one; everything goes back as frames on one streaming call.
+"""
+
+import asyncio
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterable
+
+from actors.frames import Frame, News, encode
+from actors.gate import Gate, Ticket
+from actors.outbox import Outbox
+from actors.settings import ChannelSettings
+from engines.context import Context
+from engines.contract import Engine, Load
+from engines.errors import Cancelled, EngineDead, EngineFailed, InstanceLost, PenstockError
+from engines.events import Event, Finished, FinishReason, Started, Usage
+from engines.requests import GenerateRequest
+
+Submission = tuple[int, str, bytes]
+"""The number of a request on its channel, its context's id, and the pickled GenerateRequest.
+
+Each request is pickled on its own, so that one that cannot be read fails alone.
+"""
+
+Cancellation = tuple[int, bool]
+"""The number of a request on its channel, and whether it is killed (else stopped)."""
+
+
+class Host(ABC):
+    """What a channel needs of the instance that it leads to.
+
+    Attributes:
+        id: The instance's id.
+        gate: Its admission gate.
+        engine: Its engine; only asked for while `refusal()` is None.
+    """
+
+    id: str
+    gate: Gate
+    engine: Engine
+
+    @abstractmethod
+    def refusal(self) -> PenstockError | None:
+        """Why the instance takes no new work now, or None when it does."""
+
+    @abstractmethod
+    def load(self) -> Load:
+        """How busy the instance is."""
+
+    @abstractmethod
+    def engine_died(self, error: EngineDead) -> None:
+        """The engine said that it is finished. Called once for each request that it failed."""
+
+    @abstractmethod
+    def made_progress(self) -> None:
+        """Events left the instance: a sign that its engine works."""
+
+
+class Call:
+    """One request on a channel: its context, its place at the gate, and the sink of its events."""
+
+    __slots__ = ("_channel", "_context", "_emit", "_goes_on", "_is_over", "_number", "_request", "_task", "_ticket")
+
+    def __init__(self, channel: "Channel", number: int, request: GenerateRequest, context: Context) -> None:
+        self._channel = channel
+        self._number = number
+        self._request = request
+        self._context = context
+        self._emit = channel.outbox.emit
+        self._ticket: Ticket | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._goes_on = False  # Whether its first piece was emitted.
+        self._is_over = False
+
+    def enter(self) -> None:
+        """Goes to the gate, unless the instance takes no new work."""
+        host = self._channel.host
+        refusal = host.refusal()
+        if refusal is not None:
+            self.fail(refusal)
+            return
+        try:
+            self._ticket = host.gate.enter(self._request.priority, self._admit, self.fail)
+        except PenstockError as error:
+            self.fail(error)
+
+    def emit(self, event: Event) -> None:
+        """Takes the engine's next event."""
+        if self._goes_on and event.__class__ is not Finished:
+            self._emit(self._number, event)
+            return
+        self._channel.outbox.emit_urgently(self._number, event)
+        if event.__class__ is Finished:
+            self._end()
+        else:
+            self._goes_on = event.__class__ is not Started
+
+    def fail(self, error: PenstockError) -> None:
+        """Takes the error that ends the request, before or after `Started`."""
+        if self._is_over:
+            return
+        host = self._channel.host
+        if isinstance(error, EngineDead):
+            host.engine_died(error)
+            # To the user this is an instance that was lost, which is what Migration goes on from.
+            error = InstanceLost(f"The engine of instance {host.id} died.")
+        self._channel.outbox.emit_urgently(self._number, error.at(host.id))
+        self._end()
+
+    def stop(self) -> None:
+        """Ends it politely, also while it waits at the gate."""
+        if self._ticket is not None and self._ticket.is_waiting:
+            engine = self._channel.host.id
+            self.emit(Started(engine, self._request.model))
+            cancelled: FinishReason = "cancelled"
+            self.emit(Finished((cancelled,) * self._request.sampling.n, Usage(), engine))
+        else:
+            self._context.stop()
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self._context.kill()
+        # Most engines failed it just now; one that is still setting up, or the gate, did not.
+        self.fail(Cancelled("The request was cancelled."))
+
+    def hand_over(self, error: PenstockError) -> None:
+        """Ends it with an error that lets it go on elsewhere, and frees its slot on the engine."""
+        self.fail(error)
+        self._context.kill()
+
+    def _admit(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._submit())
+
+    async def _submit(self) -> None:
+        if self._is_over:
+            return
+        try:
+            await self._channel.host.engine.submit(self._request, self._context, self)
+        except PenstockError as error:
+            self.fail(error)
+        except Exception as error:  # noqa: BLE001 - the caller waits: it must hear of a bug, too
+            self.fail(EngineFailed(f"The engine failed: {type(error).__name__}: {error}"))
+
+    def _end(self) -> None:
+        self._is_over = True
+        self._channel.forget(self._number)
+        if self._ticket is not None:
+            self._ticket.leave()
+
+
+class Channel:
+    """The instance's end of a channel.
+
+    Args:
+        host: The instance.
+        settings: Window, silence, rotation.
+    """
+
+    __slots__ = ("_calls", "_is_read", "_sent_at_tick", "_settings", "_silent_ticks", "host", "outbox")
+
+    def __init__(self, host: Host, settings: ChannelSettings) -> None:
+        self.host = host
+        self.outbox = Outbox(settings.window, settings.pace_s)
+        self._settings = settings
+        self._calls: dict[int, Call] = {}
+        self._is_read = False
+        self._silent_ticks = 0
+        self._sent_at_tick = 0
+        # The first frame says that the channel is open.
+        self.outbox.nudge()
+
+    @property
+    def calls(self) -> int:
+        """Requests that are under way on it."""
+        return len(self._calls)
+
+    def submit(self, batch: Iterable[Submission]) -> None:
+        """Takes new requests. What is wrong with one goes back as its error, in a frame."""
+        self._silent_ticks = 0
+        for number, context_id, data in batch:
+            try:
+                request = pickle.loads(data)  # noqa: S301 - both ends are workers of one Ray cluster
+            except Exception as error:  # noqa: BLE001 - the caller waits: it must hear of it
+                reason = f"The request could not be read: {type(error).__name__}: {error}"
+                self.outbox.emit_urgently(number, EngineFailed(reason, instance=self.host.id))
+                continue
+            call = Call(self, number, request, Context(context_id))
+            self._calls[number] = call
+            call.enter()
+
+    def cancel(self, batch: Iterable[Cancellation]) -> None:
+        """Stops or kills requests; those that are over already take no notice."""
+        self._silent_ticks = 0
+        for number, kill in batch:
+            call = self._calls.get(number)
+            if call is None:
+                continue
+            if kill:
+                call.kill()
+            else:
+                call.stop()
+
+    def acknowledge(self, sequence: int) -> None:
+        """The router has had the frames up to this one; also its sign of life."""
+        self._silent_ticks = 0
+        self.outbox.acknowledge(sequence)
+
+    def broadcast(self, news: News) -> None:
+        """Sends something that the router should know."""
+        self.outbox.broadcast(news)
+
+    async def frames(self, after: int) -> AsyncIterator[bytes]:
+        """The frames after that one, as bytes: the body of one streaming call.
+
+        It ends at the border of a frame after `rotate_after` frames, and the next call goes on from there; or when the
+        channel was closed.
+
+        Raises:
+            InstanceLost: It cannot go on from there, or another call reads it.
+        """
+        if self._is_read or after != self.outbox.sent:
+            raise InstanceLost("The channel cannot be continued.", instance=self.host.id)
+        self._silent_ticks = 0
+        self.outbox.acknowledge(after)
+        self._is_read = True
+        try:
+            for _ in range(self._settings.rotate_after):
+                if not await self.outbox.ready():
+                    return
+                yield self._next_frame()
+        finally:
+            self._is_read = False
+
+    def tick(self) -> bool:
+        """Called every `heartbeat_s`: sends a sign of life, and says whether the router still gives one.
+
+        Ticks are counted rather than seconds: a loop that stood still must not blame the router for it.
+        """
+        self._silent_ticks += 1
+        if self._silent_ticks * self._settings.heartbeat_s > self._settings.silence_s:
+            return False
+        if self._sent_at_tick == self.outbox.sent:
+            self.outbox.nudge()
+        self._sent_at_tick = self.outbox.sent
+        return True
+
+    def hand_over(self, error: PenstockError) -> None:
+        """Ends every request with an error that lets it go on elsewhere."""
+        for call in list(self._calls.values()):
+            call.hand_over(error)
+
+    def close(self) -> None:
+        """Kills every request and ends the call that reads."""
+        for call in list(self._calls.values()):
+            call.kill()
+        self.outbox.close()
+
+    def forget(self, number: int) -> None:
+        """A request is over."""
+        self._calls.pop(number, None)
+
+    def _next_frame(self) -> bytes:
+        sequence, entries, news = self.outbox.take()
+        if entries:
+            self.host.made_progress()
+        return encode(Frame(sequence, entries, self.host.load(), news))

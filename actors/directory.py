@@ -1,0 +1,142 @@
+"""The directory: who serves what, where.
+
+One small actor per fleet. It is a cache of what the instances say of themselves every second, so losing it loses
+nothing: a new one is filled within a second or two, and until then every reader keeps its last view.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from actors.instance import Instance
+from engines.contract import Load
+
+LEASE_S = 5.0
+"""An instance that was not announced for so long is forgotten."""
+GRACE_S = 5.0
+"""A new directory does not claim to know everybody before it is so old."""
+_TOMBSTONE_S = 600.0
+
+Version = tuple[str, int]
+"""Which directory (each actor has its own word), and how often its content has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the directory knows.
+
+    Attributes:
+        version: Of the content.
+        instances: By id.
+        is_complete: False while the directory is so young that instances may be missing.
+    """
+
+    version: Version
+    instances: dict[str, Instance]
+    is_complete: bool
+
+
+class Directory:
+    """The instances of a fleet, and a small board for figures that have no better place.
+
+    Args:
+        lease_s: An instance that was not announced for so long is forgotten.
+        grace_s: Age before which it does not claim to know everybody.
+        clock: Monotonic time in seconds.
+    """
+
+    def __init__(
+        self, lease_s: float = LEASE_S, grace_s: float = GRACE_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._lease_s = lease_s
+        self._clock = clock
+        self._complete_at_s = clock() + grace_s
+        self._is_complete = False
+        self._birth = uuid.uuid4().hex
+        self._changes = 0
+        self._instances: dict[str, Instance] = {}
+        self._leases_s: dict[str, float] = {}
+        self._tombstones: dict[str, tuple[int, float]] = {}
+        self._board: dict[str, tuple[bytes, float]] = {}
+        self._watchers: set[asyncio.Future[None]] = set()
+
+    async def announce(self, instance: Instance) -> bool:
+        """Adds an instance, or renews its lease; false when a newer incarnation has taken its place."""
+        self._expire()
+        known = self._instances.get(instance.id)
+        newest = self._tombstones.get(instance.id, (-1, 0.0))[0] if known is None else known.incarnation
+        if instance.incarnation < newest:
+            return False
+        self._instances[instance.id] = instance
+        self._leases_s[instance.id] = self._clock() + self._lease_s
+        # A load alone is no news: routers hear it on their channels, many times a second.
+        if known is None or replace(known, load=Load()) != replace(instance, load=Load()):
+            self._changed()
+        return True
+
+    async def withdraw(self, id: str, incarnation: int) -> None:
+        """Removes an instance, unless a newer incarnation has taken its place."""
+        known = self._instances.get(id)
+        if known is not None and known.incarnation <= incarnation:
+            self._remove(id)
+
+    async def snapshot(self) -> View:
+        """What it knows now."""
+        self._expire()
+        return View((self._birth, self._changes), dict(self._instances), self._is_complete)
+
+    async def watch(self, version: Version | None, timeout_s: float) -> View:
+        """What it knows as soon as that differs from `version`, or after `timeout_s`."""
+        until_s = self._clock() + timeout_s
+        while True:
+            self._expire()
+            now_s = self._clock()
+            if version != (self._birth, self._changes) or now_s >= until_s:
+                return await self.snapshot()
+            # What expires makes a change, too, and nothing else would wake the watcher for it.
+            due_s = min(until_s, *self._leases_s.values(), *(() if self._is_complete else (self._complete_at_s,)))
+            change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._watchers.add(change)
+            try:
+                async with asyncio.timeout(max(0.001, due_s - now_s)):
+                    await change
+            except TimeoutError:
+                pass
+            finally:
+                self._watchers.discard(change)
+
+    async def post(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Puts a value on the board, for so long."""
+        self._board[key] = (value, self._clock() + ttl_s)
+
+    async def board(self, prefix: str = "") -> dict[str, bytes]:
+        """The values on the board whose keys start so."""
+        self._expire()
+        return {key: value for key, (value, _) in self._board.items() if key.startswith(prefix)}
+
+    def _expire(self) -> None:
+        now_s = self._clock()
+        for id in [id for id, until_s in self._leases_s.items() if until_s <= now_s]:
+            self._remove(id)
+        for id in [id for id, (_, until_s) in self._tombstones.items() if until_s <= now_s]:
+            del self._tombstones[id]
+        for key in [key for key, (_, until_s) in self._board.items() if until_s <= now_s]:
+            del self._board[key]
+        if not self._is_complete and now_s >= self._complete_at_s:
+            self._is_complete = True
+            self._changed()
+
+    def _remove(self, id: str) -> None:
+        instance = self._instances.pop(id)
+        del self._leases_s[id]
+        # An older incarnation that still lives somewhere must not come back in its place.
+        self._tombstones[id] = (instance.incarnation, self._clock() + _TOMBSTONE_S)
+        self._changed()
+
+    def _changed(self) -> None:
+        self._changes += 1
+        for change in self._watchers:
+            if not change.done():
+                change.set_result(None)

@@ -1,0 +1,182 @@
+"""The ways to the directory: finding it, announcing to it, watching it, through its deaths."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from actors.directory import Directory, View
+from actors.instance import Instance
+
+RENEW_S = 1.0
+"""Between two announcements of one instance."""
+RETRY_S = 0.5
+"""Between two tries to reach a directory that is not there."""
+CALL_TIMEOUT_S = 5.0
+NAME = "directory"
+
+_log = logging.getLogger(__name__)
+
+
+class DirectoryClient:
+    """Talks to the directory of one fleet; finds or makes it anew when it is gone.
+
+    Args:
+        fleet: Name of the fleet, which is the Ray namespace of its actors.
+    """
+
+    def __init__(self, fleet: str) -> None:
+        self._fleet = fleet
+        self._actor: Any = None
+
+    async def announce(self, instance: Instance) -> bool:
+        """As `Directory.announce`.
+
+        Raises:
+            RayError, TimeoutError: The directory cannot be reached now.
+        """
+        renewed: bool = await self._call("announce", instance)
+        return renewed
+
+    async def withdraw(self, id: str, incarnation: int) -> None:
+        """As `Directory.withdraw`.
+
+        Raises:
+            RayError, TimeoutError: The directory cannot be reached now.
+        """
+        await self._call("withdraw", id, incarnation)
+
+    async def snapshot(self) -> View:
+        """As `Directory.snapshot`.
+
+        Raises:
+            RayError, TimeoutError: The directory cannot be reached now.
+        """
+        view: View = await self._call("snapshot")
+        return view
+
+    async def post(self, key: str, value: bytes, ttl_s: float) -> None:
+        """As `Directory.post`.
+
+        Raises:
+            RayError, TimeoutError: The directory cannot be reached now.
+        """
+        await self._call("post", key, value, ttl_s)
+
+    async def board(self, prefix: str = "") -> dict[str, bytes]:
+        """As `Directory.board`.
+
+        Raises:
+            RayError, TimeoutError: The directory cannot be reached now.
+        """
+        values: dict[str, bytes] = await self._call("board", prefix)
+        return values
+
+    async def watch(self, poll_s: float = 10.0) -> AsyncIterator[dict[str, Instance]]:
+        """The instances by id, now and after every change; goes on through every death of the directory.
+
+        While a directory is so young that it may not know everybody, those it does not name are kept as they were.
+
+        Args:
+            poll_s: The longest that one call waits for a change.
+        """
+        version = None
+        view: dict[str, Instance] = {}
+        while True:
+            try:
+                latest: View = await self._call("watch", version, poll_s, timeout_s=poll_s + CALL_TIMEOUT_S)
+            except (RayError, TimeoutError, ValueError) as error:
+                _log.info("The directory of fleet %s cannot be reached: %s", self._fleet, type(error).__name__)
+                await asyncio.sleep(RETRY_S)
+                continue
+            if latest.version == version:
+                continue
+            version = latest.version
+            view = latest.instances if latest.is_complete else {**view, **latest.instances}
+            yield dict(view)
+
+    async def _call(self, method: str, *args: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+        if self._actor is None:
+            # In a thread: it asks Ray's control service, which may stand still while tokens must flow.
+            async with asyncio.timeout(timeout_s):
+                self._actor = await asyncio.to_thread(self._find)
+        actor = self._actor
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await getattr(actor, method).remote(*args)
+        except (RayError, TimeoutError):
+            if self._actor is actor:
+                self._actor = None
+            raise
+
+    def _find(self) -> Any:
+        return (
+            ray.remote(Directory)
+            .options(
+                name=NAME,
+                namespace=self._fleet,
+                get_if_exists=True,
+                lifetime="detached",
+                num_cpus=0,
+                # Else an engine actor that makes it would capture it in its own placement group, and take it along
+                # when that group is removed.
+                scheduling_strategy="DEFAULT",
+                max_restarts=-1,
+                max_concurrency=10_000,
+            )
+            .remote()
+        )
+
+
+class Announcer:
+    """Keeps one instance announced until it is withdrawn.
+
+    Args:
+        client: The way to the directory.
+        describe: The instance as it is now.
+    """
+
+    def __init__(self, client: DirectoryClient, describe: Callable[[], Instance]) -> None:
+        self._client = client
+        self._describe = describe
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to announce. Idempotent."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def changed(self) -> None:
+        """Announces at once, not when the next renewal is due."""
+        self._changed.set()
+
+    async def withdraw(self) -> None:
+        """Stops announcing and removes the instance; when the directory cannot be reached, its lease runs out."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+        instance = self._describe()
+        try:
+            await self._client.withdraw(instance.id, instance.incarnation)
+        except (RayError, TimeoutError, ValueError) as error:
+            _log.info("The instance %s could not be withdrawn: %s", instance.id, type(error).__name__)
+
+    async def _run(self) -> None:
+        while True:
+            self._changed.clear()
+            try:
+                await self._client.announce(self._describe())
+                wait_s = RENEW_S
+            except (RayError, TimeoutError, ValueError) as error:
+                _log.info("The directory cannot be reached: %s", type(error).__name__)
+                wait_s = RETRY_S
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass

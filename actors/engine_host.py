@@ -1,0 +1,324 @@
+"""What an engine actor does, without Ray: one engine behind one gate, with a channel for each router replica."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from importlib import import_module
+
+from pydantic import ValidationError
+
+from actors.canary import sing
+from actors.channel import Cancellation, Channel, Host, Submission
+from actors.frames import DRAINING, News
+from actors.gate import Gate
+from actors.instance import Instance, InstanceState
+from actors.settings import AdmissionSettings, ChannelSettings
+from engines.context import Context
+from engines.contract import Load
+from engines.errors import (
+    Draining,
+    EngineDead,
+    EngineFailed,
+    InstanceLost,
+    InvalidRequest,
+    NotReady,
+    PenstockError,
+)
+from engines.registry import EngineSpec, engine_kind, make_engine
+from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
+
+_FLUSH_S = 2.0
+"""What the last frames get to reach the routers when the instance ends."""
+_POLL_S = 0.02
+"""Draining looks so often whether it is over; it is rare, and so costs a request under way nothing."""
+
+
+class EngineHost(Host):
+    """One engine behind one gate, with a channel for each router replica.
+
+    Args:
+        instance: The instance as it begins: id, model, node, incarnation, actor, pid.
+        spec: What its engine is made from.
+        admission: How much work it takes.
+        channel: How its channels behave.
+        on_change: Called when `describe()` has something new to say.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        spec: EngineSpec,
+        admission: AdmissionSettings,
+        channel: ChannelSettings,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.id = instance.id
+        self.gate = Gate(admission)
+        self._instance = replace(instance, state=InstanceState.STARTING, since_s=time.time())
+        self._spec = spec
+        self._channel_settings = channel
+        self._on_change = on_change
+        self._channels: dict[str, Channel] = {}
+        self._ticker: asyncio.Task[None] | None = None
+        self._progress_s = time.monotonic()
+
+    @property
+    def state(self) -> InstanceState:
+        """Where the instance is in its life."""
+        return self._instance.state
+
+    def describe(self) -> Instance:
+        """The instance as it is now."""
+        instance = self._instance
+        if instance.state is InstanceState.STARTING:
+            return replace(instance, detail=f"boots, {time.time() - instance.since_s:.0f} s so far")
+        return replace(instance, load=self.load())
+
+    async def boot(self) -> None:
+        """Makes the engine and starts it; returns when it is ready.
+
+        Raises:
+            PenstockError: It cannot boot.
+        """
+        try:
+            # The import of an engine takes up to a minute; the event loop has announcements to make meanwhile.
+            await asyncio.to_thread(import_module, engine_kind(self._spec.kind).engine.partition(":")[0])
+            self.engine = make_engine(self.id, self._spec)
+            await self.engine.start()
+        except Exception as error:
+            failure = _boot_failure(self._spec, error)
+            self._become(InstanceState.GONE, failure.message)
+            raise failure.at(self.id) from error
+        self._instance = replace(self._instance, capabilities=self.engine.capabilities)
+        self._progress_s = time.monotonic()
+        self._become(InstanceState.READY)
+
+    # What a channel needs.
+
+    def refusal(self) -> PenstockError | None:
+        """Why it takes no new work now, or None when it does."""
+        match self._instance.state:
+            case InstanceState.READY:
+                return None
+            case InstanceState.STARTING:
+                return NotReady(f"The instance {self.id} still boots.", instance=self.id)
+            case InstanceState.DRAINING:
+                return Draining(f"The instance {self.id} takes no new work.", instance=self.id)
+            case InstanceState.GONE:
+                return InstanceLost(f"The instance {self.id} is gone.", instance=self.id)
+
+    def load(self) -> Load:
+        """How busy it is: who was admitted and who waits, wherever, and the engine's own KV use."""
+        if self._instance.state in (InstanceState.STARTING, InstanceState.GONE):
+            return Load()
+        engine = self.engine.load()
+        waiting_inside = min(engine.queued, self.gate.running)
+        return Load(self.gate.running - waiting_inside, self.gate.queued + waiting_inside, engine.kv_use)
+
+    def engine_died(self, error: EngineDead) -> None:
+        """The engine is finished, and so is the instance."""
+        if self._instance.state is not InstanceState.GONE:
+            self._become(InstanceState.GONE, error.message)
+            self.gate.clear(InstanceLost(f"The engine of instance {self.id} died.", instance=self.id))
+
+    def made_progress(self) -> None:
+        """Events left the instance."""
+        self._progress_s = time.monotonic()
+
+    # Channels.
+
+    def open(self, channel_id: str, after: int) -> AsyncIterator[bytes]:
+        """The frames of a channel after frame `after`; 0 opens it.
+
+        Raises:
+            InstanceLost: From the first `anext`: it cannot go on from there.
+        """
+        channel = self._channels.get(channel_id)
+        if channel is None:
+            channel = Channel(self, self._channel_settings)
+            if after == 0:
+                self._channels[channel_id] = channel
+                if self._ticker is None:
+                    self._ticker = asyncio.get_running_loop().create_task(self._tick())
+                if self._instance.state is InstanceState.DRAINING:
+                    channel.broadcast(News(DRAINING))
+        return channel.frames(after)
+
+    def submit(self, channel_id: str, batch: Sequence[Submission]) -> None:
+        """Takes new requests of a channel; what is wrong with one goes back as its error, in a frame."""
+        channel = self._channels.get(channel_id)
+        # A channel that was closed has told its reader so, and that fails the requests on it.
+        if channel is not None:
+            channel.submit(batch)
+
+    def cancel(self, channel_id: str, batch: Sequence[Cancellation]) -> None:
+        """Stops or kills requests of a channel."""
+        channel = self._channels.get(channel_id)
+        if channel is not None:
+            channel.cancel(batch)
+
+    def acknowledge(self, channel_id: str, sequence: int) -> None:
+        """The reader of a channel has had its frames up to this one."""
+        channel = self._channels.get(channel_id)
+        if channel is not None:
+            channel.acknowledge(sequence)
+
+    def close(self, channel_id: str) -> None:
+        """Closes a channel and kills its requests."""
+        channel = self._channels.pop(channel_id, None)
+        if channel is not None:
+            channel.close()
+
+    def broadcast(self, news: News) -> None:
+        """Sends something to every router replica."""
+        for channel in self._channels.values():
+            channel.broadcast(news)
+
+    # Plain calls.
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """As `Engine.embed`, through the gate. Cancelling the waiter kills the request."""
+        context = Context()
+        try:
+            async with self._place(request.priority):
+                embeddings = await self.engine.embed(request, context)
+        except EngineDead as error:
+            self.engine_died(error)
+            raise InstanceLost(f"The engine of instance {self.id} died.", instance=self.id) from error
+        finally:
+            context.kill()
+        self.made_progress()
+        return embeddings
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
+        """As `Engine.tokenize`; it is no work for the accelerator, so it does not go through the gate."""
+        self._check_up()
+        return await self.engine.tokenize(request)
+
+    async def detokenize(self, request: DetokenizeRequest) -> str:
+        """As `Engine.detokenize`; it does not go through the gate either."""
+        self._check_up()
+        return await self.engine.detokenize(request)
+
+    async def check_health(self, canary_idle_s: float, timeout_s: float) -> None:
+        """Returns when the engine can work; one that gave nothing for `canary_idle_s` is asked for one real token.
+
+        Raises:
+            NotReady: It still boots.
+            EngineDead: It is finished.
+            EngineFailed: It does not answer.
+        """
+        match self._instance.state:
+            case InstanceState.STARTING:
+                raise NotReady(f"The instance {self.id} still boots.", instance=self.id)
+            case InstanceState.GONE:
+                raise EngineDead(self._instance.detail or "The instance is gone.", instance=self.id)
+        progress_s = self._progress_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.engine.check_health()
+            if time.monotonic() - progress_s >= canary_idle_s:
+                await sing(self.engine, self._spec.model, timeout_s)
+                self.made_progress()
+        except EngineDead as error:
+            self.engine_died(error)
+            raise error.at(self.id) from None
+        except TimeoutError:
+            raise EngineFailed(f"The engine did not say within {timeout_s:g} s how it is.", instance=self.id) from None
+        except EngineFailed as error:
+            # Users' requests went on meanwhile, so only the canary fell behind them.
+            if self._progress_s == progress_s:
+                raise error.at(self.id) from None
+
+    # The end.
+
+    async def drain(self, timeout_s: float) -> None:
+        """Takes no new work, and finishes what runs; what still runs after `timeout_s` is handed over.
+
+        Who waits at the gate is turned away at once with Draining, so that a router takes it elsewhere. Handed over
+        means failed with InstanceLost, from which Migration goes on elsewhere.
+        """
+        if self._instance.state is InstanceState.GONE:
+            return
+        if self._instance.state is not InstanceState.DRAINING:
+            self._become(InstanceState.DRAINING)
+            self.broadcast(News(DRAINING))
+            self.gate.clear(Draining(f"The instance {self.id} takes no new work.", instance=self.id))
+        await self._until(lambda: self.gate.running == 0, timeout_s)
+        for channel in list(self._channels.values()):
+            channel.hand_over(InstanceLost(f"The instance {self.id} shuts down.", instance=self.id))
+        await self._until(self._is_flushed, _FLUSH_S)
+
+    async def stop(self, timeout_s: float) -> None:
+        """Hands over what runs, stops the engine within the deadline, and closes every channel. Idempotent."""
+        booted = self._instance.state in (InstanceState.READY, InstanceState.DRAINING)
+        await self.drain(0.0)
+        if booted:
+            await self.engine.stop(timeout_s)
+        for channel_id in list(self._channels):
+            self.close(channel_id)
+        if self._ticker is not None:
+            self._ticker.cancel()
+            self._ticker = None
+        if self._instance.state is not InstanceState.GONE:
+            self._become(InstanceState.GONE, "stopped")
+
+    def _become(self, state: InstanceState, detail: str = "") -> None:
+        self._instance = replace(self._instance, state=state, detail=detail, since_s=time.time())
+        self._on_change()
+
+    def _check_up(self) -> None:
+        refusal = self.refusal()
+        if refusal is not None and not isinstance(refusal, Draining):
+            raise refusal
+
+    @asynccontextmanager
+    async def _place(self, priority: int) -> AsyncIterator[None]:
+        """A place at the gate, for a call that waits for it."""
+        refusal = self.refusal()
+        if refusal is not None:
+            raise refusal
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def admit() -> None:
+            if not admitted.done():
+                admitted.set_result(None)
+
+        def evict(error: PenstockError) -> None:
+            if not admitted.done():
+                admitted.set_exception(error)
+
+        ticket = self.gate.enter(priority, admit, evict)
+        try:
+            await admitted
+            yield
+        finally:
+            ticket.leave()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._channel_settings.heartbeat_s)
+            for channel_id, channel in list(self._channels.items()):
+                if not channel.tick():
+                    self.close(channel_id)
+
+    def _is_flushed(self) -> bool:
+        outboxes = [channel.outbox for channel in self._channels.values()]
+        return all(outbox.is_empty and not outbox.unacknowledged for outbox in outboxes)
+
+    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        until_s = time.monotonic() + timeout_s
+        while not condition() and time.monotonic() < until_s:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
+
+
+def _boot_failure(spec: EngineSpec, error: Exception) -> PenstockError:
+    if isinstance(error, PenstockError):
+        return error
+    if isinstance(error, ValidationError):
+        return InvalidRequest(f"The options of model {spec.model!r} are wrong: {error}", param="options")
+    if isinstance(error, ImportError):
+        return EngineFailed(f"The engine {spec.kind!r} cannot be imported: {error}")
+    return EngineFailed(f"The engine {spec.kind!r} cannot boot: {type(error).__name__}: {error}")

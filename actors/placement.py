@@ -1,0 +1,123 @@
+"""Where an instance lives: what it reserves in Ray, and whether the cluster has that.
+
+An instance is one actor that holds all its GPUs, on one node: its engine spreads over them with processes of its own.
+Its deployment's replica and the actor share one placement group of one bundle, so Serve places, moves and counts them
+as one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.util.placement_group import get_current_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+Resources = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What one instance reserves in Ray.
+
+    Attributes:
+        gpus: GPUs; a fraction is a share of one.
+        cpus: CPUs.
+        resources: Custom resources.
+    """
+
+    gpus: float = 0
+    cpus: float = 1.0
+    resources: Resources = field(default_factory=dict)
+
+    def bundle(self, replica_cpus: float = 0.0) -> dict[str, float]:
+        """The placement group's one bundle: the instance, and the replica that looks after it."""
+        named = {"CPU": self.cpus + replica_cpus, "GPU": self.gpus, **self.resources}
+        return {name: amount for name, amount in named.items() if amount}
+
+
+def footprint(
+    *,
+    gpus: float | None,
+    cpus: float,
+    resources: Resources,
+    tensor_parallel_size: int,
+    engine_uses_gpus: bool,
+    nodes: Sequence[Resources],
+) -> Footprint:
+    """What one instance reserves, with the GPUs decided.
+
+    Args:
+        gpus: GPUs of one instance; None: `tensor_parallel_size` where the cluster has GPUs and the engine uses them,
+            else 0.
+        cpus: CPUs of one instance.
+        resources: Custom resources of one instance.
+        tensor_parallel_size: GPUs (or CPU ranks) that the engine spreads its model over.
+        engine_uses_gpus: Whether that kind of engine has a use for GPUs.
+        nodes: What each node of the cluster has.
+    """
+    if gpus is None:
+        has_gpus = any(node.get("GPU", 0) for node in nodes)
+        gpus = tensor_parallel_size if engine_uses_gpus and has_gpus else 0
+    return Footprint(gpus, cpus, dict(resources))
+
+
+def actor_options(instance: Footprint, runtime_env: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Ray's options for an engine actor; made inside a placement group, it lives in that group's first bundle."""
+    options: dict[str, Any] = {
+        "num_gpus": instance.gpus,
+        "num_cpus": instance.cpus,
+        "resources": dict(instance.resources),
+    }
+    if runtime_env:
+        options["runtime_env"] = dict(runtime_env)
+    group = get_current_placement_group()
+    if group is not None:
+        options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+            placement_group=group,
+            placement_group_bundle_index=0,
+            # What an engine starts through Ray stays on the GPUs that were reserved for it.
+            placement_group_capture_child_tasks=True,
+        )
+    return options
+
+
+def cluster_nodes() -> list[Resources]:
+    """What each living node of the cluster has, reserved or not. Asks Ray, which may take milliseconds."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def missing(bundle: Resources, instances: int, nodes: Sequence[Resources]) -> str | None:
+    """What the cluster lacks to hold so many bundles, in words for a person; None when it lacks nothing.
+
+    It looks at what nodes have in all, not at what is free now, so it says what can never work, not what must wait.
+    """
+    for name, amount in bundle.items():
+        most = max((node.get(name, 0.0) for node in nodes), default=0.0)
+        if most < amount:
+            return (
+                f"one instance needs {_words(name, amount)} on one node, "
+                f"and the largest node has {_words(name, most) if most else 'none'}"
+            )
+    fitting = sum(_fits(bundle, node) for node in nodes)
+    if fitting == 0:
+        needs = ", ".join(_words(name, amount) for name, amount in bundle.items())
+        return f"no node has all of what one instance needs: {needs}"
+    if fitting < instances:
+        needs = ", ".join(_words(name, amount) for name, amount in bundle.items())
+        return f"the cluster has room for {fitting} of {instances} instances ({needs} each)"
+    return None
+
+
+def _fits(bundle: Resources, node: Resources) -> int:
+    """How many bundles a node can hold, when it holds nothing else."""
+    # Ray counts in ten-thousandths, so a hair of floating point must not cost a place.
+    return min((int((node.get(name, 0.0) + 1e-6) // amount) for name, amount in bundle.items()), default=1_000_000)
+
+
+def _words(name: str, amount: float) -> str:
+    unit = {"CPU": "CPU", "GPU": "GPU"}.get(name)
+    number = f"{amount:g}"
+    if unit is None:
+        return f"{number} of the resource {name!r}"
+    return f"{number} {unit}" if amount == 1 else f"{number} {unit}s"

@@ -1,0 +1,273 @@
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import ray
+
+from actors.calls import result
+from actors.egress import Egress
+from actors.frames import DRAINING, News
+from actors.instance import Instance
+from actors.settings import AdmissionSettings, ChannelSettings
+from engines.completion import Collector, collect
+from engines.context import Context
+from engines.errors import Cancelled, Draining, InstanceLost, InvalidRequest, PenstockError, QueueFull
+from engines.events import Event, Finished, Started
+from engines.requests import DetokenizeRequest, EmbedRequest, TokenizeRequest
+from engines.scripted import ScriptedEngine, ScriptedOptions
+from tests.actors.channel_reader import eventually, request, spec, until
+from tests.actors.conftest import BRISK, Start
+
+NARROW = AdmissionSettings(max_running=2, max_queued=1)
+HANGING = ["one", {"hang": True}]
+COUNTING = [{"count_from": 1, "to": 300, "every_s": 0.002}]
+ECHO = [{"echo": True, "every_s": 0.002}]
+
+
+async def read(events: AsyncIterator[Event]) -> list[Event]:
+    return [event async for event in events]
+
+
+async def has(instance: Instance, running: int, queued: int = 0) -> None:
+    """Waits until the instance is so busy."""
+
+    async def is_so() -> bool:
+        load = (await instance.actor.describe.remote()).load
+        return bool((load.running, load.queued) == (running, queued))
+
+    await eventually(is_so, 20.0)
+
+
+async def fill(egress: Egress) -> None:
+    """Takes every place that runs."""
+    for _ in range(NARROW.max_running):
+        await egress.submit(request(), Context(), Collector())
+
+
+async def test_a_stream_through_ray_is_the_engines_own(share: Start) -> None:
+    instance, egress = await share(ECHO)
+    here = ScriptedEngine(instance.id, spec(ECHO), ScriptedOptions(**spec(ECHO).options))
+    await here.start()
+    heard = await read(egress.generate(request("a b"), Context()))
+    assert heard == await read(here.generate(request("a b"), Context()))
+    assert egress.in_flight == 0
+
+
+async def test_two_hundred_streams_at_once_stay_apart(share: Start) -> None:
+    _, egress = await share(ECHO)
+    prompts = [" ".join(f"{index}.{word}" for word in range(30)) for index in range(200)]
+    completions = await asyncio.gather(*[collect(egress.generate(request(p), Context())) for p in prompts])
+    assert [completion.text for completion in completions] == prompts
+    assert egress.in_flight == 0
+
+
+async def test_a_setup_error_is_raised_by_submit(share: Start) -> None:
+    instance, egress = await share([{"error": "InvalidRequest", "message": "no", "fields": {"param": "prompt"}}])
+    collector = Collector()
+    with pytest.raises(InvalidRequest) as raised:
+        await egress.submit(request(), Context(), collector)
+    assert raised.value == InvalidRequest("no", param="prompt", instance=instance.id)
+    assert (collector.started, collector.completion.done(), egress.in_flight) == (None, False, 0)
+
+
+async def test_the_gate_refuses_through_the_channel(share: Start) -> None:
+    instance, egress = await share(HANGING, NARROW)
+    await fill(egress)
+    waiting = asyncio.ensure_future(egress.submit(request(), Context(), Collector()))
+    await has(instance, running=2, queued=1)
+    with pytest.raises(QueueFull) as raised:
+        await egress.submit(request(), Context(), Collector())
+    waiting.cancel()
+    assert raised.value.retry_after_s is not None
+
+
+async def test_killing_a_request_frees_its_slot_in_the_actor(share: Start) -> None:
+    instance, egress = await share(HANGING, NARROW)
+    context, collector = Context(), Collector()
+    await egress.submit(request(), context, collector)
+    await has(instance, running=1)
+    context.kill()
+    with pytest.raises(Cancelled):
+        await collector.completion
+    assert egress.in_flight == 0
+    await has(instance, running=0)
+
+
+async def test_dropping_the_iterator_kills(share: Start) -> None:
+    instance, egress = await share(HANGING, NARROW)
+    events = egress.generate(request(), Context())
+    assert isinstance(await anext(events), Started)
+    await events.aclose()
+    await has(instance, running=0)
+
+
+async def test_giving_up_before_the_start_frees_the_place_in_the_queue(share: Start) -> None:
+    instance, egress = await share(HANGING, NARROW)
+    await fill(egress)
+    waiting = asyncio.ensure_future(egress.submit(request(), Context(), Collector()))
+    await has(instance, running=2, queued=1)
+    waiting.cancel()
+    await has(instance, running=2, queued=0)
+    assert egress.in_flight == 2
+
+
+async def test_stopping_ends_the_stream_politely(share: Start) -> None:
+    _, egress = await share(HANGING, NARROW)
+    context, collector = Context(), Collector()
+    await egress.submit(request(), context, collector)
+    context.stop()
+    completion = await collector.completion
+    assert completion.text == "one"
+    assert completion.choices[0].reason == "cancelled"
+
+
+async def test_a_killed_actor_loses_its_streams_at_once(start: Start) -> None:
+    lost: list[PenstockError] = []
+    instance, egress = await start(HANGING, on_lost=lost.append)
+    collectors = [Collector() for _ in range(20)]
+    for collector in collectors:
+        await egress.submit(request(), Context(), collector)
+    killed_s = time.monotonic()
+    ray.kill(instance.actor)
+    for collector in collectors:
+        with pytest.raises(InstanceLost):
+            await collector.completion
+    # Milliseconds by themselves; the rest is for a machine that does something else.
+    assert time.monotonic() - killed_s < 5.0
+    assert (len(lost), egress.in_flight, egress.ready) == (1, 0, False)
+    with pytest.raises(InstanceLost):
+        await egress.submit(request(), Context(), Collector())
+    with pytest.raises(InstanceLost):
+        await egress.embed(EmbedRequest(model="m", inputs=["a"]), Context())
+
+
+async def test_an_actor_that_stands_still_is_lost(start: Start) -> None:
+    instance, egress = await start(HANGING)
+    collector = Collector()
+    await egress.submit(request(), Context(), collector)
+    os.kill(instance.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(InstanceLost, match="silent"):
+            async with asyncio.timeout(20.0):
+                await collector.completion
+    finally:
+        os.kill(instance.pid, signal.SIGCONT)
+    # The channel can be opened again once the actor goes on.
+    await egress.start()
+    assert egress.ready
+
+
+class Caller:
+    """A process that holds a stream."""
+
+    async def hold(self, instance: Instance) -> None:
+        self.egress = Egress(instance, BRISK)
+        await self.egress.submit(request(), Context(), Collector())
+
+
+async def test_a_caller_that_dies_frees_its_slots(share: Start) -> None:
+    instance, egress = await share(HANGING, NARROW)
+    await egress.submit(request(), Context(), Collector())
+    caller: Any = ray.remote(Caller).options(num_cpus=0).remote()
+    await caller.hold.remote(instance)
+    await has(instance, running=2)
+    ray.kill(caller)
+    await has(instance, running=1)
+
+
+async def test_closing_the_egress_frees_its_slots(share: Start) -> None:
+    instance, egress = await share(HANGING, NARROW)
+    collector = Collector()
+    await egress.submit(request(), Context(), collector)
+    await egress.stop()
+    with pytest.raises(InstanceLost):
+        await collector.completion
+    await has(instance, running=0)
+    with pytest.raises(InstanceLost):
+        await egress.submit(request(), Context(), Collector())
+
+
+async def test_renewing_the_call_loses_and_repeats_nothing(share: Start) -> None:
+    _, egress = await share(COUNTING, channel=ChannelSettings(rotate_after=16, pace_s=0))
+    completions = await asyncio.gather(*[collect(egress.generate(request(), Context())) for _ in range(3)])
+    assert [completion.text for completion in completions] == [" ".join(map(str, range(1, 301)))] * 3
+
+
+async def test_a_frame_too_large_for_a_message_arrives(share: Start) -> None:
+    text = "word " * 100_000
+    _, egress = await share([text, text])
+    completion = await collect(egress.generate(request(), Context()))
+    assert completion.text == text * 2
+
+
+async def test_a_draining_instance_says_so_and_finishes_what_runs(start: Start) -> None:
+    news: list[News] = []
+    instance, egress = await start([{"count_from": 1, "to": 50, "every_s": 0.01}], on_news=news.append)
+    collector = Collector()
+    await egress.submit(request(), Context(), collector)
+    draining = asyncio.ensure_future(result(instance.actor.drain.remote(20.0), instance.id))
+    await until(lambda: egress.is_draining)
+    assert [item.topic for item in news] == [DRAINING]
+    assert not egress.ready
+    with pytest.raises(Draining):
+        await egress.submit(request(), Context(), Collector())
+    assert (await collector.completion).choices[0].reason == "stop"
+    await draining
+
+
+async def test_a_sink_that_raises_takes_nobody_else_down(share: Start) -> None:
+    class Broken(Collector):
+        def emit(self, event: Event) -> None:
+            if not isinstance(event, Started):
+                raise ValueError("broken")
+
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    _, egress = await share(ECHO)
+    await egress.submit(request("a b"), Context(), Broken())
+    completion = await collect(egress.generate(request("a b c"), Context()))
+    assert completion.text == "a b c"
+    assert (len(reported), egress.in_flight) == (1, 0)
+
+
+async def test_plain_calls(share: Start) -> None:
+    instance, egress = await share(ECHO)
+    tokenized = await egress.tokenize(TokenizeRequest(model="m", prompt="hi"))
+    assert await egress.detokenize(DetokenizeRequest(model="m", token_ids=tokenized.token_ids)) == "hi"
+    embeddings = await egress.embed(EmbedRequest(model="m", inputs=["a", "b"]), Context())
+    assert (len(embeddings.vectors), embeddings.engine) == (2, instance.id)
+    with pytest.raises(InvalidRequest):
+        await egress.detokenize(DetokenizeRequest(model="m", token_ids=[2**31 - 1]))
+    await egress.check_health()
+
+
+async def test_an_embedding_that_waits_is_cancelled_in_the_actor(share: Start) -> None:
+    instance, egress = await share(HANGING, NARROW)
+    await fill(egress)
+    context = Context()
+    waiting = asyncio.ensure_future(egress.embed(EmbedRequest(model="m", inputs=["a"]), context))
+    await has(instance, running=2, queued=1)
+    context.kill()
+    with pytest.raises(Cancelled):
+        await waiting
+    await has(instance, running=2, queued=0)
+
+
+async def test_the_reported_load_is_the_instances(share: Start) -> None:
+    _, egress = await share(HANGING, NARROW)
+    await fill(egress)
+    waiting = asyncio.ensure_future(egress.submit(request(), Context(), Collector()))
+    await until(lambda: (egress.reported.running, egress.reported.queued) == (2, 1))
+    assert egress.in_flight == 3
+    waiting.cancel()
+
+
+async def test_finished_names_the_instance(share: Start) -> None:
+    instance, egress = await share(ECHO)
+    heard = await read(egress.generate(request(), Context()))
+    assert isinstance(heard[-1], Finished)
+    assert heard[-1].engine == instance.id

@@ -1,0 +1,195 @@
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from actors.engine_host import EngineHost
+from actors.frames import DRAINING
+from actors.instance import InstanceState
+from actors.settings import AdmissionSettings
+from engines.errors import Draining, EngineDead, EngineFailed, InstanceLost, InvalidRequest, NotReady, PenstockError
+from engines.events import Finished
+from engines.requests import EmbedRequest, TokenizeRequest
+from engines.scripted import ScriptedEngine
+from tests.actors.channel_reader import Reader, host, request, until
+
+HANGING = ["one", {"hang": True}]
+
+Booted = Callable[..., Any]
+
+
+@pytest.fixture
+async def booted() -> AsyncIterator[Booted]:
+    """Boots a host with this script."""
+    made: list[EngineHost] = []
+
+    async def boot(script: list[Any], **options: Any) -> EngineHost:
+        instance = host(script, **options)
+        await instance.boot()
+        made.append(instance)
+        return instance
+
+    yield boot
+    for instance in made:
+        await instance.stop(1.0)
+
+
+async def test_an_instance_is_ready_once_its_engine_is() -> None:
+    instance = host(["x"], boot_s=0.05)
+    assert instance.describe().state is InstanceState.STARTING
+    assert "boots" in instance.describe().detail
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request())
+    assert isinstance(await reader.end(1), NotReady)
+    await instance.boot()
+    assert instance.describe().state is InstanceState.READY
+    assert instance.describe().capabilities.resume
+    reader.submit(request(), first=2)
+    assert isinstance(await reader.end(2), Finished)
+    await instance.stop(1.0)
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"boot_error": {"error": "EngineFailed", "message": "no GPU"}}, EngineFailed),
+        ({"unknown_option": 1}, InvalidRequest),
+    ],
+)
+async def test_an_instance_that_cannot_boot_is_gone_and_says_why(
+    options: dict[str, Any], error: type[PenstockError]
+) -> None:
+    instance = host(["x"], **options)
+    with pytest.raises(error) as raised:
+        await instance.boot()
+    described = instance.describe()
+    assert described.state is InstanceState.GONE
+    assert described.detail == raised.value.message
+
+
+async def test_a_dead_engine_takes_its_instance_with_it(booted: Booted) -> None:
+    instance = await booted(["x", {"error": "EngineDead", "message": "out of memory"}])
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request())
+    # To the caller it is a lost instance, so that Migration goes on elsewhere.
+    assert isinstance(await reader.end(1), InstanceLost)
+    assert instance.describe().state is InstanceState.GONE
+    assert instance.describe().detail == "out of memory"
+    reader.submit(request(), first=2)
+    assert isinstance(await reader.end(2), InstanceLost)
+    with pytest.raises(EngineDead, match="out of memory"):
+        await instance.check_health(30.0, 1.0)
+    reader.close()
+
+
+async def test_draining_finishes_what_runs_and_turns_the_rest_away(booted: Booted) -> None:
+    script = [{"count_from": 1, "to": 20, "every_s": 0.01}]
+    instance = await booted(script, admission=AdmissionSettings(max_running=1))
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request(), request())
+    await reader.has_started(1)
+    await instance.drain(10.0)
+    assert isinstance(await reader.end(1), Finished)
+    assert isinstance(await reader.end(2), Draining)
+    assert [news.topic for news in reader.news] == [DRAINING]
+    assert instance.describe().state is InstanceState.DRAINING
+    reader.submit(request(), first=3)
+    assert isinstance(await reader.end(3), Draining)
+    late = Reader(instance, "late")
+    await until(lambda: [news.topic for news in late.news] == [DRAINING])
+    late.close()
+    reader.close()
+
+
+async def test_draining_hands_over_what_does_not_finish_in_time(booted: Booted) -> None:
+    instance = await booted(HANGING)
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request())
+    await reader.has_started(1)
+    started_s = time.monotonic()
+    await instance.drain(0.05)
+    assert reader.text(1) == "one"
+    assert isinstance(reader.said(1)[-1], InstanceLost)
+    assert instance.engine.load().running == 0
+    assert time.monotonic() - started_s < 5.0
+    reader.close()
+
+
+async def test_stopping_ends_the_channels(booted: Booted) -> None:
+    instance = await booted(HANGING)
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request())
+    await reader.has_started(1)
+    await instance.stop(1.0)
+    await instance.stop(1.0)
+    await until(lambda: reader.lost is not None)
+    assert isinstance(reader.said(1)[-1], InstanceLost)
+    assert instance.describe().state is InstanceState.GONE
+    assert not instance.engine.ready
+
+
+async def test_an_engine_that_was_quiet_is_asked_for_one_real_token(booted: Booted) -> None:
+    instance = await booted(["tweet"])
+    engine = instance.engine
+    assert isinstance(engine, ScriptedEngine)
+    await instance.check_health(canary_idle_s=60.0, timeout_s=5.0)
+    assert engine.requests == []
+    await instance.check_health(canary_idle_s=0.0, timeout_s=5.0)
+    (canary,) = engine.requests
+    assert canary.sampling.max_tokens == 1
+    await instance.check_health(canary_idle_s=60.0, timeout_s=5.0)
+    assert len(engine.requests) == 1
+
+
+async def test_a_quiet_engine_that_gives_no_token_is_not_healthy(booted: Booted) -> None:
+    instance = await booted([{"hang": True}])
+    with pytest.raises(EngineFailed, match="one token"):
+        await instance.check_health(canary_idle_s=0.0, timeout_s=0.05)
+    assert instance.engine.load().running == 0
+
+
+async def test_embeddings_go_through_the_gate(booted: Booted) -> None:
+    instance = await booted(HANGING, admission=AdmissionSettings(max_running=1, max_queued=1))
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request())
+    await reader.has_started(1)
+    waiting = asyncio.ensure_future(instance.embed(EmbedRequest(model="m", inputs=["a", "b"])))
+    await until(lambda: instance.gate.queued == 1)
+    reader.cancel(1, kill=True)
+    embeddings = await waiting
+    assert len(embeddings.vectors) == 2
+    assert instance.gate.running == 0
+    reader.close()
+
+
+async def test_an_embedding_that_waits_can_be_cancelled(booted: Booted) -> None:
+    instance = await booted(HANGING, admission=AdmissionSettings(max_running=1))
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request())
+    await reader.has_started(1)
+    waiting = asyncio.ensure_future(instance.embed(EmbedRequest(model="m", inputs=["a"])))
+    await until(lambda: instance.gate.queued == 1)
+    waiting.cancel()
+    await until(lambda: instance.gate.queued == 0)
+    reader.close()
+
+
+async def test_tokenizing_does_not_wait_at_the_gate(booted: Booted) -> None:
+    instance = await booted(HANGING, admission=AdmissionSettings(max_running=1, max_queued=0))
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request())
+    await reader.has_started(1)
+    tokenized = await instance.tokenize(TokenizeRequest(model="m", prompt="hi"))
+    assert tokenized.token_ids == [104, 105]
+    reader.close()
