@@ -37,14 +37,20 @@ class EngineKind:
     """Where an engine and its options live, as `module:name`.
 
     The engine's class is called as `cls(name, spec, options)`: its instance name, its EngineSpec, its parsed options.
+
+    Attributes:
+        engine: Its class.
+        options: The class of its options.
+        uses_gpus: Whether it has a use for GPUs.
     """
 
     engine: str
     options: str
+    uses_gpus: bool = False
 
 
 KINDS: dict[str, EngineKind] = {
-    "vllm": EngineKind("engines.vllm.engine:VllmEngine", "engines.vllm.options:VllmOptions"),
+    "vllm": EngineKind("engines.vllm.engine:VllmEngine", "engines.vllm.options:VllmOptions", uses_gpus=True),
     "simulated": EngineKind("engines.simulated.engine:SimulatedEngine", "engines.simulated.options:SimulatedOptions"),
     "scripted": EngineKind("engines.scripted:ScriptedEngine", "engines.scripted:ScriptedOptions"),
 }
@@ -64,6 +70,16 @@ def engine_kind(name: str) -> EngineKind:
     return kind
 
 
+def options_type(kind: str) -> type[BaseModel]:
+    """The class that the options of a kind of engine are parsed with.
+
+    Raises:
+        InvalidRequest: There is no such engine.
+    """
+    options: type[BaseModel] = _load(engine_kind(kind).options)
+    return options
+
+
 def parse_options(spec: EngineSpec) -> BaseModel:
     """The options of a spec, parsed.
 
@@ -71,8 +87,7 @@ def parse_options(spec: EngineSpec) -> BaseModel:
         InvalidRequest: There is no such engine.
         pydantic.ValidationError: The options are wrong.
     """
-    options: type[BaseModel] = _load(engine_kind(spec.kind).options)
-    return options.model_validate(spec.options)
+    return options_type(spec.kind).model_validate(spec.options)
 
 
 def make_engine(name: str, spec: EngineSpec) -> Engine:

@@ -1,0 +1,237 @@
+"""The simulated engine: one loop that steps all running requests at once."""
+
+import asyncio
+from collections.abc import Iterable
+from itertools import count
+
+from engines.context import Context
+from engines.contract import Capabilities, Load, PushEngine, Sink
+from engines.errors import Cancelled, ContextOverflow, EngineDead, InstanceLost, InvalidRequest, NotReady, Unsupported
+from engines.events import Started
+from engines.registry import EngineSpec
+from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
+from engines.simulated.answer import call_prefix, writer
+from engines.simulated.embedding import embedding
+from engines.simulated.kv_cache import KVCache
+from engines.simulated.options import SimulatedOptions
+from engines.simulated.output import Output
+from engines.simulated.prompt import budget, check_ids, prompt_ids
+from engines.simulated.scheduler import Scheduler, Sequence
+from engines.simulated.stream import Stream
+from engines.simulated.timing import StepClock
+from engines.simulated.tokenizer import Special, decode, encode
+
+
+class SimulatedEngine(PushEngine):
+    """An engine without weights: everything of a real one but the arithmetic.
+
+    What it says is a function of the prompt (see `engines.simulated.answer`); when it says it follows from a scheduler,
+    a KV cache and a formula for the time of a step.
+    """
+
+    def __init__(self, name: str, spec: EngineSpec, options: SimulatedOptions) -> None:
+        """Makes an engine that is not started."""
+        self.name = name
+        self.capabilities = Capabilities(
+            embed=options.embedding_size > 0,
+            tokenize=True,
+            tools=True,
+            reasoning=True,
+            guided=True,
+            logprobs=True,
+            resume=True,
+            context_length=options.context_length,
+        )
+        self._model = spec.model
+        self._options = options
+        self._cache = KVCache(options.num_blocks, caching=options.prefix_caching)
+        self._scheduler = Scheduler(
+            self._cache,
+            block_size=options.block_size,
+            max_num_seqs=options.max_num_seqs,
+            max_batched_tokens=options.max_batched_tokens,
+        )
+        self._clock = StepClock(options.step_time, options.speed)
+        self._streams: dict[Stream, None] = {}
+        self._arrivals = count()
+        self._work = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
+        self._dead: EngineDead | None = None
+
+    @property
+    def ready(self) -> bool:
+        """As `Engine.ready`."""
+        return self._loop is not None and self._dead is None
+
+    @property
+    def preemptions(self) -> int:
+        """How often a request had to give its KV blocks to another."""
+        return self._scheduler.preemptions
+
+    async def start(self) -> None:
+        """As `Engine.start`."""
+        if self._options.boot_s:
+            await asyncio.sleep(self._options.boot_s)
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop().create_task(self._run(), name=f"steps of {self.name}")
+
+    async def stop(self, timeout_s: float = 30.0) -> None:
+        """As `Engine.stop`; what is under way ends with InstanceLost."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.cancel()
+            await asyncio.wait((loop,), timeout=timeout_s)
+        for stream in list(self._streams):
+            stream.fail(InstanceLost(f"The engine {self.name} was stopped.", instance=self.name))
+
+    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+        """As `Engine.submit`."""
+        self._must_be_ready()
+        _refuse_unsupported(request)
+        if context.is_killed:
+            raise Cancelled(f"The request {context.id} was killed.", instance=self.name)
+        prompt = prompt_ids(request)
+        max_tokens = budget(request, len(prompt), self.capabilities.context_length)
+        resumed = [] if request.resume is None else request.resume.token_ids
+        check_ids(resumed, "resume.token_ids")
+        stream = Stream(self.name, context, sink, self._scheduler, self._streams.__delitem__)
+        arrival = next(self._arrivals)
+        sequences = []
+        for index in range(request.sampling.n):
+            output = Output(
+                request,
+                index,
+                max_tokens=max_tokens,
+                thinking=prompt[-1] == Special.THINK,
+                call_prefix=call_prefix(prompt, index),
+            )
+            for token_id in resumed:
+                output.feed(token_id)
+            key = (-request.priority, arrival, index)
+            sequences.append(Sequence(key, stream, prompt, resumed, writer(request, prompt, index), output))
+        self._streams[stream] = None
+        sink.emit(Started(self.name, self._model, len(prompt)))
+        stream.open(sequences)
+        self._work.set()
+
+    async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
+        """As `Engine.embed`."""
+        self._must_be_ready()
+        size = self._options.embedding_size
+        if not size:
+            return await super().embed(request, context)
+        if request.dimensions is not None:
+            if request.dimensions > size:
+                raise InvalidRequest(f"The vectors of this model have {size} dimensions.", param="dimensions")
+            size = request.dimensions
+        items: Iterable[str | list[int]] = request.inputs
+        inputs = [self._embed_ids(item, position, request) for position, item in enumerate(items)]
+        tokens = sum(map(len, inputs))
+        await asyncio.sleep(self._clock.step_s(tokens, 0, 0))
+        if context.is_stopped:
+            raise Cancelled(f"The request {context.id} was cancelled.", instance=self.name)
+        return Embeddings(vectors=[embedding(ids, size) for ids in inputs], prompt_tokens=tokens, engine=self.name)
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
+        """As `Engine.tokenize`. There are no special tokens to add, so `add_special_tokens` makes no difference."""
+        self._must_be_ready()
+        ids = prompt_ids(request)
+        return Tokenized(
+            token_ids=ids,
+            context_length=self.capabilities.context_length,
+            tokens=[decode((token_id,)) for token_id in ids],
+        )
+
+    async def detokenize(self, request: DetokenizeRequest) -> str:
+        """As `Engine.detokenize`."""
+        self._must_be_ready()
+        check_ids(request.token_ids, "token_ids")
+        return decode(request.token_ids)
+
+    def load(self) -> Load:
+        """As `Engine.load`; each choice of a request counts."""
+        return Load(len(self._scheduler.running), len(self._scheduler.waiting), self._cache.use)
+
+    async def check_health(self) -> None:
+        """As `Engine.check_health`."""
+        if self._dead is not None:
+            raise self._dead
+        await super().check_health()
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                if not self._scheduler.busy:
+                    self._work.clear()
+                    await self._work.wait()
+                    self._clock.restart()
+                await self._step()
+        except Exception as error:  # noqa: BLE001 - whoever waits for an answer must hear of a bug here
+            self._dead = EngineDead(f"The engine {self.name} died: {type(error).__name__}: {error}", instance=self.name)
+            for stream in list(self._streams):
+                stream.fail(self._dead)
+
+    async def _step(self) -> None:
+        scheduler = self._scheduler
+        batch = scheduler.schedule()
+        if self._clock.instant:
+            await asyncio.sleep(0)
+        else:
+            await self._clock.wait(self._step_s(batch))
+        for sequence, tokens in batch:
+            if sequence.over or not scheduler.computed(sequence, tokens):
+                continue  # Cancelled during the step, or in the middle of its prompt.
+            output = sequence.output
+            delta = output.feed(sequence.advance())
+            if delta is not None:
+                sequence.stream.sink.emit(delta)
+            if output.reason is not None and not sequence.over:
+                sequence.stream.choice_ended(sequence)
+
+    def _step_s(self, batch: list[tuple[Sequence, int]]) -> float:
+        prefill_tokens = sequences = context_tokens = 0
+        for sequence, tokens in batch:
+            if sequence.computed + tokens > sequence.prompt_tokens and tokens == 1:
+                sequences += 1
+                context_tokens += sequence.computed
+            else:
+                prefill_tokens += tokens
+        return self._clock.step_s(prefill_tokens, sequences, context_tokens)
+
+    def _embed_ids(self, item: str | list[int], position: int, request: EmbedRequest) -> list[int]:
+        param = f"inputs[{position}]"
+        if isinstance(item, str):
+            ids = encode(item)
+        else:
+            check_ids(item, param)
+            ids = item
+        if not ids:
+            raise InvalidRequest("An input is empty.", param=param)
+        context_length = self.capabilities.context_length
+        keep = request.truncate_prompt_tokens
+        if keep is not None:
+            # As vLLM does it: the end of the text is kept.
+            ids = ids[-(context_length if keep == -1 else max(1, keep)) :]
+        if len(ids) > context_length:
+            raise ContextOverflow(
+                f"An input has {len(ids)} tokens; this model takes {context_length}.",
+                context_length=context_length,
+                prompt_tokens=len(ids),
+                param=param,
+            )
+        return ids
+
+    def _must_be_ready(self) -> None:
+        if self._dead is not None:
+            raise self._dead
+        if self._loop is None:
+            raise NotReady(f"The engine {self.name} is not ready.", instance=self.name)
+
+
+def _refuse_unsupported(request: GenerateRequest) -> None:
+    sampling = request.sampling
+    for name in ("bad_words", "allowed_token_ids", "logit_bias"):
+        if getattr(sampling, name):
+            raise Unsupported(f"This engine does not support {name}.", param=name)
+    if request.resume is not None and sampling.n > 1:
+        raise Unsupported("A request with several choices cannot be resumed.", param="resume")

@@ -1,0 +1,62 @@
+"""Options of the simulated engine, as a fleet file gives them."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class StepTime(BaseModel):
+    """How long one step of the engine takes, in seconds: a sum of four terms. See `engines.simulated.timing`.
+
+    Attributes:
+        base_s: Every step.
+        prefill_token_s: Each prompt token of the step.
+        decode_sequence_s: Each sequence that gets its next token.
+        context_token_s: Each token that such a sequence looks back on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    base_s: float = Field(6e-3, ge=0)
+    prefill_token_s: float = Field(32e-6, ge=0)
+    decode_sequence_s: float = Field(20e-6, ge=0)
+    context_token_s: float = Field(0.05e-6, ge=0)
+
+
+class SimulatedOptions(BaseModel):
+    """Options of a simulated engine.
+
+    Attributes:
+        context_length: Most tokens of prompt and answer together.
+        max_num_seqs: Sequences in one step.
+        max_batched_tokens: Tokens in one step; a longer prompt is computed in several.
+        block_size: Tokens in one block of the KV cache.
+        num_blocks: Blocks of the KV cache; one sequence of full length must fit.
+        prefix_caching: Whether blocks outlive their request, for prompts that begin alike.
+        speed: Multiplies the speed of the step time; 0 or `instant`: no waiting at all.
+        step_time: What a step takes at speed 1.
+        embedding_size: Length of its embeddings; 0: it makes none.
+        boot_s: What booting takes, in seconds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    context_length: int = Field(8192, ge=16)
+    max_num_seqs: int = Field(256, ge=1)
+    max_batched_tokens: int = Field(2048, ge=1)
+    block_size: int = Field(16, ge=1)
+    num_blocks: int = Field(8192, ge=1)
+    prefix_caching: bool = True
+    speed: Annotated[float, Field(ge=0)] | Literal["instant"] = 1.0
+    step_time: StepTime = StepTime()
+    embedding_size: int = Field(64, ge=0, le=65536)
+    boot_s: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_sequence_fits(self) -> Self:
+        if self.num_blocks * self.block_size < self.context_length:
+            raise ValueError(
+                f"num_blocks ({self.num_blocks}) of block_size {self.block_size} do not hold one sequence of "
+                f"context_length {self.context_length}"
+            )
+        return self

@@ -1,0 +1,59 @@
+"""The engines that the contract suite runs against: one line each.
+
+A subject must be able to count: "count from 3 to 7" is answered with "3 4 5 6 7", whoever counts. What else it can do
+it says in its capabilities; tests that need more are skipped for it.
+"""
+
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+from engines.contract import Engine
+from engines.registry import EngineSpec, make_engine
+from engines.scripted import ScriptedEngine
+from tests.contract.played_model import CAPABILITIES, play
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An engine under test.
+
+    Attributes:
+        name: What the test reports call it.
+        open: Starts it, and stops it on the way out; once per session, when the first test asks for it.
+        model: The model's name in requests.
+        names: The names that may be under its answers: its own, or, for a fleet, those of its instances.
+    """
+
+    name: str
+    open: Callable[[], AbstractAsyncContextManager[Engine]]
+    model: str = "model"
+    names: Callable[[Engine], Collection[str]] = lambda engine: (engine.name,)
+
+
+@asynccontextmanager
+async def started(engine: Engine) -> AsyncIterator[Engine]:
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+def simulated(**options: object) -> AbstractAsyncContextManager[Engine]:
+    return started(make_engine("simulated-0", EngineSpec(kind="simulated", model="model", options=options)))
+
+
+def scripted() -> AbstractAsyncContextManager[Engine]:
+    return started(ScriptedEngine("scripted-0", script=play, capabilities=CAPABILITIES))
+
+
+SUBJECTS = (
+    Subject("simulated", lambda: simulated(speed=20)),
+    Subject("simulated-instant", lambda: simulated(speed="instant")),
+    Subject(
+        "simulated-short-of-memory",
+        lambda: simulated(speed="instant", context_length=1024, num_blocks=70, max_num_seqs=24, max_batched_tokens=48),
+    ),
+    Subject("scripted", scripted),
+)

@@ -1,0 +1,115 @@
+"""Requests: what is wrong is refused, by the name of the field."""
+
+import pickle
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from engines.requests import EmbedRequest, GenerateRequest, Guided, Sampling, TokenizeRequest
+
+MESSAGES = [{"role": "user", "content": "hello"}]
+TOOL = {"type": "function", "function": {"name": "get_weather"}}
+
+
+def places(error: ValidationError) -> list[tuple[Any, ...]]:
+    return [tuple(part["loc"]) for part in error.errors()]
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"temperature": -0.1}, ("temperature",)),
+        ({"temperature": float("nan")}, ("temperature",)),
+        ({"temperature": float("inf")}, ("temperature",)),
+        ({"top_p": 0}, ("top_p",)),
+        ({"max_tokens": 0}, ("max_tokens",)),
+        ({"n": 0}, ("n",)),
+        ({"n": 129}, ("n",)),
+        ({"logprobs": 21}, ("logprobs",)),
+        ({"stop": [""]}, ("stop", 0)),
+        ({"stop": ["a"] * 65}, ("stop",)),
+        ({"stop_token_ids": [-1]}, ("stop_token_ids", 0)),
+        ({"logit_bias": {1: 101}}, ("logit_bias", 1)),
+        ({"seed": 2**63}, ("seed",)),
+        ({"temprature": 1}, ("temprature",)),
+        ({"guided": {"regex": ""}}, ("guided", "regex")),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_wrong_sampling_field_is_named(fields: dict[str, Any], place: tuple[Any, ...]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Sampling(**fields)
+    assert any(found[: len(place)] == place for found in places(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({}, "exactly one of messages, prompt, prompt_token_ids"),
+        ({"prompt": "a", "messages": MESSAGES}, "exactly one of messages, prompt, prompt_token_ids"),
+        ({"prompt": "a", "tools": [TOOL]}, "tools need messages"),
+        ({"messages": MESSAGES, "continue_final_message": True}, "add_generation_prompt"),
+        ({"messages": MESSAGES, "tool_choice": "required"}, "there are no tools"),
+        (
+            {"messages": MESSAGES, "tools": [TOOL], "tool_choice": {"function": {"name": "get_time"}}},
+            "get_time.*get_weather",
+        ),
+        ({"prompt": "a", "priority": 101}, "priority"),
+        ({"prompt_token_ids": []}, "prompt_token_ids"),
+        ({"prompt_token_ids": [2**31]}, "prompt_token_ids"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, r"messages\.0\.role"),
+        ({"messages": [{"role": "user", "content": [{"type": "hologram"}]}]}, r"messages\.0\.content"),
+        ({"prompt": "a", "session": {"id": ""}}, r"session\.id"),
+        ({"prompt": "a", "colour": "red"}, "colour"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_wrong_generate_request_says_what_is_wrong(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        GenerateRequest(model="model", **fields)
+
+
+def test_min_tokens_above_max_tokens_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"min_tokens \(5\) is greater than max_tokens \(4\)"):
+        Sampling(min_tokens=5, max_tokens=4)
+
+
+@pytest.mark.parametrize("fields", [{}, {"regex": "a", "choice": ["a"]}])
+def test_a_guide_is_exactly_one(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="exactly one of json_schema, json_object, regex"):
+        Guided(**fields)
+
+
+@pytest.mark.parametrize("inputs", [[], [[]], ["a", [1]], [[-1]]])
+def test_wrong_embedding_inputs_are_named(inputs: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        EmbedRequest(model="model", inputs=inputs)
+    assert all(place[0] == "inputs" for place in places(caught.value))
+
+
+@pytest.mark.parametrize("fields", [{}, {"prompt": "a", "messages": MESSAGES}])
+def test_a_tokenize_request_has_one_prompt(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="exactly one of prompt, messages"):
+        TokenizeRequest(model="model", **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"messages": MESSAGES}, "messages"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt_token_ids": [1]}, "prompt_token_ids"),
+    ],
+)
+def test_a_request_knows_its_kind_and_survives_pickling(fields: dict[str, Any], kind: str) -> None:
+    request = GenerateRequest(model="model", **fields)
+    assert request.kind == kind
+    assert pickle.loads(pickle.dumps(request)) == request
+
+
+def test_keys_that_only_a_chat_template_knows_are_kept() -> None:
+    request = GenerateRequest(model="model", messages=[{"role": "user", "content": "a", "mood": "blue"}])
+    assert request.messages is not None
+    assert request.messages[0].for_template() == {"role": "user", "content": "a", "mood": "blue"}
