@@ -1,0 +1,141 @@
+"""Our options in vLLM's words: its engine arguments, and the environment of its processes."""
+
+import difflib
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from vllm.config import StructuredOutputsConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.platforms import current_platform
+
+from engines.errors import InvalidRequest
+from engines.vllm.options import DEMO_MODEL, VllmOptions
+
+CPU_KV_CACHE_BYTES = 256 * 2**20
+"""The CPU's default KV cache. vLLM's own takes most of the machine's memory, which no two engines can do."""
+
+_RESERVED = {
+    "tensor_parallel_size": "set `tensor_parallel_size` of the model, so that the fleet reserves its GPUs",
+    "model": "set the option `model`",
+}
+_environment_lock = threading.Lock()
+
+
+def engine_args(options: VllmOptions, tensor_parallel_size: int) -> AsyncEngineArgs:
+    """The arguments of vLLM for these options.
+
+    Raises:
+        InvalidRequest: An argument is not vLLM's, or is set elsewhere.
+    """
+    is_cpu = current_platform.is_cpu()
+    model, tokenizer = options.model, options.tokenizer
+    if model == DEMO_MODEL:
+        from engines.demo import MODEL_PATH
+
+        model = str(MODEL_PATH)
+    arguments: dict[str, Any] = {
+        "model": model,
+        "tokenizer": tokenizer,
+        "revision": options.revision,
+        "dtype": options.dtype,
+        "quantization": options.quantization,
+        "max_model_len": options.max_model_len,
+        "gpu_memory_utilization": options.gpu_memory_utilization,
+        "kv_cache_memory_bytes": options.kv_cache_bytes or (CPU_KV_CACHE_BYTES if is_cpu else None),
+        "max_num_seqs": options.max_num_seqs,
+        "max_num_batched_tokens": options.max_num_batched_tokens,
+        "enable_prefix_caching": options.enable_prefix_caching,
+        "enforce_eager": options.enforce_eager,
+        "seed": options.seed,
+        "trust_remote_code": options.trust_remote_code,
+        "runner": options.runner,
+        "convert": options.convert,
+        "generation_config": options.generation_config,
+        "reasoning_parser": options.reasoning_parser,
+        "tensor_parallel_size": tensor_parallel_size,
+        # All ranks are children of this process, also inside of a Ray actor, where vLLM would reach for Ray.
+        "distributed_executor_backend": "mp" if is_cpu or tensor_parallel_size > 1 else "uni",
+        # One backend for validation and for use: with `auto`, the first request decides for all later ones which
+        # backend compiles them, whatever they were validated for.
+        "structured_outputs_config": {"backend": "xgrammar"},
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    _check_names(options.engine_args)
+    arguments |= options.engine_args
+    # The one section that vLLM takes as a dictionary on its command line, and here does not.
+    arguments["structured_outputs_config"] = StructuredOutputsConfig(**arguments["structured_outputs_config"])
+    return AsyncEngineArgs(**arguments)
+
+
+def _check_names(given: Mapping[str, Any]) -> None:
+    known = [field.name for field in fields(AsyncEngineArgs) if not field.name.startswith("_")]
+    for name in given:
+        param = f"options.engine_args.{name}"
+        if name in _RESERVED:
+            raise InvalidRequest(f"{name!r} does not belong in engine_args: {_RESERVED[name]}.", param=param)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise InvalidRequest(f"vLLM has no engine argument {name!r}.{hint}", param=param)
+
+
+def quiet_environment() -> None:
+    """Sets what vLLM reads when it is imported: no usage reports, and warnings only unless the operator asks."""
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    os.environ["DO_NOT_TRACK"] = "1"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+
+@contextmanager
+def child_environment(options: VllmOptions) -> Iterator[None]:
+    """The environment that vLLM's processes inherit, while they are started.
+
+    vLLM would pin the compute threads of every engine of a machine to the same cores, all but the last; we leave them
+    to the operating system and say only how many there are.
+    """
+    changes = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+    if current_platform.is_cpu():
+        changes["VLLM_CPU_OMP_THREADS_BIND"] = os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        changes["OMP_NUM_THREADS"] = str(options.cpu_threads or _default_threads())
+    with _environment_lock:
+        before = {name: os.environ.get(name) for name in changes}
+        os.environ.update(changes)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+def _default_threads() -> int:
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    return max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+def chat_template(options: VllmOptions) -> str | None:
+    """The text of the configured chat template, or None for the model's own.
+
+    Raises:
+        InvalidRequest: The file cannot be read.
+    """
+    if options.chat_template is None:
+        return None
+    try:
+        return Path(options.chat_template).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(
+            f"The chat template {options.chat_template!r} cannot be read: {error.strerror}.",
+            param="options.chat_template",
+        ) from error

@@ -1,0 +1,92 @@
+"""The vLLM engine: its life, from the boot to the end of its last process."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from engines.context import Context
+from engines.contract import Capabilities, Load, PushEngine, Sink
+from engines.errors import EngineDead, NotReady
+from engines.registry import EngineSpec
+from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
+from engines.vllm.boot import Boot
+from engines.vllm.options import VllmOptions
+
+if TYPE_CHECKING:
+    from engines.vllm.runtime import Runtime
+
+
+class VllmEngine(PushEngine):
+    """One vLLM engine, with its core and its ranks in child processes."""
+
+    def __init__(self, name: str, spec: EngineSpec, options: VllmOptions) -> None:
+        self.name = name
+        self.capabilities = Capabilities()
+        self._boot = Boot(name, spec.model, options, spec.tensor_parallel_size)
+        self._ended: asyncio.Task[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has booted, and has not died or stopped since."""
+        runtime = self._boot.runtime
+        return runtime is not None and self._ended is None and runtime.is_alive
+
+    async def start(self) -> None:
+        """Boots vLLM, in a thread. Cancelling it ends the boot.
+
+        Raises:
+            EngineFailed: It cannot boot; the message says why and what to do.
+            InvalidRequest: An option is wrong; the message names it.
+            EngineDead: It was stopped before.
+        """
+        if self._ended is not None:
+            raise EngineDead(f"The engine {self.name} was stopped.")
+        try:
+            runtime = await self._boot.run()
+        except BaseException:
+            await self.stop()
+            raise
+        self.capabilities = runtime.capabilities
+
+    async def stop(self, timeout_s: float = 30.0) -> None:
+        """Fails what is running, and ends every process of it, also in the middle of the boot."""
+        if self._ended is None:
+            if self._boot.runtime is not None:
+                self._boot.runtime.end_streams(EngineDead(f"The engine {self.name} was stopped."))
+            self._ended = asyncio.get_running_loop().create_task(self._boot.end(timeout_s))
+        # Whoever gives up waiting does not keep it from ending.
+        await asyncio.shield(self._ended)
+
+    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+        """Answers into a sink, as `Engine.submit` says."""
+        await self._working().submit(request, context, sink)
+
+    async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
+        """Answers with one vector per input, as `Engine.embed` says."""
+        return await self._working().embed(request, context)
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
+        """The token ids of a text or conversation."""
+        return await self._working().tokenize(request)
+
+    async def detokenize(self, request: DetokenizeRequest) -> str:
+        """The text of token ids."""
+        return await self._working().detokenize(request)
+
+    def load(self) -> Load:
+        """How busy it is now."""
+        runtime = self._boot.runtime
+        return runtime.load() if runtime is not None else Load()
+
+    async def check_health(self) -> None:
+        """Returns when it can work, as `Engine.check_health` says."""
+        self._working()
+
+    def _working(self) -> "Runtime":
+        runtime = self._boot.runtime
+        if self._ended is not None:
+            raise EngineDead(f"The engine {self.name} was stopped.")
+        if runtime is None:
+            raise NotReady(f"The engine {self.name} is still booting.")
+        if not runtime.is_alive:
+            raise EngineDead(f"The engine {self.name} has died.")
+        return runtime

@@ -1,0 +1,64 @@
+"""Options of a vLLM engine, as the fleet file gives them."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DEMO_MODEL = "demo"
+
+
+class VllmOptions(BaseModel):
+    """What one vLLM engine runs. None means vLLM's own default.
+
+    Attributes:
+        model: A path, a Hugging Face id, or `demo` for the small model that comes with Penstock.
+        tokenizer: A path or Hugging Face id, when it is not the model's.
+        revision: Branch, tag or commit of the model on Hugging Face.
+        dtype: Type of the weights and activations.
+        quantization: Method of the weights' quantization; None: as the model's configuration says.
+        max_model_len: Longest context, prompt and answer together, in tokens.
+        gpu_memory_utilization: Share of a GPU's memory that the engine takes.
+        kv_cache_bytes: Size of the KV cache on each rank, in bytes. None: what fits on a GPU, 256 MiB on the CPU.
+        cpu_threads: Threads that one rank computes with on the CPU, not pinned to cores. None: `OMP_NUM_THREADS` where
+            it is set (Ray sets it to the CPUs that the actor reserves), else half of the cores.
+        max_num_seqs: Most sequences in one step.
+        max_num_batched_tokens: Most tokens in one step.
+        enable_prefix_caching: Whether prompts share the KV cache of their common beginning.
+        enforce_eager: Runs the model without compiling it.
+        seed: Seed of the engine's own random numbers.
+        trust_remote_code: Runs code that comes with the model.
+        runner: Whether the model generates or pools (embeddings); `auto` decides by its architecture.
+        convert: Adapter that turns a generating model into a pooling one.
+        generation_config: Where the sampling defaults come from: `auto` (the model), `vllm` (none), or a folder.
+        tool_parser: vLLM's parser of this model's tool calls (`hermes`, ...); without it tools are refused.
+        reasoning_parser: vLLM's parser of this model's reasoning (`deepseek_r1`, `qwen3`, ...).
+        chat_template: Path of a chat template that replaces the model's own.
+        chat_template_kwargs: Defaults of what requests pass to the chat template.
+        engine_args: Any other argument of vLLM's `AsyncEngineArgs`, by name. Wins over the options above.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    model: str = Field(DEMO_MODEL, min_length=1)
+    tokenizer: str | None = None
+    revision: str | None = None
+    dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] = "auto"
+    quantization: str | None = None
+    max_model_len: int | None = Field(None, ge=1)
+    gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
+    kv_cache_bytes: int | None = Field(None, ge=2**20)
+    cpu_threads: int | None = Field(None, ge=1)
+    max_num_seqs: int | None = Field(None, ge=1)
+    max_num_batched_tokens: int | None = Field(None, ge=1)
+    enable_prefix_caching: bool | None = None
+    enforce_eager: bool = False
+    seed: int | None = Field(None, ge=0)
+    trust_remote_code: bool = False
+    runner: Literal["auto", "generate", "pooling"] = "auto"
+    convert: Literal["auto", "none", "embed", "classify"] = "auto"
+    generation_config: str = "auto"
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] = {}
+    engine_args: dict[str, Any] = {}

@@ -1,0 +1,216 @@
+"""From a request to token ids, by vLLM's own renderer and the model's chat template."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.renderers import TokenizeParams
+from vllm.renderers.inputs.preprocess import extract_prompt_components, parse_model_prompt
+from vllm.renderers.online_renderer import OnlineRenderer
+
+from engines.errors import AttachmentRefused, InvalidRequest, Unsupported
+from engines.messages import MediaPart, Message, NamedToolChoice, Tool, ToolChoice
+from engines.requests import GenerateRequest, TokenizeRequest
+from engines.vllm.failures import refusal
+from engines.vllm.options import VllmOptions
+from engines.vllm.sampling import structured_outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A prompt as the engine takes it.
+
+    Attributes:
+        engine_input: vLLM's own form of it.
+        token_ids: Its token ids.
+        chat: The request as vLLM's parsers read it, for conversations only.
+        chat_template_kwargs: What the chat template was given.
+        overrides: Sampling parameters that the model's parsers insist on.
+    """
+
+    engine_input: dict[str, Any]
+    token_ids: list[int]
+    chat: ChatCompletionRequest | None
+    chat_template_kwargs: dict[str, Any]
+    overrides: dict[str, Any]
+
+
+class Rendering:
+    """Renders the prompts of one model. Long texts are tokenized off the event loop, by vLLM's renderer."""
+
+    def __init__(self, llm: Any, options: VllmOptions, chat_template: str | None) -> None:
+        self._model_config = llm.model_config
+        self._renderer = llm.renderer
+        self._tools = options.tool_parser is not None
+        self._vision: bool = llm.model_config.is_multimodal_model
+        self._remote_media: Sequence[str] | None = llm.model_config.allowed_media_domains
+        self.online = OnlineRenderer(
+            llm.model_config,
+            llm.renderer,
+            request_logger=None,
+            chat_template=chat_template,
+            chat_template_content_format="auto",
+            enable_auto_tools=self._tools,
+            tool_parser=options.tool_parser,
+            reasoning_parser=options.reasoning_parser,
+            default_chat_template_kwargs=options.chat_template_kwargs,
+        )
+
+    async def generate(self, request: GenerateRequest) -> Rendered:
+        """The prompt of a request.
+
+        Raises:
+            InvalidRequest: It cannot be rendered; ContextOverflow when it is longer than the context.
+        """
+        if request.messages is None:
+            prompt = request.prompt if request.prompt is not None else request.prompt_token_ids
+            assert prompt is not None
+            return await self._text(prompt, request.kind, request.add_special_tokens)
+        if request.tools and request.tool_choice != "none" and not self._tools:
+            raise Unsupported(f"The model {request.model!r} does not call tools.", param="tools")
+        return await self._chat(
+            request.messages,
+            request.tools,
+            request.tool_choice,
+            {
+                "add_generation_prompt": request.add_generation_prompt,
+                "continue_final_message": request.continue_final_message,
+                "add_special_tokens": bool(request.add_special_tokens),
+                "chat_template_kwargs": dict(request.chat_template_kwargs),
+                "reasoning_effort": request.reasoning_effort,
+                "parallel_tool_calls": request.parallel_tool_calls,
+                "structured_outputs": structured_outputs(request.sampling.guided),
+                "skip_special_tokens": request.sampling.skip_special_tokens,
+                "spaces_between_special_tokens": request.sampling.spaces_between_special_tokens,
+                "n": request.sampling.n,
+            },
+        )
+
+    async def tokenize(self, request: TokenizeRequest) -> list[int]:
+        """The token ids of a text or conversation.
+
+        Raises:
+            InvalidRequest: As `generate`.
+        """
+        if request.messages is None:
+            assert request.prompt is not None
+            return (await self._text(request.prompt, "prompt", request.add_special_tokens)).token_ids
+        rendered = await self._chat(
+            request.messages,
+            request.tools,
+            "none",
+            {
+                "add_generation_prompt": request.add_generation_prompt,
+                "continue_final_message": request.continue_final_message,
+                "add_special_tokens": bool(request.add_special_tokens),
+                "chat_template_kwargs": dict(request.chat_template_kwargs),
+            },
+        )
+        return rendered.token_ids
+
+    async def detokenize(self, token_ids: list[int]) -> str:
+        """The text of token ids.
+
+        Raises:
+            InvalidRequest: An id is not in the vocabulary.
+        """
+        try:
+            self._renderer.validate_token_ids(token_ids)
+        except Exception as error:
+            raise refusal(error, param="token_ids", context_length=self._model_config.max_model_len) from error
+        return cast("str", await asyncio.to_thread(self._renderer.tokenizer.decode, token_ids))
+
+    async def embed_input(self, text: str | list[int], param: str, truncate_prompt_tokens: int | None) -> Rendered:
+        """One input of an embedding request.
+
+        Raises:
+            InvalidRequest: As `generate`.
+        """
+        return await self._text(text, param, None, truncate_prompt_tokens)
+
+    async def _text(
+        self,
+        prompt: str | list[int],
+        param: str,
+        add_special_tokens: bool | None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> Rendered:
+        try:
+            (engine_input,) = await self._renderer.render_cmpl_async(
+                [parse_model_prompt(self._model_config, prompt)],
+                TokenizeParams(
+                    max_total_tokens=self._model_config.max_model_len,
+                    add_special_tokens=add_special_tokens is not False,
+                    truncate_prompt_tokens=truncate_prompt_tokens,
+                ),
+            )
+        except Exception as error:
+            raise refusal(error, param=param, context_length=self._model_config.max_model_len) from error
+        return self._rendered(engine_input, None, {}, {})
+
+    async def _chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        tool_choice: ToolChoice | None,
+        fields: dict[str, Any],
+    ) -> Rendered:
+        self._check_media(messages)
+        asked = {"messages": [message.for_template() for message in messages]} | fields
+        if tools:
+            asked["tools"] = [tool.for_template() for tool in tools]
+            asked["tool_choice"] = _tool_choice(tool_choice)
+        try:
+            chat = ChatCompletionRequest.model_validate(asked)
+            before = chat.skip_special_tokens, chat.spaces_between_special_tokens
+            kwargs = self.online.effective_chat_template_kwargs(chat)
+            result = await self.online.render_chat(chat)
+        except Exception as error:
+            raise refusal(error, param="messages", context_length=self._model_config.max_model_len) from error
+        if isinstance(result, ErrorResponse):
+            raise InvalidRequest(result.error.message, param=result.error.param or "messages")
+        _, (engine_input,) = result
+        overrides: dict[str, Any] = {"structured_outputs": chat.extract_structured_outputs()}
+        if (chat.skip_special_tokens, chat.spaces_between_special_tokens) != before:
+            overrides["skip_special_tokens"] = chat.skip_special_tokens
+            overrides["spaces_between_special_tokens"] = chat.spaces_between_special_tokens
+        return self._rendered(engine_input, chat, kwargs, overrides)
+
+    def _rendered(
+        self,
+        engine_input: dict[str, Any],
+        chat: ChatCompletionRequest | None,
+        kwargs: dict[str, Any],
+        overrides: dict[str, Any],
+    ) -> Rendered:
+        token_ids = extract_prompt_components(self._model_config, engine_input).token_ids
+        return Rendered(engine_input, cast("list[int]", token_ids), chat, kwargs, overrides)
+
+    def _check_media(self, messages: Sequence[Message]) -> None:
+        """Refuses attachments that the model cannot see, or that would have to be fetched from anywhere."""
+        for number, message in enumerate(messages):
+            if not isinstance(message.content, list):
+                continue
+            for place, part in enumerate(message.content):
+                if not isinstance(part, MediaPart):
+                    continue
+                param = f"messages[{number}].content[{place}]"
+                if not self._vision:
+                    raise Unsupported("This model reads text only.", param=param)
+                source = getattr(part, part.type, None)
+                url = source.get("url") if isinstance(source, dict) else None
+                if self._remote_media is None and isinstance(url, str) and not url.startswith("data:"):
+                    raise AttachmentRefused(
+                        "Attachments must be data: URLs; fetching others needs the engine argument "
+                        "allowed_media_domains.",
+                        param=param,
+                    )
+
+
+def _tool_choice(choice: ToolChoice | None) -> str | dict[str, Any]:
+    if isinstance(choice, NamedToolChoice):
+        return choice.model_dump()
+    return choice or "auto"

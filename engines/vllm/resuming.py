@@ -1,0 +1,67 @@
+"""Going on from token ids that another instance generated.
+
+The ids go through the detokenizer, the stop strings and the parsers of the new stream without a word, one at a time as
+they were generated. That leaves every state exactly where the first stream had it, half characters and held back text
+included, so the next event says what the first stream would have said next.
+
+What an engine step yielded is taken to have been delivered as a whole.
+"""
+
+from collections.abc import Sequence
+from copy import copy
+
+from vllm.outputs import CompletionOutput
+from vllm.sampling_params import SamplingParams
+from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
+from engines.events import Event
+from engines.vllm.streaming import Choice
+
+
+def continuation(core: EngineCoreRequest, token_ids: Sequence[int]) -> EngineCoreRequest:
+    """The request that generates the rest: what was generated becomes prompt, and counts against the budget."""
+    params: SamplingParams = copy(core.sampling_params)
+    params.max_tokens = max(1, params.max_tokens - len(token_ids))
+    params.min_tokens = max(0, params.min_tokens - len(token_ids))
+    rest = copy(core)
+    rest.sampling_params = params
+    rest.prompt_token_ids = [*core.prompt_token_ids, *token_ids]
+    return rest
+
+
+def replay(
+    params: SamplingParams, detokenizer: IncrementalDetokenizer, choice: Choice, token_ids: Sequence[int]
+) -> bool:
+    """Feeds the ids to a new detokenizer and a new choice, silently.
+
+    Args:
+        params: Of the whole request, as vLLM has completed them.
+        detokenizer: Made for the whole request.
+        choice: The choice that goes on.
+        token_ids: What was generated.
+
+    Returns:
+        Whether the choice had ended with them already.
+    """
+    for token_id in token_ids:
+        # In the order of vLLM's scheduler: an end token stops whatever min_tokens says, which only keeps it from
+        # being drawn.
+        is_end = token_id == params.eos_token_id or token_id in params.stop_token_ids
+        reason = "stop" if is_end else None
+        stop_reason: int | str | None = token_id if is_end and token_id != params.eos_token_id else None
+        if reason is None and choice.tokens + 1 >= params.max_tokens:
+            reason = "length"
+        stop_string = detokenizer.update([token_id], is_end)
+        if stop_string is not None:
+            reason, stop_reason = "stop", stop_string
+        text = detokenizer.get_next_output_text(reason is not None, delta=True)
+        choice.take(CompletionOutput(choice.index, text, [token_id], None, None, None, reason, stop_reason), _silence)
+        if reason is not None:
+            return True
+    choice.forget_pending()
+    return False
+
+
+def _silence(_: Event) -> None:
+    return None

@@ -1,0 +1,261 @@
+"""One booted vLLM, and everything that serves requests with it."""
+
+import asyncio
+from contextlib import suppress
+from copy import copy
+
+from vllm.platforms import current_platform
+from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.parallel_sampling import ParentRequest
+
+from engines.context import Context
+from engines.contract import Capabilities, Load, Sink
+from engines.errors import Cancelled, EngineDead, Unsupported
+from engines.events import Started
+from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
+from engines.vllm.arguments import chat_template, child_environment, engine_args
+from engines.vllm.embedding import Embedding
+from engines.vllm.failures import failure, refusal
+from engines.vllm.gauges import Gauges
+from engines.vllm.options import VllmOptions
+from engines.vllm.orphans import watched_core
+from engines.vllm.parsing import Parsing
+from engines.vllm.processes import ProcessTree
+from engines.vllm.rendering import Rendered, Rendering
+from engines.vllm.resuming import continuation, replay
+from engines.vllm.sampling import SamplingMapper, guided_field
+from engines.vllm.streaming import Stream
+
+
+class Runtime:
+    """A booted vLLM. Constructing it takes a minute and wants a thread of its own; the rest belongs to one event loop.
+
+    Attributes:
+        capabilities: What it can do.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        options: VllmOptions,
+        tensor_parallel_size: int,
+        processes: ProcessTree,
+    ) -> None:
+        self._name = name
+        self._model = model
+        self._options = options
+        template = chat_template(options)
+        args = engine_args(options, tensor_parallel_size)
+        self._gauges = Gauges()
+        with child_environment(options), processes.starting(), watched_core():
+            self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._gauges.logger])
+        # The scheduler's figures are wanted, those that vLLM's frontend adds for each token are not.
+        self._llm.log_stats = self._llm.output_processor.log_stats = False
+        self._config = self._llm.model_config
+        self._rendering = Rendering(self._llm, options, template)
+        self._parsing = Parsing(self._llm, options, self._rendering.online.parser)
+        self._sampling = SamplingMapper(self._config)
+        self._embedding = Embedding(name, self._llm, self._rendering)
+        self._rendering.online.warmup()
+        self._tasks: tuple[str, ...] = ()
+        self._streams: set[Stream] = set()
+        self._aborts: set[asyncio.Task[None]] = set()
+        self.capabilities = Capabilities()
+
+    async def open(self) -> None:
+        """Starts to listen to the engine."""
+        self._tasks = await self._llm.get_supported_tasks()
+        self._llm._run_output_handler()
+        self.capabilities = self._capabilities()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine can still work."""
+        return not self._llm.errored
+
+    def load(self) -> Load:
+        """How busy it is."""
+        return self._gauges.load(len(self._llm.output_processor.request_states))
+
+    def end_streams(self, error: EngineDead) -> None:
+        """Fails every stream with this error, and stops listening to the engine."""
+        for stream in list(self._streams):
+            stream.fail(error)
+        if self._llm.output_handler is not None:
+            self._llm.output_handler.cancel()
+
+    def close(self, timeout_s: float) -> None:
+        """Ends vLLM's processes; those that are not gone by then are left to the caller. Blocks."""
+        self._llm.shutdown(timeout=timeout_s)
+
+    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+        """As `Engine.submit`."""
+        if not self.capabilities.generate:
+            raise Unsupported(f"The model {request.model!r} does not generate.", param="model")
+        rendered = await self._rendering.generate(request)
+        core = await self._core_request(request, rendered, context)
+        self._check_resume(request, core)
+        if context.is_killed:
+            raise Cancelled("The request was cancelled.")
+        started = Started(self._name, self._model, len(rendered.token_ids))
+        choices = self._parsing.choices(request, rendered)
+        stream = Stream(
+            started,
+            choices,
+            sink,
+            context,
+            abort=lambda: self._abort_soon(stream),
+            release=self._streams.discard,
+        )
+        if request.resume is None:
+            parts = self._register(core, stream)
+        else:
+            detokenizer = IncrementalDetokenizer.from_new_request(self._llm.renderer.tokenizer, core)
+            if replay(core.sampling_params, detokenizer, choices[0], request.resume.token_ids):
+                stream.start()
+                stream.finish()
+                return
+            parts = self._register(continuation(core, request.resume.token_ids), stream, detokenizer)
+        self._streams.add(stream)
+        stream.watch()
+        await self._send(parts, stream)
+        if stream.setup_error is not None:
+            raise stream.setup_error
+        stream.start()
+
+    async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
+        """As `Engine.embed`."""
+        if not self.capabilities.embed:
+            raise Unsupported(f"The model {request.model!r} does not make embeddings.", param="model")
+        return await self._embedding.embed(request, context)
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
+        """As `Engine.tokenize`."""
+        token_ids = await self._rendering.tokenize(request)
+        return Tokenized(token_ids=token_ids, context_length=self._config.max_model_len)
+
+    async def detokenize(self, request: DetokenizeRequest) -> str:
+        """As `Engine.detokenize`."""
+        return await self._rendering.detokenize(request.token_ids)
+
+    async def _core_request(self, request: GenerateRequest, rendered: Rendered, context: Context) -> EngineCoreRequest:
+        """The request as vLLM's core takes it, validated."""
+        sampling = request.sampling
+        param: str = request.kind
+        process = self._llm.input_processor
+        try:
+            max_tokens = self._sampling.max_tokens(sampling, len(rendered.token_ids), prompt=param)
+            params = self._sampling.params(sampling, max_tokens, **rendered.overrides)
+            arguments = (context.id, rendered.engine_input, params, self._tasks)
+            if params.structured_outputs is None:
+                return process.process_inputs(*arguments)
+            # A grammar is compiled to see whether it is valid; that may take long.
+            param = guided_field(sampling.guided) if sampling.guided is not None else "tools"
+            core: EngineCoreRequest = await process.process_inputs_async(*arguments)
+        except Exception as error:
+            raise refusal(error, param=param, context_length=self._config.max_model_len) from error
+        parser = self._parsing.parser(rendered)
+        if parser is not None and parser.reasoning_parser is not None and rendered.chat is not None:
+            # The grammar holds for what follows the reasoning.
+            core.reasoning_ended = rendered.chat.resolve_reasoning_ended(parser, rendered.token_ids)
+            core.reasoning_parser_kwargs = {"chat_template_kwargs": rendered.chat_template_kwargs}
+        return core
+
+    def _check_resume(self, request: GenerateRequest, core: EngineCoreRequest) -> None:
+        """Refuses to go on where the state of the first stream cannot be had again."""
+        if request.resume is None:
+            return
+        if core.sampling_params.n > 1:
+            raise Unsupported("A request with several choices cannot be resumed.", param="resume")
+        if core.sampling_params.structured_outputs is not None:
+            raise Unsupported("A request that is held to a grammar cannot be resumed.", param="resume")
+        try:
+            self._llm.renderer.validate_token_ids(request.resume.token_ids)
+        except Exception as error:
+            raise refusal(error, param="resume.token_ids", context_length=self._config.max_model_len) from error
+
+    def _register(
+        self, core: EngineCoreRequest, stream: Stream, detokenizer: IncrementalDetokenizer | None = None
+    ) -> list[EngineCoreRequest]:
+        """Lets vLLM's output handler know the request, with the stream as its collector.
+
+        This is what `AsyncLLM.add_request` does, which makes a collector of its own.
+
+        Returns:
+            What is to be sent to the core: one request for each choice.
+        """
+        processor = self._llm.output_processor
+        self._llm.input_processor.assign_request_id(core)
+        stream.request_id = core.request_id
+        n = core.sampling_params.n
+        try:
+            self._llm.check_admission(n, core.request_id)
+        except Exception as error:
+            raise refusal(error, param=None, context_length=self._config.max_model_len) from error
+        if n == 1:
+            processor.add_request(core, None, None, 0, stream)
+            if detokenizer is not None:
+                processor.request_states[core.request_id].detokenizer = detokenizer
+            return [core]
+        parent = ParentRequest(core)
+        parts = []
+        for index in range(n):
+            part = copy(core)
+            part.request_id, part.sampling_params = parent.get_child_info(index)
+            processor.add_request(part, None, parent, index, stream)
+            parts.append(part)
+        return parts
+
+    async def _send(self, parts: list[EngineCoreRequest], stream: Stream) -> None:
+        """Hands a registered request to vLLM's core."""
+        states = self._llm.output_processor.request_states
+        try:
+            for part in parts:
+                # Aborted in the meantime: the core would never hear of its end.
+                if part.request_id in states:
+                    await self._llm.engine_core.add_request_async(part)
+        except asyncio.CancelledError:
+            stream.abandon(Cancelled("The request was cancelled."))
+            raise
+        except Exception as error:  # noqa: BLE001 - the sink waits, if the engine answered before it failed
+            stream.abandon(failure(error))
+
+    def _abort_soon(self, stream: Stream) -> None:
+        # Not at once: a sink may cancel from inside of an output, and vLLM's output handler, which is in the middle of
+        # that request then, does not survive its disappearance.
+        asyncio.get_running_loop().call_soon(self._abort, stream.request_id)
+
+    def _abort(self, request_id: str) -> None:
+        aborted = self._llm.output_processor.abort_requests((request_id,), internal=True)
+        if aborted and self.is_alive:
+            task = asyncio.get_running_loop().create_task(self._tell_core(aborted))
+            self._aborts.add(task)
+            task.add_done_callback(self._aborts.discard)
+
+    async def _tell_core(self, aborted: list[str]) -> None:
+        # A core that is dead by now runs nothing any more, which is what is wanted.
+        with suppress(EngineDeadError):
+            await self._llm.engine_core.abort_requests_async(aborted)
+
+    def _capabilities(self) -> Capabilities:
+        generate = "generate" in self._tasks
+        is_cpu = current_platform.is_cpu()
+        ranks = self._llm.vllm_config.parallel_config.world_size
+        return Capabilities(
+            generate=generate,
+            embed="embed" in self._tasks,
+            tokenize=True,
+            tools=generate and self._options.tool_parser is not None,
+            reasoning=generate and self._options.reasoning_parser is not None,
+            vision=self._config.is_multimodal_model,
+            guided=generate,
+            logprobs=generate,
+            resume=generate,
+            context_length=self._config.max_model_len,
+            accelerator="cpu" if is_cpu else current_platform.get_device_name(),
+            memory_bytes=0 if is_cpu else ranks * current_platform.get_device_total_memory(),
+        )

@@ -1,0 +1,86 @@
+"""Embeddings by a pooling model: here the demo model, converted."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from engines.context import Context
+from engines.contract import Load
+from engines.errors import Cancelled, ContextOverflow, InvalidRequest, Unsupported
+from engines.requests import EmbedRequest, TokenizeRequest
+from engines.vllm.engine import VllmEngine
+from tests.engines.vllm.asking import Recorder, counting, eventually
+from tests.engines.vllm.booted import booted
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def engine() -> AsyncIterator[VllmEngine]:
+    options = {"model": "demo", "runner": "pooling", "convert": "embed", "max_model_len": 512, "enforce_eager": True}
+    async with booted("pooling-0", kv_cache_bytes=64 * 2**20, **options) as engine:
+        yield engine
+
+
+def request(*inputs: str | list[int], **fields: int) -> EmbedRequest:
+    return EmbedRequest.model_validate({"model": "demo", "inputs": inputs} | fields)
+
+
+async def embed(engine: VllmEngine, request: EmbedRequest) -> list[list[float]]:
+    return (await engine.embed(request, Context())).vectors
+
+
+async def test_texts_and_ids_say_the_same(engine: VllmEngine) -> None:
+    ids = (await engine.tokenize(TokenizeRequest(model="demo", prompt="the cat"))).token_ids
+    made = await engine.embed(request("the cat", "the dog"), Context())
+    (by_ids,) = await embed(engine, request(ids))
+    assert made.engine == "pooling-0"
+    assert made.prompt_tokens == 2 * len(ids)
+    assert [len(vector) for vector in made.vectors] == [128, 128]
+    assert by_ids == pytest.approx(made.vectors[0], abs=1e-2)
+    assert made.vectors[0] != pytest.approx(made.vectors[1], abs=1e-2)
+    assert math.hypot(*by_ids) == pytest.approx(1.0, abs=1e-2)
+
+
+async def test_order_is_that_of_the_inputs(engine: VllmEngine) -> None:
+    texts = [f"count from {number} to {number + 1}" for number in range(20)]
+    alone = [(await embed(engine, request(text)))[0] for text in texts[::7]]
+    assert (await embed(engine, request(*texts)))[::7] == [pytest.approx(vector, abs=5e-2) for vector in alone]
+
+
+async def test_too_long_is_refused_or_cut(engine: VllmEngine) -> None:
+    long = "the cat and the dog " * 200
+    with pytest.raises(ContextOverflow) as refused:
+        await embed(engine, request("short", long))
+    assert refused.value.param == "inputs[1]"
+    cut = await engine.embed(request(long, truncate_prompt_tokens=-1), Context())
+    assert cut.prompt_tokens == 512
+    cut = await engine.embed(request(long, truncate_prompt_tokens=10), Context())
+    assert cut.prompt_tokens == 10
+
+
+async def test_dimensions_that_the_model_does_not_have_are_refused(engine: VllmEngine) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await embed(engine, request("the cat", dimensions=7))
+    assert refused.value.param == "dimensions"
+
+
+async def test_stop_gives_up(engine: VllmEngine) -> None:
+    context = Context()
+    task = asyncio.create_task(engine.embed(request(*(["the cat and the dog " * 50] * 500)), context))
+    await eventually(lambda: engine.load().running > 0)
+    context.stop()
+    with pytest.raises(Cancelled):
+        await task
+    await eventually(lambda: engine.load() == Load())
+    assert len((await embed(engine, request("the cat")))[0]) == 128
+
+
+async def test_generates_nothing(engine: VllmEngine) -> None:
+    assert engine.capabilities.embed
+    assert not engine.capabilities.generate
+    with pytest.raises(Unsupported):
+        await engine.submit(counting(1, 5), Context(), Recorder())

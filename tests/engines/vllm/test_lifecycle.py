@@ -1,0 +1,96 @@
+"""The life of an engine: what it leaves behind is nothing, however it ends."""
+
+import asyncio
+import contextlib
+
+import psutil
+import pytest
+
+from engines.context import Context
+from engines.errors import EngineDead, EngineFailed, InvalidRequest, NotReady
+from engines.vllm.engine import VllmEngine
+from tests.engines.vllm.asking import Recorder, ask, counting, eventually
+from tests.engines.vllm.booted import demo_engine, make_vllm
+
+pytest.importorskip("vllm")
+
+
+def descendants() -> set[psutil.Process]:
+    """Every process below this one, but for Python's own tracker of shared memory, which stays."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if not any("resource_tracker" in part for part in process.cmdline()):
+                found.add(process)
+    return found
+
+
+async def test_before_the_boot() -> None:
+    engine = make_vllm("vllm-1")
+    assert not engine.ready
+    with pytest.raises(NotReady):
+        await engine.check_health()
+    with pytest.raises(NotReady):
+        await engine.submit(counting(1, 5), Context(), Recorder())
+    await engine.stop()
+    await engine.stop()
+    with pytest.raises(EngineDead):
+        await engine.start()
+
+
+async def test_wrong_options_are_named_at_start() -> None:
+    before = descendants()
+    with pytest.raises(InvalidRequest, match="'enable_lora'"):
+        await make_vllm("vllm-1", engine_args={"enable_loras": True}).start()
+    with pytest.raises(EngineFailed, match="nowhere"):
+        await make_vllm("vllm-1", model="/nowhere/model").start()
+    assert descendants() == before
+
+
+async def test_stop_in_the_middle_of_the_boot() -> None:
+    before = descendants()
+    engine: VllmEngine = make_vllm("vllm-1", model="demo", enforce_eager=True)
+    boot = asyncio.create_task(engine.start())
+    await eventually(lambda: len(descendants() - before) >= 2)  # the core, and its rank
+    started = descendants() - before
+    await engine.stop()
+    with pytest.raises(EngineFailed):
+        await boot
+    assert not engine.ready
+    await eventually(lambda: not any(process.is_running() for process in started))
+
+
+async def test_death_is_noticed_and_leaves_nothing() -> None:
+    before = descendants()
+    async with demo_engine() as engine:
+        processes = descendants() - before
+        core = next(process for process in processes if process.ppid() == psutil.Process().pid)
+        recorders = [Recorder() for _ in range(3)]
+        for recorder in recorders:
+            await engine.submit(counting(1, 500), Context(), recorder)
+        await eventually(lambda: all(recorder.events for recorder in recorders))
+        core.kill()
+        for recorder in recorders:
+            await recorder.end()
+            assert isinstance(recorder.error, EngineDead)
+        assert not engine.ready
+        with pytest.raises(EngineDead):
+            await engine.check_health()
+        with pytest.raises(EngineDead):
+            await ask(engine, counting(1, 5))
+    assert not any(process.is_running() for process in processes)
+
+
+async def test_stop_fails_what_runs_and_frees_everything() -> None:
+    before = descendants()
+    async with demo_engine() as engine:
+        processes = descendants() - before
+        assert len(processes) >= 2
+        recorder = Recorder()
+        await engine.submit(counting(1, 500), Context(), recorder)
+        await eventually(lambda: len(recorder.events) > 3)
+        await engine.stop(timeout_s=20.0)
+        assert isinstance(recorder.error, EngineDead)
+        assert not any(process.is_running() for process in processes)
+        with pytest.raises(EngineDead):
+            await ask(engine, counting(1, 5))

@@ -1,0 +1,63 @@
+"""Options are refused by name; those for vLLM's own arguments once vLLM is there to say what it knows."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from engines.errors import InvalidRequest
+from engines.vllm.options import VllmOptions
+
+arguments = pytest.importorskip("engines.vllm.arguments", reason="needs vLLM")
+
+
+def test_unknown_option_is_refused() -> None:
+    with pytest.raises(ValidationError, match="modle"):
+        VllmOptions.model_validate({"modle": "demo"})
+
+
+def test_options_need_no_vllm() -> None:
+    code = "import sys, engines.vllm.engine, engines.vllm.options; sys.exit('vllm' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_unknown_engine_argument_names_the_nearest() -> None:
+    with pytest.raises(InvalidRequest, match="'enable_lora'") as refused:
+        arguments.engine_args(VllmOptions(engine_args={"enable_loras": True}), 1)
+    assert refused.value.param == "options.engine_args.enable_loras"
+
+
+def test_engine_argument_that_the_fleet_sets_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="tensor_parallel_size"):
+        arguments.engine_args(VllmOptions(engine_args={"tensor_parallel_size": 2}), 1)
+
+
+def test_engine_arguments_win_over_options() -> None:
+    args = arguments.engine_args(VllmOptions(max_num_seqs=8, engine_args={"max_num_seqs": 4, "block_size": 32}), 2)
+    assert (args.max_num_seqs, args.block_size, args.tensor_parallel_size) == (4, 32, 2)
+
+
+def test_demo_is_the_model_that_comes_along() -> None:
+    from engines.demo import MODEL_PATH
+
+    assert arguments.engine_args(VllmOptions(), 1).model == str(MODEL_PATH)
+
+
+def test_children_compute_with_the_threads_given_and_are_not_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
+    with arguments.child_environment(VllmOptions(cpu_threads=2)):
+        assert os.environ["OMP_NUM_THREADS"] == "2"
+        assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in os.environ
+    with arguments.child_environment(VllmOptions()):
+        assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_unreadable_chat_template_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="cannot be read") as refused:
+        arguments.chat_template(VllmOptions(chat_template="/nowhere/template.jinja"))
+    assert refused.value.param == "options.chat_template"

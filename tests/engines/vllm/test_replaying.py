@@ -1,0 +1,122 @@
+"""Replaying ids leaves a stream where it was, whatever the ids: half characters, stop strings, limits."""
+
+import time
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engines.demo import MODEL_PATH
+from engines.events import Event, TextDelta
+
+pytest.importorskip("vllm")
+
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.tokenizers import get_tokenizer
+from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
+from engines.vllm.resuming import continuation, replay
+from engines.vllm.streaming import Choice
+
+PROMPT = [5, 6, 7]
+EOS = 2343
+
+
+@cache
+def tokenizer() -> Any:
+    return get_tokenizer(str(MODEL_PATH))
+
+
+def core_request(**sampling: Any) -> EngineCoreRequest:
+    params = SamplingParams(output_kind=RequestOutputKind.DELTA, **sampling)
+    params.update_from_generation_config({}, EOS)
+    return EngineCoreRequest(
+        request_id="r",
+        prompt_token_ids=list(PROMPT),
+        mm_features=None,
+        sampling_params=params,
+        pooling_params=None,
+        arrival_time=time.time(),
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
+    )
+
+
+class Generating:
+    """vLLM's own loop over the tokens of one request, without the model."""
+
+    def __init__(self, core: EngineCoreRequest) -> None:
+        self.params = core.sampling_params
+        self.detokenizer = IncrementalDetokenizer.from_new_request(tokenizer(), core)
+        self.choice = Choice(0, None)
+
+    def replay(self, ids: Sequence[int]) -> bool:
+        return replay(self.params, self.detokenizer, self.choice, ids)
+
+    def generate(self, ids: Sequence[int], max_tokens: int) -> list[Event]:
+        """What is said until the ids run out or the choice ends."""
+        from vllm.outputs import CompletionOutput
+
+        events: list[Event] = []
+        for token_id in ids:
+            is_end = token_id == EOS
+            stop_string = self.detokenizer.update([token_id], is_end)
+            reason = "stop" if is_end or stop_string else None
+            if reason is None and self.choice.tokens + 1 >= max_tokens:
+                reason = "length"
+            text = self.detokenizer.get_next_output_text(reason is not None, delta=True)
+            self.choice.take(
+                CompletionOutput(0, text, [token_id], None, None, None, reason, stop_string), events.append
+            )
+            if reason is not None:
+                break
+        return events
+
+
+def said(events: Sequence[Event]) -> tuple[str, list[int]]:
+    deltas = [event for event in events if isinstance(event, TextDelta)]
+    return "".join(delta.text for delta in deltas), [token for delta in deltas for token in delta.token_ids]
+
+
+IDS = st.lists(st.sampled_from([*range(100, 256), *range(60), EOS]), min_size=1, max_size=30)
+STOPS = st.lists(st.text("abc!#$%&", min_size=1, max_size=3), max_size=2)
+
+
+@settings(deadline=None)
+@given(ids=IDS, stops=STOPS, keep=st.booleans(), min_tokens=st.integers(0, 6), data=st.data())
+def test_goes_on_as_if_undisturbed(
+    ids: list[int], stops: list[str], keep: bool, min_tokens: int, data: st.DataObject
+) -> None:
+    core = core_request(stop=stops, include_stop_str_in_output=keep, max_tokens=20, min_tokens=min_tokens)
+    first = Generating(core)
+    whole = first.generate(ids, 20)
+    boundaries = [0]
+    for event in whole:
+        boundaries.append(boundaries[-1] + len(event.token_ids))  # type: ignore[union-attr]
+    count = data.draw(st.integers(0, len(whole)), label="events delivered")
+    delivered = whole[:count]
+    generated = ids[: boundaries[count]]
+    second = Generating(core)
+    is_over = second.replay(generated)
+    assert is_over == (first.choice.reason is not None and boundaries[count] == boundaries[-1])
+    rest = [] if is_over else second.generate(ids[boundaries[count] :], 20)
+    assert said([*delivered, *rest]) == said(whole)
+    assert second.choice.tokens == first.choice.tokens
+    assert second.choice.reason == first.choice.reason
+    assert second.choice.stop_reason == first.choice.stop_reason
+
+
+@given(generated=st.lists(st.integers(0, 100), max_size=19), min_tokens=st.integers(0, 20))
+def test_budget_is_what_is_left(generated: list[int], min_tokens: int) -> None:
+    core = core_request(max_tokens=20, min_tokens=min_tokens)
+    rest = continuation(core, generated)
+    assert rest.prompt_token_ids == [*PROMPT, *generated]
+    assert rest.sampling_params.max_tokens == 20 - len(generated)
+    assert rest.sampling_params.min_tokens == max(0, min_tokens - len(generated))
+    assert core.prompt_token_ids == PROMPT
+    assert core.sampling_params.max_tokens == 20
