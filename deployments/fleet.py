@@ -73,7 +73,7 @@ class ModelSettings(Settings):
         replicas: Instances.
         tensor_parallel_size: GPUs (or CPU ranks) that one instance spreads its model over.
         gpus: GPUs of one instance. None: `tensor_parallel_size` where the cluster has GPUs and the engine uses them,
-            else 0.
+            else 0. A fraction (0.5) shares one GPU among instances; give each its `gpu_memory_utilization`, then.
         cpus: CPUs that one instance reserves in Ray.
         resources: Custom Ray resources that one instance reserves.
         runtime_env: Ray runtime environment of the instances.
@@ -87,7 +87,7 @@ class ModelSettings(Settings):
     options: dict[str, Any] = {}
     replicas: int = Field(1, ge=1, le=1000)
     tensor_parallel_size: int = Field(1, ge=1)
-    gpus: int | None = Field(None, ge=0)
+    gpus: float | None = Field(None, ge=0)
     cpus: float = Field(1.0, ge=0)
     resources: dict[str, float] = {}
     runtime_env: dict[str, Any] = {}
@@ -96,6 +96,12 @@ class ModelSettings(Settings):
     health: HealthSettings = HealthSettings()
     start_timeout_s: float = Field(1200.0, gt=0)
     drain_timeout_s: float = Field(30.0, ge=0)
+
+    @model_validator(mode="after")
+    def _gpus_are_whole_or_a_share_of_one(self) -> Self:
+        if self.gpus is not None and self.gpus > 1 and not self.gpus.is_integer():
+            raise ValueError(f"gpus must be whole, or a share of one, not {self.gpus:g}")
+        return self
 
     def spec(self) -> EngineSpec:
         """What the engine actor makes its engine from."""

@@ -1,0 +1,90 @@
+"""The Serve application of a fleet: `deployments.app:build`.
+
+`serve run deployments.app:build models=...`, `serve deploy` and KubeRay call it with the content of a fleet file.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from actors.placement import Footprint, cluster_nodes, footprint
+from deployments import router_deployment
+from deployments.engine_deployment import EngineDeployment, shutdown_timeout_s
+from deployments.fleet import FleetSettings, ModelSettings
+from deployments.names import engine_deployment_names
+from deployments.router_deployment import RouterDeployment
+from engines.registry import engine_kind
+
+ROUTER = "router"
+"""Name of the router deployment."""
+MAX_ONGOING_REQUESTS = 10_000
+"""Handle calls that one router replica takes at a time: admission is the instances' work, not Serve's."""
+WAIT_LOOP_S = 0.2
+"""How often Serve looks whether a replica that ends has handle calls left."""
+NO_ACCESS_LOG = {"enable_access_log": False}
+
+
+def build(args: Mapping[str, Any] | FleetSettings) -> Application:
+    """The application of a fleet: one engine deployment for each model, and the router deployment as its ingress.
+
+    The router listens while the engines still boot.
+
+    Args:
+        args: The fleet: its settings, or what a fleet file says.
+
+    Raises:
+        pydantic.ValidationError: The settings are wrong.
+        InvalidRequest: There is no such engine.
+    """
+    settings = args if isinstance(args, FleetSettings) else FleetSettings.model_validate(args)
+    names = engine_deployment_names(model.name for model in settings.models)
+    engines = [_engine_deployment(name, model, settings) for name, model in zip(names, settings.models, strict=True)]
+    router = serve.deployment(
+        RouterDeployment,
+        name=ROUTER,
+        num_replicas=settings.router.replicas,
+        ray_actor_options={"num_cpus": settings.router.cpus},
+        max_ongoing_requests=MAX_ONGOING_REQUESTS,
+        graceful_shutdown_wait_loop_s=WAIT_LOOP_S,
+        graceful_shutdown_timeout_s=router_deployment.DRAIN_S + router_deployment.MARGIN_S,
+        logging_config=NO_ACCESS_LOG,
+    )
+    application: Application = router.bind(settings, *engines)
+    return application
+
+
+def _engine_deployment(name: str, model: ModelSettings, settings: FleetSettings) -> Application:
+    instance = _footprint(model)
+    bundle = instance.bundle()
+    deployment = serve.deployment(
+        EngineDeployment,
+        name=name,
+        num_replicas=model.replicas,
+        # The replica needs next to nothing, and leaves all that is reserved to the actor.
+        ray_actor_options={"num_cpus": 0},
+        # Ray knows no empty bundle: an instance that reserves nothing lives without a placement group.
+        placement_group_bundles=[bundle] if bundle else None,
+        placement_group_strategy="STRICT_PACK" if bundle else None,
+        health_check_period_s=model.health.period_s,
+        health_check_timeout_s=model.health.timeout_s,
+        graceful_shutdown_wait_loop_s=WAIT_LOOP_S,
+        graceful_shutdown_timeout_s=shutdown_timeout_s(model),
+        logging_config=NO_ACCESS_LOG,
+    )
+    application: Application = deployment.bind(model, instance, settings.name, settings.channel)
+    return application
+
+
+def _footprint(model: ModelSettings) -> Footprint:
+    uses_gpus = engine_kind(model.engine).uses_gpus
+    return footprint(
+        gpus=model.gpus,
+        cpus=model.cpus,
+        resources=model.resources,
+        tensor_parallel_size=model.tensor_parallel_size,
+        engine_uses_gpus=uses_gpus,
+        # Only a model that leaves its GPUs open needs a cluster to be there by now.
+        nodes=cluster_nodes() if uses_gpus and model.gpus is None else (),
+    )

@@ -1,0 +1,102 @@
+"""The engine deployment: one Serve replica for each instance, which places, boots, watches and ends an engine actor.
+
+The replica is no part of the way of a request. Serve gives it a placement group that holds the actor's CPUs and GPUs,
+calls `check_health`, replaces it when that fails, and waits for `__del__` when it scales down or upgrades.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import RayActorError
+
+from actors.calls import result
+from actors.engine_actor import create_engine_actor
+from actors.placement import Footprint, actor_options
+from actors.settings import ChannelSettings
+from deployments.fleet import ModelSettings
+from deployments.names import slug
+from engines.errors import EngineDead, EngineFailed, PenstockError
+
+logger = logging.getLogger(__name__)
+
+STOP_S = 30.0
+"""What an engine gets to release its memory and child processes, after its requests are over."""
+MARGIN_S = 10.0
+"""What the calls around draining and stopping may take together."""
+
+
+class EngineDeployment:
+    """Holds one instance.
+
+    Booting is `__init__`: Serve counts the replica as starting until it returns, and does not check its health before.
+
+    Args:
+        model: The model that the instance serves.
+        footprint: What the instance reserves in Ray.
+        fleet: Name of the fleet.
+        channel: How its channels behave.
+    """
+
+    # `__del__` is called even when `__init__` did not come to an end.
+    _actor: Any = None
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, model: ModelSettings, footprint: Footprint, fleet: str, channel: ChannelSettings
+    ) -> None:
+        self._model = model
+        self._id = f"{slug(model.name)}-{serve.get_replica_context().replica_tag}"
+        self._actor = create_engine_actor(
+            self._id,
+            fleet,
+            model.spec(),
+            model.admission,
+            channel,
+            options=actor_options(footprint, model.runtime_env),
+        )
+        try:
+            async with asyncio.timeout(model.start_timeout_s):
+                await result(self._actor.boot.remote(), self._id)
+        except TimeoutError:
+            ray.kill(self._actor)
+            raise EngineFailed(
+                f"The instance {self._id} has not booted within start_timeout_s ({model.start_timeout_s:g} s)."
+            ) from None
+        except BaseException:
+            ray.kill(self._actor)
+            raise
+
+    async def check_health(self) -> None:
+        """Returns while the actor lives and its engine works; an idle engine is asked for one token.
+
+        Raises:
+            RayActorError: Actor or engine are finished. Serve replaces the replica at once.
+            PenstockError: The engine does not work. Serve replaces the replica after the third time in a row.
+        """
+        health = self._model.health
+        check = self._actor.check_health.remote(health.canary_idle_s, health.timeout_s / 2)
+        try:
+            # Ray's own error for a dead actor goes through as it is: it is what Serve looks for.
+            await check
+        except EngineDead as error:
+            raise RayActorError(error_msg=error.message) from error
+
+    async def __del__(self) -> None:
+        """Takes no new work, lets requests end, stops the engine, and ends the actor."""
+        actor, self._actor = self._actor, None
+        if actor is None:
+            return
+        try:
+            await result(actor.drain.remote(self._model.drain_timeout_s), self._id)
+            await result(actor.stop.remote(STOP_S), self._id)
+        except PenstockError as error:
+            # It died before it was asked to; there is nobody left to wait for.
+            logger.warning("The instance %s did not end as it should: %s", self._id, error.message)
+        ray.kill(actor)
+
+
+def shutdown_timeout_s(model: ModelSettings) -> float:
+    """Seconds after which Serve may kill a replica that was asked to end."""
+    return model.drain_timeout_s + STOP_S + MARGIN_S

@@ -1,0 +1,1 @@
+"""The HTTP ingress: OpenAI's API over a fleet."""

@@ -1,0 +1,98 @@
+"""Body of `POST /v1/chat/completions`."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field
+
+from deployments.http.dispatch import DispatchHints
+from deployments.http.generation_body import GenerationBody, WithoutEffect, parse_generation, sampling
+from deployments.http.validation import Location, build
+from engines.errors import InvalidRequest
+from engines.messages import Message, Tool, ToolChoice
+from engines.requests import GenerateRequest
+
+_NEED_CONTENT = ("system", "developer", "user", "tool")
+
+
+class ChatBody(GenerationBody):
+    """A conversation to be answered."""
+
+    # Messages and tools are lax inside, as chat templates are.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    UNSUPPORTED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        **GenerationBody.UNSUPPORTED,
+        "audio": (),
+        "modalities": (["text"],),
+        "web_search_options": (),
+        "moderation": (),
+        "functions": (),
+        "function_call": (),
+        "echo": (False,),
+        "documents": (),
+        "chat_template": (),
+        "media_io_kwargs": (),
+        "mm_processor_kwargs": (),
+        "return_prompt_text": (False,),
+    }
+
+    messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1)
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    include_reasoning: bool | None = None
+
+    prediction: WithoutEffect = None
+    verbosity: WithoutEffect = None
+    prompt_cache_key: WithoutEffect = None
+    prompt_cache_retention: WithoutEffect = None
+    prompt_cache_options: WithoutEffect = None
+
+
+def parse_chat(data: Mapping[str, Any], hints: DispatchHints) -> tuple[ChatBody, GenerateRequest]:
+    """The body, and what an engine is asked for because of it.
+
+    Raises:
+        InvalidRequest: It is wrong.
+    """
+    body = parse_generation(ChatBody, data)
+    for index, message in enumerate(body.messages):
+        if message.content is None and message.role in _NEED_CONTENT:
+            param = f"messages[{index}].content"
+            raise InvalidRequest(f"{param}: a message of role {message.role!r} needs content.", param=param)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidRequest("top_logprobs: it needs logprobs to be true.", param="top_logprobs")
+    renames: dict[str, Location] = {"logprobs": ("top_logprobs",)}
+    overrides: dict[str, Any] = {}
+    if body.max_completion_tokens is not None:
+        renames["max_tokens"] = ("max_completion_tokens",)
+        overrides["max_tokens"] = body.max_completion_tokens
+    if body.logprobs:
+        overrides["logprobs"] = body.top_logprobs or 0
+    request = build(
+        GenerateRequest,
+        data,
+        renames,
+        model=body.model,
+        messages=body.messages,
+        sampling=sampling(body, data, renames, **overrides),
+        tools=body.tools,
+        tool_choice=body.tool_choice,
+        parallel_tool_calls=body.parallel_tool_calls,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=body.continue_final_message,
+        add_special_tokens=body.add_special_tokens,
+        chat_template_kwargs=body.chat_template_kwargs,
+        reasoning_effort=body.reasoning_effort,
+        include_reasoning=body.include_reasoning,
+        **body.dispatch(hints),
+    )
+    return body, request

@@ -1,0 +1,89 @@
+"""`POST /v1/completions`."""
+
+import json
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+from aiohttp import web
+
+from deployments.http.answer import answer_stream, answer_whole
+from deployments.http.completion_body import CompletionBody, parse_completion
+from deployments.http.completion_chunks import CompletionChunks
+from deployments.http.exchange import Exchange, json_response
+from deployments.http.generation_body import stream_report
+from deployments.http.logprobs import completion_logprobs
+from deployments.http.stream_format import StreamFormat
+from deployments.http.usage import total, usage_body
+from engines.completion import Choice, Completion
+from engines.requests import DetokenizeRequest, GenerateRequest
+
+
+async def completions(exchange: Exchange) -> web.StreamResponse:
+    """Continues prompts.
+
+    Raises:
+        PenstockError: Nothing was sent yet.
+    """
+    body, requests = parse_completion(await exchange.body(), exchange.hints())
+    exchange.name_model(body.model)
+    id = f"cmpl-{exchange.id}"
+    echoes = [await _echo(exchange, request) if body.echo else "" for request in requests]
+    if body.stream:
+        chunks = StreamFormat(id, "text_completion", body.model, exchange.created_s, stream_report(body))
+        n = requests[0].sampling.n
+        choices = [
+            [CompletionChunks(chunks, position * n + index, echo) for index in range(n)]
+            for position, echo in enumerate(echoes)
+        ]
+        return await answer_stream(exchange, requests, chunks, choices)
+    answers = await answer_whole(exchange, requests)
+    return json_response(json.dumps(_answer(id, exchange, body, requests, answers, echoes)))
+
+
+async def _echo(exchange: Exchange, request: GenerateRequest) -> str:
+    """The prompt as text."""
+    if request.prompt is not None:
+        return request.prompt
+    token_ids = request.prompt_token_ids or []
+    return await exchange.fleet.detokenize(DetokenizeRequest(model=request.model, token_ids=token_ids))
+
+
+def _answer(
+    id: str,
+    exchange: Exchange,
+    body: CompletionBody,
+    requests: Sequence[GenerateRequest],
+    answers: Sequence[Completion],
+    echoes: Sequence[str],
+) -> dict[str, Any]:
+    usage = reduce(total, (answer.usage for answer in answers))
+    exchange.meter.finish(usage)
+    choices: list[dict[str, Any]] = []
+    for request, answer, echo in zip(requests, answers, echoes, strict=True):
+        choices.extend(
+            _choice(len(choices) + i, choice, body, request, echo) for i, choice in enumerate(answer.choices)
+        )
+    return {
+        "id": id,
+        "object": "text_completion",
+        "created": exchange.created_s,
+        "model": body.model,
+        "choices": choices,
+        "usage": usage_body(usage),
+        "system_fingerprint": None,
+    }
+
+
+def _choice(index: int, choice: Choice, body: CompletionBody, request: GenerateRequest, echo: str) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "index": index,
+        "text": echo + choice.reasoning + choice.text,
+        "logprobs": None if choice.logprobs is None else completion_logprobs(choice.logprobs, len(echo)),
+        "finish_reason": choice.reason,
+        "stop_reason": choice.stop_reason,
+    }
+    if body.return_token_ids:
+        answer["token_ids"] = list(choice.token_ids)
+        answer["prompt_token_ids"] = request.prompt_token_ids
+    return answer

@@ -1,0 +1,84 @@
+"""Every request passes here: routed, let in, answered, counted; and every error becomes an answer here."""
+
+import asyncio
+import logging
+
+from aiohttp import web
+
+from deployments.http.auth import ApiKeys
+from deployments.http.error_body import error_response
+from deployments.http.exchange import Exchange, Services
+from deployments.http.refusals import InternalError
+from deployments.http.request_id import HEADER, request_id
+from deployments.http.routes import find_route
+from engines.errors import Cancelled, PenstockError, RequestTooLarge
+
+logger = logging.getLogger(__name__)
+
+_LOGGED_FROM = 500
+"""Status from which an error is the server's own, and is logged."""
+
+
+class Dispatcher:
+    """Answers requests.
+
+    Args:
+        services: What every request shares.
+        keys: Who is let in.
+    """
+
+    def __init__(self, services: Services, keys: ApiKeys) -> None:
+        self._services = services
+        self._keys = keys
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answers one request."""
+        metrics = self._services.metrics
+        meter = metrics.begin("other")
+        exchange = Exchange(request, request_id(request.headers.get(HEADER)), self._services, meter)
+        try:
+            response = await self._answer(exchange)
+        except (asyncio.CancelledError, ConnectionError):
+            # The client is gone; aiohttp cancels its handler.
+            metrics.disconnected(meter)
+            metrics.end(meter, Cancelled.status, Cancelled.code)
+            raise
+        error = exchange.failed_with
+        metrics.end(meter, response.status if error is None else error.status, None if error is None else error.code)
+        return response
+
+    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+        request = exchange.request
+        try:
+            self._keys.check(request)
+            route, exchange.argument = find_route(request.method, request.path)
+            exchange.meter.endpoint = route.name
+            response = await route.handler(exchange)
+        except PenstockError as error:
+            response = self._refuse(exchange, error)
+        except Exception as error:
+            if isinstance(error, ConnectionError):
+                raise
+            logger.exception("request %s failed", exchange.id)
+            response = self._refuse(exchange, InternalError())
+        else:
+            if exchange.failed_with is not None:
+                self._log(exchange, exchange.failed_with)
+        if not response.prepared:
+            exchange.dress(response)
+        return response
+
+    def _refuse(self, exchange: Exchange, error: PenstockError) -> web.Response:
+        self._log(exchange, error)
+        exchange.failed_with = error
+        exchange.instance = error.instance or exchange.instance
+        response = error_response(error)
+        if isinstance(error, RequestTooLarge) or not exchange.request.content.is_eof():
+            # The rest of the body is not worth reading.
+            response.force_close()
+        return response
+
+    def _log(self, exchange: Exchange, error: PenstockError) -> None:
+        # An InternalError was logged with its traceback.
+        if error.status >= _LOGGED_FROM and not isinstance(error, InternalError):
+            logger.warning("request %s: %s: %s", exchange.id, error.code, error.message)

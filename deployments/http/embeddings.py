@@ -1,0 +1,92 @@
+"""`POST /v1/embeddings`."""
+
+import base64
+import json
+import struct
+from typing import Annotated, Any, Literal
+
+from aiohttp import web
+from pydantic import ConfigDict, Field
+
+from deployments.http.dispatch import DispatchFields
+from deployments.http.exchange import Exchange, json_response
+from deployments.http.generation_body import Ints, Strings, WithoutEffect
+from deployments.http.validation import build, parse_body
+from engines.context import Context
+from engines.errors import InvalidRequest
+from engines.events import Usage
+from engines.requests import EmbedRequest
+
+
+class EmbeddingBody(DispatchFields):
+    """Texts, or lists of token ids, to be turned into vectors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    model: str = Field(min_length=1)
+    input: str | Ints | Strings | Annotated[list[Ints], Field(fail_fast=True)]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+    truncate_prompt_tokens: int | None = None
+    user: WithoutEffect = None
+
+
+async def embeddings(exchange: Exchange) -> web.StreamResponse:
+    """Makes vectors.
+
+    Raises:
+        PenstockError: It could not.
+    """
+    data = await exchange.body()
+    body = parse_body(EmbeddingBody, data)
+    exchange.name_model(body.model)
+    request = _request(exchange, body, data)
+    context = Context(exchange.services.live_ids.take(exchange.id))
+    try:
+        answer = await exchange.fleet.embed(request, context)
+    except BaseException:
+        context.kill()
+        raise
+    finally:
+        exchange.services.live_ids.release(context.id)
+    exchange.instance = answer.engine
+    exchange.meter.finish(Usage(prompt_tokens=answer.prompt_tokens))
+    encode = _base64 if body.encoding_format == "base64" else list
+    return json_response(
+        json.dumps(
+            {
+                "object": "list",
+                "data": [
+                    {"object": "embedding", "index": index, "embedding": encode(vector)}
+                    for index, vector in enumerate(answer.vectors)
+                ],
+                "model": body.model,
+                "usage": {"prompt_tokens": answer.prompt_tokens, "total_tokens": answer.prompt_tokens},
+            }
+        )
+    )
+
+
+def _request(exchange: Exchange, body: EmbeddingBody, data: dict[str, Any]) -> EmbedRequest:
+    given = body.input
+    if not given:
+        raise InvalidRequest("input: it is empty.", param="input")
+    inputs = [given] if isinstance(given, str) or isinstance(given[0], int) else given
+    empty = next((index for index, item in enumerate(inputs) if not item), None)
+    if empty is not None:
+        raise InvalidRequest(f"input[{empty}]: it is empty.", param=f"input[{empty}]")
+    return build(
+        EmbedRequest,
+        data,
+        {"inputs": ("input",)},
+        model=body.model,
+        inputs=inputs,
+        dimensions=body.dimensions,
+        truncate_prompt_tokens=body.truncate_prompt_tokens,
+        **body.dispatch(exchange.hints()),
+    )
+
+
+def _base64(vector: list[float]) -> str:
+    """OpenAI's: 32-bit floats, little-endian."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

@@ -1,0 +1,27 @@
+"""Whether the ingress should be sent requests."""
+
+from typing import Literal
+
+from deployments.fleet_engine import FleetEngine
+
+
+class Readiness:
+    """Remembers that the fleet has been ready once.
+
+    A fleet that boots is not ready before every model is. From then on it stays ready as long as any model is: a load
+    balancer that takes the whole ingress out because one model of many is down makes the outage worse.
+    """
+
+    __slots__ = ("_booted",)
+
+    def __init__(self) -> None:
+        self._booted = False
+
+    def status(self, fleet: FleetEngine, *, draining: bool) -> Literal["ready", "starting", "draining", "unavailable"]:
+        """Where the ingress is in its life."""
+        if draining:
+            return "draining"
+        if not self._booted:
+            self._booted = fleet.ready
+            return "ready" if self._booted else "starting"
+        return "ready" if any(card.ready for card in fleet.models()) else "unavailable"

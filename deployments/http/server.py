@@ -1,0 +1,149 @@
+"""The HTTP ingress: listens, drains, stops."""
+
+import asyncio
+import errno
+import socket
+from typing import Any
+
+from aiohttp import web
+
+from deployments.fleet import HttpSettings
+from deployments.fleet_engine import FleetEngine
+from deployments.http.auth import ApiKeys
+from deployments.http.connection import MAX_HEADER_BYTES, MAX_HEADERS, Connection
+from deployments.http.dispatcher import Dispatcher
+from deployments.http.exchange import Services
+from deployments.http.refusals import CannotListen
+from deployments.http.sse_stream import Flusher
+from deployments.metrics import Metrics
+
+BACKLOG = 2048
+"""Connections that wait to be accepted."""
+KEEPALIVE_S = 75.0
+"""How long an idle connection is kept; longer than the idle time of common load balancers."""
+LINGER_S = 1.0
+"""How long the rest of a refused body is read and dropped, so that the client gets to see the answer."""
+POLL_S = 0.05
+
+
+class HttpIngress:
+    """OpenAI's API over a fleet.
+
+    Args:
+        fleet: Who serves.
+        settings: Where to listen, and the limits.
+        metrics: Where requests are counted.
+    """
+
+    def __init__(self, fleet: FleetEngine, settings: HttpSettings, metrics: Metrics) -> None:
+        self._fleet = fleet
+        self._settings = settings
+        self._metrics = metrics
+        self._services: Services | None = None
+        self._server: _Server | None = None
+        self._listener: asyncio.Server | None = None
+        self._poster: asyncio.Task[None] | None = None
+        self._port = 0
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, once started; the OS's choice where the settings say 0."""
+        return self._port
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return self._metrics.in_flight
+
+    async def start(self) -> None:
+        """Listens. Other replicas may listen on the same port.
+
+        Raises:
+            CannotListen: The port is taken by another program, or may not be had.
+        """
+        settings = self._settings
+        self._services = Services(self._fleet, settings, self._metrics, Flusher())
+        server = _Server(
+            Dispatcher(self._services, ApiKeys(settings.api_keys_env)),
+            write_timeout_s=settings.write_timeout_s,
+            metrics=self._metrics,
+        )
+        try:
+            self._listener = await asyncio.get_running_loop().create_server(
+                server, settings.host, settings.port, reuse_port=True, backlog=BACKLOG
+            )
+        except OSError as error:
+            raise _cannot_listen(settings, error) from error
+        self._server = server
+        self._port = self._listener.sockets[0].getsockname()[1]
+        self._poster = asyncio.create_task(self._metrics.post_forever())
+
+    def drain(self) -> None:
+        """Says that it is about to stop: `/ready` turns 503, and connections are closed after their answer."""
+        if self._services is not None:
+            self._services.draining = True
+
+    async def stop(self, timeout_s: float = 30.0) -> None:
+        """Drains, takes no new connection, lets the requests under way end, and ends what is left at the deadline.
+
+        Idempotent.
+        """
+        self.drain()
+        listener, self._listener = self._listener, None
+        server, self._server = self._server, None
+        poster, self._poster = self._poster, None
+        if listener is None or server is None or poster is None:
+            return
+        listener.close()
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        while self._metrics.in_flight and asyncio.get_running_loop().time() < deadline_s:
+            server.close_idle()
+            await asyncio.sleep(POLL_S)
+        # Connections that are still busy are cut here; cutting one kills its request.
+        await server.shutdown(timeout=POLL_S)
+        poster.cancel()
+        await asyncio.wait([poster])
+
+
+class _Server(web.Server):
+    """Makes the connections.
+
+    Args:
+        handler: Answers requests.
+        write_timeout_s: A client that reads nothing for so long is dropped.
+        metrics: Counts those.
+    """
+
+    def __init__(self, handler: Dispatcher, *, write_timeout_s: float, metrics: Metrics) -> None:
+        super().__init__(handler, handler_cancellation=True)
+        self._options: dict[str, Any] = {
+            "loop": asyncio.get_running_loop(),
+            "write_timeout_s": write_timeout_s,
+            "on_drop": metrics.dropped,
+            "access_log": None,
+            # A compressed body may unpack to any size; such bodies are refused.
+            "auto_decompress": False,
+            "keepalive_timeout": KEEPALIVE_S,
+            "lingering_time": LINGER_S,
+            "max_line_size": MAX_HEADER_BYTES,
+            "max_field_size": MAX_HEADER_BYTES,
+            "max_headers": MAX_HEADERS,
+        }
+
+    def __call__(self) -> Connection:
+        return Connection(self, **self._options)
+
+    def close_idle(self) -> None:
+        """Closes the connections that no request runs on; the others close after their answer."""
+        self.pre_shutdown()
+
+
+def _cannot_listen(settings: HttpSettings, error: OSError) -> CannotListen:
+    where = f"{settings.host}:{settings.port}"
+    if error.errno == errno.EADDRINUSE:
+        return CannotListen(f"{where} is taken by another program. Stop that, or set another http.port.")
+    if error.errno == errno.EACCES:
+        return CannotListen(f"Listening on {where} is not allowed. Set an http.port over 1023.")
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return CannotListen(f"This machine has no address {settings.host!r}. Set another http.host.")
+    return CannotListen(f"Cannot listen on {where}: {error.strerror}.")

@@ -1,0 +1,328 @@
+"""A streamed answer: events in, bytes of server-sent events out, without a task or a queue in between.
+
+Each event is taken by a synchronous call. What the events of one turn of the event loop add up to is written in one
+piece at the end of that turn. While the client does not keep up, nothing is written and nothing but text is kept:
+pieces of one kind and choice grow together into one chunk, so the memory is bounded by the answer itself.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from deployments.http.error_body import error_json
+from deployments.http.stream_format import ChoiceFormat, Extras, StreamFormat
+from deployments.http.usage import total
+from deployments.metrics import RequestMeter
+from engines.errors import PenstockError
+from engines.events import (
+    Delta,
+    Event,
+    Finished,
+    ReasoningDelta,
+    RedactedReasoning,
+    Started,
+    TextDelta,
+    ToolCallArgumentsDelta,
+    ToolCallStarted,
+    Usage,
+)
+
+DONE = "data: [DONE]\n\n"
+
+# What the pieces of a choice that wait to be written are: text, reasoning, or arguments of the call of that number.
+_UNOPENED = -4
+_CLOSED = -3
+_TEXT = -2
+_REASONING = -1
+
+_JOIN_AFTER = 1024
+"""Pieces after which a waiting choice joins them into one, so that it holds text and not a list of a million texts."""
+
+
+class Outlet(Protocol):
+    """Where the bytes go."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether the client keeps up; when it does again, `SseStream.flush` is called."""
+
+    def send(self, data: bytes) -> None:
+        """Sends bytes, now and without waiting."""
+
+
+class Flusher:
+    """Flushes the streams that have something to write, once per turn of the event loop."""
+
+    __slots__ = ("_due", "_loop")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._due: list[SseStream] = []
+
+    def add(self, stream: "SseStream") -> None:
+        """Flushes the stream at the end of this turn."""
+        if not self._due:
+            self._loop.call_soon(self._flush)
+        self._due.append(stream)
+
+    def _flush(self) -> None:
+        due, self._due = self._due, []
+        for stream in due:
+            stream.flush()
+
+
+class _Choice:
+    """What one choice has to say and has not said yet."""
+
+    __slots__ = ("chunks", "format", "kind", "run")
+
+    def __init__(self, format: ChoiceFormat) -> None:
+        self.format = format
+        self.kind = _UNOPENED
+        self.chunks: list[str] = []
+        self.run: list[str] = []
+
+    def turn_to(self, kind: int) -> None:
+        """Ends the chunk that was growing; the next one is of this kind."""
+        if self.kind == _UNOPENED:
+            self._append(self.format.opening())
+        self.end_run()
+        self.kind = kind
+
+    def add(self, chunk: str) -> None:
+        """Adds a chunk that does not grow."""
+        self.turn_to(_CLOSED)
+        self._append(chunk)
+
+    def end_run(self) -> None:
+        run = self.run
+        if not run:
+            return
+        text = run[0] if len(run) == 1 else "".join(run)
+        run.clear()
+        kind = self.kind
+        if kind == _TEXT:
+            self._append(self.format.text(text))
+        elif kind == _REASONING:
+            self._append(self.format.reasoning(text))
+        else:
+            self._append(self.format.tool_arguments(kind, text))
+
+    def take(self) -> str:
+        """The chunks so far."""
+        self.end_run()
+        chunks = self.chunks
+        if len(chunks) == 1:
+            return chunks.pop()
+        taken = "".join(chunks)
+        chunks.clear()
+        return taken
+
+    def grow(self, piece: str) -> None:
+        """Adds a piece to the chunk that grows."""
+        run = self.run
+        run.append(piece)
+        if len(run) >= _JOIN_AFTER:
+            run[:] = ["".join(run)]
+
+    def _append(self, chunk: str) -> None:
+        chunks = self.chunks
+        chunks.append(chunk)
+        if len(chunks) >= _JOIN_AFTER:
+            chunks[:] = ["".join(chunks)]
+
+
+class SseStream:
+    """One streamed answer. It may be made of several requests, one per prompt; each one gets a sink from `sink`.
+
+    Attributes:
+        started: Done with the first `Started`, or with the error that came instead.
+        ended: Done when everything was said, well or with an error; what is not written yet is in `take`.
+    """
+
+    __slots__ = ("_due", "_flusher", "_format", "_meter", "_open", "_outlet", "_sinks", "_usage", "ended", "started")
+
+    def __init__(self, format: StreamFormat, flusher: Flusher, meter: RequestMeter) -> None:
+        loop = asyncio.get_running_loop()
+        self.started: asyncio.Future[Started] = loop.create_future()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self._format = format
+        self._flusher = flusher
+        self._meter = meter
+        self._outlet: Outlet | None = None
+        self._sinks: list[SseSink] = []
+        self._open = 0
+        self._due = False
+        self._usage = Usage()
+
+    def sink(self, choices: Sequence[ChoiceFormat]) -> "SseSink":
+        """The sink of one request, whose choices are these. Ask for all of them before the first event."""
+        sink = SseSink(self, choices, self._format, self._meter)
+        self._sinks.append(sink)
+        self._open += 1
+        return sink
+
+    def open(self, outlet: Outlet) -> None:
+        """Starts to write: the head of the response is sent."""
+        self._outlet = outlet
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes what there is, if the client keeps up."""
+        self._due = False
+        outlet = self._outlet
+        # The last piece is written by whoever waits for `ended`, together with the end of the body.
+        if outlet is None or not outlet.writable or self.ended.done():
+            return
+        payload = self._taken()
+        if payload:
+            outlet.send(payload.encode("ascii"))
+
+    def take(self) -> bytes:
+        """What is not written yet, after `ended`: the rest of the answer and its trailer."""
+        return self._taken().encode("ascii")
+
+    def touch(self) -> None:
+        """Something is to be written."""
+        if not self._due:
+            self._due = True
+            self._flusher.add(self)
+
+    def begin(self, event: Started) -> None:
+        """One of the requests started."""
+        if not self.started.done():
+            self.started.set_result(event)
+
+    def finish(self, usage: Usage) -> None:
+        """One of the requests finished."""
+        self._usage = total(self._usage, usage)
+        self._open -= 1
+        if self._open:
+            self.touch()
+        elif not self.ended.done():
+            self._meter.finish(self._usage)
+            self.ended.set_result(None)
+
+    def fail(self, error: PenstockError) -> None:
+        """One of the requests failed, and the answer with it."""
+        for future in (self.started, self.ended):
+            if not future.done():
+                future.set_exception(error)
+                # Where nobody waits for it any more, asyncio would complain that nobody asked.
+                future.exception()
+
+    def _taken(self) -> str:
+        sinks = self._sinks
+        pieces = sinks[0].take() if len(sinks) == 1 else "".join([sink.take() for sink in sinks])
+        return pieces + self._trailer() if self.ended.done() else pieces
+
+    def _trailer(self) -> str:
+        error = self.ended.exception()
+        if isinstance(error, PenstockError):
+            # In-band, as OpenAI's clients read it; they stop at it, others wait for the end.
+            return f"data: {error_json(error)}\n\n{DONE}"
+        if self._format.report.usage:
+            return f"{self._format.head}{self._format.tail(self._usage)}{DONE}"
+        return DONE
+
+
+class SseSink:
+    """The sink of one request of a streamed answer."""
+
+    __slots__ = ("_choices", "_format", "_meter", "_plain", "_prompt_tokens", "_stream")
+
+    def __init__(
+        self, stream: SseStream, choices: Sequence[ChoiceFormat], format: StreamFormat, meter: RequestMeter
+    ) -> None:
+        self._stream = stream
+        self._choices = [_Choice(choice) for choice in choices]
+        self._format = format
+        self._meter = meter
+        self._prompt_tokens = 0
+        report = format.report
+        # With these every event is a chunk by itself.
+        self._plain = not (report.usage_so_far or report.token_ids)
+
+    def emit(self, event: Event) -> None:
+        """Takes the next event."""
+        if type(event) is TextDelta and self._plain and event.logprobs is None:
+            self._meter.tokens += len(event.token_ids)
+            self._grow(_TEXT, event.text, event.index)
+        elif type(event) is Started:
+            self._prompt_tokens = event.prompt_tokens or 0
+            self._stream.begin(event)
+        elif type(event) is Finished:
+            self._finish(event)
+        else:
+            self._take_delta(event)  # type: ignore[arg-type]
+
+    def fail(self, error: PenstockError) -> None:
+        """Takes the error that ends the stream."""
+        self._stream.fail(error)
+
+    def take(self) -> str:
+        """The chunks that are not written yet."""
+        choices = self._choices
+        return choices[0].take() if len(choices) == 1 else "".join([choice.take() for choice in choices])
+
+    def _grow(self, kind: int, piece: str, index: int) -> None:
+        if not piece:
+            return
+        choice = self._choices[index]
+        if choice.kind != kind:
+            if choice.kind == _UNOPENED:
+                self._meter.first_token()
+            choice.turn_to(kind)
+        choice.grow(piece)
+        self._stream.touch()
+
+    def _take_delta(self, event: Delta) -> None:
+        token_ids = () if isinstance(event, RedactedReasoning) else event.token_ids
+        self._meter.tokens += len(token_ids)
+        if self._plain and not (isinstance(event, TextDelta) and event.logprobs is not None):
+            match event:
+                case ReasoningDelta():
+                    return self._grow(_REASONING, event.text, event.index)
+                case ToolCallArgumentsDelta():
+                    return self._grow(event.call, event.arguments, event.index)
+        choice = self._choices[event.index]
+        chunk = _chunk(choice.format, event)
+        if not chunk and token_ids and self._format.report.token_ids:
+            chunk = choice.format.text("")
+        if not chunk:
+            return None
+        if not self._plain or isinstance(event, TextDelta):
+            chunk = choice.format.with_extras(chunk, self._extras(event, token_ids))
+        self._meter.first_token()
+        choice.add(chunk)
+        self._stream.touch()
+        return None
+
+    def _extras(self, event: Delta, token_ids: tuple[int, ...]) -> Extras:
+        logprobs = event.logprobs if isinstance(event, TextDelta) else None
+        return Extras(logprobs, token_ids, self._so_far() if self._format.report.usage_so_far else None)
+
+    def _so_far(self) -> Usage:
+        return Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._meter.tokens)
+
+    def _finish(self, event: Finished) -> None:
+        stop_reasons = event.stop_reasons or (None,) * len(event.reasons)
+        usage = event.usage if self._format.report.usage_so_far else None
+        for choice, reason, stop_reason in zip(self._choices, event.reasons, stop_reasons, strict=False):
+            choice.add(choice.format.finish(reason, stop_reason, usage))
+        self._stream.finish(event.usage)
+
+
+def _chunk(format: ChoiceFormat, event: Delta) -> str:
+    match event:
+        case TextDelta():
+            return format.text(event.text)
+        case ReasoningDelta():
+            return format.reasoning(event.text)
+        case RedactedReasoning():
+            return format.redacted_reasoning(event.data)
+        case ToolCallStarted():
+            return format.tool_call(event.call, event.id, event.name)
+        case ToolCallArgumentsDelta():
+            return format.tool_arguments(event.call, event.arguments)
+    return ""

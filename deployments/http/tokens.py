@@ -1,0 +1,81 @@
+"""`POST /tokenize` and `POST /detokenize`, in vLLM's shapes."""
+
+import json
+from typing import Annotated, Any
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from deployments.http.exchange import Exchange, json_response
+from deployments.http.generation_body import Ints
+from deployments.http.validation import build, parse_body
+from engines.messages import Message, Tool
+from engines.requests import DetokenizeRequest, TokenizeRequest
+
+
+class TokenizeBody(BaseModel):
+    """A text, or a conversation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(fail_fast=True)] | None = Field(None, min_length=1)
+    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    add_special_tokens: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeBody(BaseModel):
+    """Token ids."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str | None = None
+    tokens: Ints
+
+
+async def tokenize(exchange: Exchange) -> web.StreamResponse:
+    """The token ids of a text or conversation.
+
+    Raises:
+        PenstockError: It could not.
+    """
+    data = await exchange.body()
+    body = parse_body(TokenizeBody, data)
+    model = _model(exchange, body.model)
+    fields = {name: getattr(body, name) for name in TokenizeRequest.model_fields if name != "model"}
+    answer = await exchange.fleet.tokenize(build(TokenizeRequest, data, model=model, **fields))
+    return json_response(
+        json.dumps(
+            {
+                "count": len(answer.token_ids),
+                "max_model_len": answer.context_length,
+                "tokens": answer.token_ids,
+                "token_strs": answer.tokens if body.return_token_strs else None,
+            }
+        )
+    )
+
+
+async def detokenize(exchange: Exchange) -> web.StreamResponse:
+    """The text of token ids.
+
+    Raises:
+        PenstockError: It could not.
+    """
+    data = await exchange.body()
+    body = parse_body(DetokenizeBody, data)
+    model = _model(exchange, body.model)
+    request = build(DetokenizeRequest, data, {"token_ids": ("tokens",)}, model=model, token_ids=body.tokens)
+    return json_response(json.dumps({"prompt": await exchange.fleet.detokenize(request)}))
+
+
+def _model(exchange: Exchange, name: str | None) -> str:
+    """The model asked for; without a name the first one, as vLLM does."""
+    model = exchange.fleet.models()[0].name if name is None else name
+    exchange.name_model(model)
+    return model

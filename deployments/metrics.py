@@ -1,0 +1,325 @@
+"""What a router replica counts, and the fleet's sum of it as Prometheus text.
+
+Several replicas may share one port, so a scrape reaches any one of them: whichever answers gives the figures of all.
+They exchange snapshots over a board. What only grows (counters, histograms) is kept there without expiry, so that the
+sums do not fall when a replica dies; gauges expire with the replica. A replica posts its own before it reads the
+others', so that no later scrape, whoever answers it, shows less than this one did.
+"""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from actors.instance import Instance
+from engines.errors import Unavailable
+from engines.events import Usage
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+CUMULATIVE_PREFIX = "metrics/cumulative/"
+GAUGES_PREFIX = "metrics/gauges/"
+
+_LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300)
+_FIRST_TOKEN_BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_PER_TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
+
+
+class Board(Protocol):
+    """Where replicas leave values for one another."""
+
+    async def post(self, key: str, value: bytes, ttl_s: float | None) -> None:
+        """Leaves a value, in place of an earlier one of that key. It expires after `ttl_s`; None: never.
+
+        Raises:
+            Unavailable: The board cannot be reached now.
+        """
+
+    async def read(self, prefix: str) -> dict[str, bytes]:
+        """The values whose key has this prefix.
+
+        Raises:
+            Unavailable: The board cannot be reached now.
+        """
+
+
+class RequestMeter:
+    """What one request counts while it runs: plain numbers, because some are touched per token.
+
+    Attributes:
+        endpoint: Route that the request took.
+        model: Name of the model; empty until it is known to be served.
+        tokens: Tokens generated so far, as far as the events tell.
+        started_s, first_token_s, finished_s: Monotonic times; 0 when it has not come to that.
+        usage: Tokens of the whole request; None until it finished.
+    """
+
+    __slots__ = ("endpoint", "finished_s", "first_token_s", "model", "started_s", "tokens", "usage")
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.model = ""
+        self.tokens = 0
+        self.started_s = time.monotonic()
+        self.first_token_s = 0.0
+        self.finished_s = 0.0
+        self.usage: Usage | None = None
+
+    def first_token(self) -> None:
+        """The first output came; later calls change nothing."""
+        if not self.first_token_s:
+            self.first_token_s = time.monotonic()
+
+    def finish(self, usage: Usage) -> None:
+        """The answer is complete."""
+        self.finished_s = time.monotonic()
+        self.usage = usage
+
+
+class Metrics:
+    """The figures of one router replica.
+
+    Args:
+        replica: Name of the replica, unique in the fleet and in time.
+        board: Where replicas exchange their figures; None: there is one replica only.
+        post_every_s: Figures of a replica that dies are lost since its last post.
+    """
+
+    def __init__(self, replica: str | None = None, board: Board | None = None, post_every_s: float = 2.0) -> None:
+        self.replica = replica if replica is not None else uuid.uuid4().hex
+        self._board = board
+        self._post_every_s = post_every_s
+        self._live: set[RequestMeter] = set()
+        self._cumulative = CollectorRegistry(auto_describe=False)
+        self._gauges = CollectorRegistry(auto_describe=False)
+        self._requests = Counter(
+            "penstock_requests", "Requests answered.", ["endpoint", "model", "status"], registry=self._cumulative
+        )
+        self._errors = Counter(
+            "penstock_request_errors",
+            "Requests that ended with an error, by its code.",
+            ["endpoint", "model", "code"],
+            registry=self._cumulative,
+        )
+        self._disconnected = Counter(
+            "penstock_client_disconnects",
+            "Clients that left before their answer was complete.",
+            ["endpoint", "model"],
+            registry=self._cumulative,
+        )
+        self._dropped = Counter(
+            "penstock_slow_clients_dropped",
+            "Connections closed because the client read nothing for too long.",
+            registry=self._cumulative,
+        )
+        self._prompt_tokens = Counter(
+            "penstock_prompt_tokens", "Tokens of prompts.", ["model"], registry=self._cumulative
+        )
+        self._cached_tokens = Counter(
+            "penstock_cached_prompt_tokens",
+            "Tokens of prompts that came from a prefix cache.",
+            ["model"],
+            registry=self._cumulative,
+        )
+        self._generation_tokens = Counter(
+            "penstock_generation_tokens", "Tokens generated.", ["model"], registry=self._cumulative
+        )
+        self._first_token = Histogram(
+            "penstock_time_to_first_token_seconds",
+            "From the request to its first output.",
+            ["model"],
+            buckets=_FIRST_TOKEN_BUCKETS_S,
+            registry=self._cumulative,
+        )
+        self._per_token = Histogram(
+            "penstock_time_per_output_token_seconds",
+            "Mean time between the tokens of a request.",
+            ["model"],
+            buckets=_PER_TOKEN_BUCKETS_S,
+            registry=self._cumulative,
+        )
+        self._latency = Histogram(
+            "penstock_request_duration_seconds",
+            "From the request to its complete answer.",
+            ["endpoint", "model"],
+            buckets=_LATENCY_BUCKETS_S,
+            registry=self._cumulative,
+        )
+        self._in_flight = Gauge(
+            "penstock_requests_in_flight", "Requests to models that are under way.", registry=self._gauges
+        )
+        Gauge("penstock_router_replicas", "Router replicas.", registry=self._gauges).set(1)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests of this replica that are under way, probes among them."""
+        return len(self._live)
+
+    def begin(self, endpoint: str) -> RequestMeter:
+        """A request came in."""
+        meter = RequestMeter(endpoint)
+        self._live.add(meter)
+        return meter
+
+    def end(self, meter: RequestMeter, status: int, code: str | None = None) -> None:
+        """It was answered.
+
+        Args:
+            meter: What `begin` returned.
+            status: HTTP status; of an answer that failed after its head, that of the error.
+            code: Code of the error, when there was one.
+        """
+        self._live.discard(meter)
+        endpoint, model = meter.endpoint, meter.model
+        now_s = time.monotonic()
+        self._requests.labels(endpoint, model, str(status)).inc()
+        if code is not None:
+            self._errors.labels(endpoint, model, code).inc()
+        elif model:
+            self._latency.labels(endpoint, model).observe(now_s - meter.started_s)
+        if meter.first_token_s:
+            self._first_token.labels(model).observe(meter.first_token_s - meter.started_s)
+        tokens = meter.tokens
+        if meter.usage is not None:
+            usage = meter.usage
+            tokens = max(tokens, usage.completion_tokens)
+            self._prompt_tokens.labels(model).inc(usage.prompt_tokens)
+            self._cached_tokens.labels(model).inc(usage.cached_tokens)
+            if tokens > 1 and meter.first_token_s:
+                self._per_token.labels(model).observe((meter.finished_s - meter.first_token_s) / (tokens - 1))
+        if tokens:
+            self._generation_tokens.labels(model).inc(tokens)
+
+    def disconnected(self, meter: RequestMeter) -> None:
+        """The client left; counted besides `end`."""
+        self._disconnected.labels(meter.endpoint, meter.model).inc()
+
+    def dropped(self) -> None:
+        """A client that read nothing was dropped."""
+        self._dropped.inc()
+
+    async def post_forever(self) -> None:
+        """Posts this replica's figures until cancelled; returns at once without a board."""
+        while self._board is not None:
+            # Each post carries everything, so one that fails is made good by the next.
+            with suppress(Unavailable):
+                await self._post(self._board)
+            await asyncio.sleep(self._post_every_s)
+
+    async def text(self, instances: Sequence[Instance]) -> str:
+        """The fleet's figures as Prometheus text.
+
+        Args:
+            instances: The fleet's instances; every replica sees the same ones, so they are not summed.
+
+        Raises:
+            Unavailable: The other replicas' figures cannot be had. A scrape that fails is better than one that shows
+                less than the last: Prometheus would take that for a restart.
+        """
+        others: list[bytes] = []
+        if self._board is not None:
+            await self._post(self._board)
+            for prefix in (CUMULATIVE_PREFIX, GAUGES_PREFIX):
+                posted = await self._board.read(prefix)
+                others.extend(value for key, value in posted.items() if key != prefix + self.replica)
+        return merge([*self.snapshots(), *others]) + _instance_text(instances)
+
+    def snapshots(self) -> tuple[bytes, bytes]:
+        """This replica's figures now: those that only grow, and its gauges."""
+        # Probes and the scrape itself have no model.
+        self._in_flight.set(sum(1 for meter in self._live if meter.model))
+        families = list(self._cumulative.collect())
+        live: dict[str, int] = {}
+        for meter in self._live:
+            if meter.tokens:
+                live[meter.model] = live.get(meter.model, 0) + meter.tokens
+        counter = next(family for family in families if family.name == "penstock_generation_tokens")
+        for model, tokens in live.items():
+            counter.add_sample("penstock_generation_tokens_total", {"model": model}, tokens)
+        return _snapshot(families), _snapshot(self._gauges.collect())
+
+    async def _post(self, board: Board) -> None:
+        cumulative, gauges = self.snapshots()
+        await board.post(CUMULATIVE_PREFIX + self.replica, cumulative, None)
+        await board.post(GAUGES_PREFIX + self.replica, gauges, 3 * self._post_every_s)
+
+
+def merge(snapshots: Iterable[bytes]) -> str:
+    """The sum of snapshots, as Prometheus text."""
+    families: dict[str, tuple[str, str]] = {}
+    samples: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+    for snapshot in snapshots:
+        for name, type, documentation, values in json.loads(snapshot):
+            families.setdefault(name, (type, documentation))
+            sums = samples.setdefault(name, {})
+            for sample, labels, value in values:
+                key = (sample, tuple(sorted(labels.items())))
+                sums[key] = sums.get(key, 0.0) + value
+    metrics = []
+    for name, (type, documentation) in families.items():
+        metric = Metric(name, documentation, type)
+        for (sample, labels), value in samples[name].items():
+            metric.add_sample(sample, dict(labels), value)
+        metrics.append(metric)
+    return _exposed(metrics)
+
+
+def _snapshot(families: Iterable[Metric]) -> bytes:
+    # The time at which a counter was created says nothing once counters are summed.
+    return json.dumps(
+        [
+            (
+                family.name,
+                family.type,
+                family.documentation,
+                [(s.name, s.labels, s.value) for s in family.samples if not s.name.endswith("_created")],
+            )
+            for family in families
+        ]
+    ).encode()
+
+
+def _instance_text(instances: Sequence[Instance]) -> str:
+    labels = ["instance", "model"]
+    up = GaugeMetricFamily("penstock_instances", "Instances, by state.", labels=["model", "state"])
+    running = GaugeMetricFamily("penstock_instance_running_requests", "Requests in the engine.", labels=labels)
+    queued = GaugeMetricFamily("penstock_instance_queued_requests", "Requests that wait.", labels=labels)
+    kv_use = GaugeMetricFamily("penstock_instance_kv_cache_use_ratio", "KV cache in use, 0 to 1.", labels=labels)
+    info = GaugeMetricFamily(
+        "penstock_instance_info", "State and node of an instance.", labels=[*labels, "state", "node"]
+    )
+    states: dict[tuple[str, str], int] = {}
+    for instance in instances:
+        state = (instance.model, instance.state.value)
+        states[state] = states.get(state, 0) + 1
+        running.add_metric([instance.id, instance.model], instance.load.running)
+        queued.add_metric([instance.id, instance.model], instance.load.queued)
+        kv_use.add_metric([instance.id, instance.model], instance.load.kv_use)
+        info.add_metric([instance.id, instance.model, instance.state.value, instance.node], 1)
+    for (model, state_name), count in states.items():
+        up.add_metric([model, state_name], count)
+    return _exposed([up, running, queued, kv_use, info])
+
+
+class _Fixed(Collector):
+    """Collects what it is given."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def _exposed(metrics: Sequence[Metric]) -> str:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Fixed(metrics))
+    return generate_latest(registry).decode()

@@ -1,0 +1,202 @@
+"""The router deployment: each replica routes, listens on the HTTP port, and answers handle calls.
+
+Serve is on the way of a handle call only. HTTP requests come to the replica's own port.
+"""
+
+import logging
+import math
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.handle import DeploymentHandle
+
+from actors.directory_client import DirectoryClient
+from actors.egress import Egress
+from actors.instance import Instance
+from deployments.event_batches import in_batches
+from deployments.fleet import FleetSettings
+from deployments.fleet_engine import ModelCard
+from deployments.http.server import HttpIngress
+from deployments.http.validation import parse_body
+from deployments.metrics import Metrics
+from deployments.routing.router import PushRouter
+from engines.completion import Collector, Completion
+from engines.context import Context
+from engines.errors import PenstockError, Unavailable
+from engines.events import Event
+from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
+
+logger = logging.getLogger(__name__)
+
+Request = TypeVar("Request", bound=BaseModel)
+
+DRAIN_S = 30.0
+"""What requests under way get when a replica ends."""
+MARGIN_S = 10.0
+"""What closing listeners and links may take besides."""
+
+
+class RouterDeployment:
+    """One router replica.
+
+    Requests of handle calls may be the objects of `engines.requests` or plain dicts of the same fields. Errors are
+    those of `engines.errors`: Ray raises them at the caller as an error that is both its own RayTaskError and what was
+    raised here, so `except QueueFull` works, and so do its fields.
+
+    Args:
+        settings: The fleet.
+        engines: Handles of the engine deployments; they only make those part of the application.
+    """
+
+    # `__del__` is called even when `__init__` did not come to an end.
+    _router: PushRouter | None = None
+    _http: HttpIngress | None = None
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: FleetSettings, *engines: DeploymentHandle
+    ) -> None:
+        self._channel = settings.channel
+        self._directory = DirectoryClient(settings.name)
+        self._router = PushRouter(settings.models, self._instances, self._connect)
+        await self._router.start()
+        metrics = Metrics(serve.get_replica_context().replica_tag, _DirectoryBoard(self._directory))
+        self._http = HttpIngress(self._router, settings.http, metrics)
+        await self._http.start()
+
+    async def generate(
+        self, request: GenerateRequest | Mapping[str, Any], request_id: str | None = None
+    ) -> AsyncIterator[Event]:
+        """The events of an answer, one by one; `generate_batches` costs less per event.
+
+        Cancelling the call kills the request.
+
+        Raises:
+            PenstockError: As `Engine.generate`.
+        """
+        async for events in self.generate_batches(request, request_id):
+            for event in events:
+                yield event
+
+    async def generate_batches(
+        self, request: GenerateRequest | Mapping[str, Any], request_id: str | None = None
+    ) -> AsyncIterator[list[Event]]:
+        """The events of an answer, in batches: an item of Ray's stream costs the same, whatever it carries.
+
+        Cancelling the call kills the request.
+
+        Raises:
+            PenstockError: As `Engine.generate`.
+        """
+        async for events in in_batches(self._engine, _parsed(GenerateRequest, request), Context(request_id)):
+            yield events
+
+    async def complete(self, request: GenerateRequest | Mapping[str, Any], request_id: str | None = None) -> Completion:
+        """A whole answer. Cancelling the call kills the request.
+
+        Raises:
+            PenstockError: As `Engine.generate`.
+        """
+        context, collector = Context(request_id), Collector()
+        try:
+            await self._engine.submit(_parsed(GenerateRequest, request), context, collector)
+            return await collector.completion
+        finally:
+            context.kill()
+
+    async def embed(self, request: EmbedRequest | Mapping[str, Any]) -> Embeddings:
+        """One vector per input. Cancelling the call kills the request.
+
+        Raises:
+            PenstockError: As `Engine.embed`.
+        """
+        context = Context()
+        try:
+            return await self._engine.embed(_parsed(EmbedRequest, request), context)
+        finally:
+            context.kill()
+
+    async def tokenize(self, request: TokenizeRequest | Mapping[str, Any]) -> Tokenized:
+        """The token ids of a text or conversation.
+
+        Raises:
+            PenstockError: As `Engine.tokenize`.
+        """
+        return await self._engine.tokenize(_parsed(TokenizeRequest, request))
+
+    async def detokenize(self, request: DetokenizeRequest | Mapping[str, Any]) -> str:
+        """The text of token ids.
+
+        Raises:
+            PenstockError: As `Engine.detokenize`.
+        """
+        return await self._engine.detokenize(_parsed(DetokenizeRequest, request))
+
+    async def models(self) -> Sequence[ModelCard]:
+        """What is served."""
+        return self._engine.models()
+
+    async def instances(self) -> Sequence[Instance]:
+        """Every instance that is not gone, with its latest load, as this replica sees it."""
+        return self._engine.instances()
+
+    async def http_port(self) -> int:
+        """The port that this replica listens on."""
+        assert self._http is not None
+        return self._http.port
+
+    async def check_health(self) -> None:
+        """Returns while the replica can do its work; that there are no instances is not its illness."""
+        await self._engine.check_health()
+
+    async def __del__(self) -> None:
+        """Accepts no more, lets requests end, closes the channels."""
+        if self._http is not None:
+            await self._http.stop(DRAIN_S)
+        if self._router is not None:
+            await self._router.stop(0)
+
+    @property
+    def _engine(self) -> PushRouter:
+        """What requests go to: the router, and around it the operators that act on whole streams."""
+        assert self._router is not None
+        return self._router
+
+    async def _instances(self) -> AsyncIterator[Sequence[Instance]]:
+        async for instances in self._directory.watch():
+            yield list(instances.values())
+
+    def _connect(self, instance: Instance, on_lost: Callable[[PenstockError], None]) -> Egress:
+        return Egress(instance, self._channel, on_lost)
+
+
+class _DirectoryBoard:
+    """The directory's board, where router replicas leave their metrics for one another."""
+
+    def __init__(self, directory: DirectoryClient) -> None:
+        self._directory = directory
+
+    async def post(self, key: str, value: bytes, ttl_s: float | None) -> None:
+        """As `Board.post`."""
+        try:
+            await self._directory.post(key, value, math.inf if ttl_s is None else ttl_s)
+        except (RayError, TimeoutError, ValueError) as error:
+            # Nothing is lost: the next post, in seconds, carries the same sums and more.
+            logger.info("Metrics were not posted: %s", type(error).__name__)
+
+    async def read(self, prefix: str) -> dict[str, bytes]:
+        """As `Board.read`.
+
+        Raises:
+            Unavailable: The directory cannot be reached. A scrape that fails is better than sums that fall.
+        """
+        try:
+            return await self._directory.board(prefix)
+        except (RayError, TimeoutError, ValueError) as error:
+            raise Unavailable("The other replicas' figures cannot be read for now.", retry_after_s=1.0) from error
+
+
+def _parsed(kind: type[Request], request: Request | Mapping[str, Any]) -> Request:
+    return request if isinstance(request, kind) else parse_body(kind, request)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Routing: which instance takes a request, and the engine that sends it there."""

@@ -1,0 +1,167 @@
+"""Affinity: a session stays on the instance that holds its state (sticky dispatch).
+
+An unbound session is placed by rendezvous hashing: each instance draws a number from the session and its own id, and
+the highest number wins (Thaler and Ravishankar, 1998). Every router replica draws the same numbers, so they agree
+without talking, and an instance that joins or leaves moves only the sessions that it wins or held. In `soft` mode an
+instance that carries more than `load_factor` times the mean is passed over (bounded load; Mirrokni, Thorup and
+Zadimoghaddam, 2017).
+
+At its first successful dispatch the session is bound: this replica remembers the instance, for as long as requests of
+the session run and `idle_s` longer. A bound session goes to its instance whatever the hash says by now, with two
+exceptions:
+
+- The instance is gone: the directory shows it no more, or not as ready. A draining instance counts as gone, because it
+  takes no new request and its state ends with it. Both modes then place the session anew. An instance that is only
+  inhibited by a recent fault is not gone; a `hard` session waits for it (its request fails with a retryable error),
+  a `soft` one moves.
+- In `soft` mode, the instance carries too much, or refuses.
+
+`hard` sessions are placed without the load bound: replicas see loads that differ a little, and a placement that depends
+on them would differ, too.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from hashlib import blake2b
+from math import ceil
+from typing import Literal
+
+from deployments.fleet import StickySettings
+from deployments.routing.policies import C
+
+FREE_LOAD = 4
+"""Requests that an instance may carry however idle the others are: a session with a few parallel requests on an idle
+fleet gains nothing by being spread, and would lose its prefix cache."""
+MAX_IDLE_SESSIONS = 200_000
+"""Idle sessions that are remembered; beyond it the longest idle is forgotten, and the hash places it again."""
+
+
+def weight(session: str, instance: str) -> int:
+    """The number that the instance draws for the session; the same in every process."""
+    # The session's length keeps ("ab", "c") and ("a", "bc") apart.
+    name = f"{len(session)}:{session}{instance}"
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
+
+
+def load_bound(loads: Sequence[int], load_factor: float) -> int:
+    """Most requests that an instance may carry, one more included, before a soft session passes it over."""
+    return max(FREE_LOAD, ceil(load_factor * (sum(loads) + 1) / len(loads)))
+
+
+class Lease:
+    """One running request's hold on its session's binding.
+
+    `release()` it exactly when the request ends; more often does no harm.
+    """
+
+    __slots__ = ("_affinity", "_session")
+
+    def __init__(self, affinity: "Affinity", session: str) -> None:
+        self._affinity: Affinity | None = affinity
+        self._session = session
+
+    def release(self) -> None:
+        """The request has ended."""
+        affinity, self._affinity = self._affinity, None
+        if affinity is not None:
+            affinity._release(self._session)
+
+
+class _Binding:
+    __slots__ = ("idle_since_s", "instance", "running")
+
+    def __init__(self, instance: str) -> None:
+        self.instance = instance
+        self.running = 0
+        self.idle_since_s = 0.0
+
+
+class Affinity:
+    """Where the sessions of one model are.
+
+    Args:
+        settings: How sessions stay.
+        clock: Seconds that only grow.
+        max_idle: Idle sessions that are remembered.
+    """
+
+    def __init__(
+        self,
+        settings: StickySettings,
+        clock: Callable[[], float] = time.monotonic,
+        max_idle: int = MAX_IDLE_SESSIONS,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._max_idle = max_idle
+        # A binding is in exactly one of the two: what runs cannot expire, and the idle are in the order of expiry.
+        self._running: dict[str, _Binding] = {}
+        self._idle: OrderedDict[str, _Binding] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._running) + len(self._idle)
+
+    def bound(self, session: str) -> str | None:
+        """The instance that the session is bound to, or None."""
+        self._expire()
+        binding = self._running.get(session) or self._idle.get(session)
+        return None if binding is None else binding.instance
+
+    def choose(
+        self, session: str, mode: Literal["soft", "hard"], candidates: Sequence[C], present: Collection[str]
+    ) -> C | None:
+        """The candidate that should take a request of the session.
+
+        Args:
+            session: The session's id.
+            mode: Whether it gives way to load.
+            candidates: Instances that can take a request now.
+            present: Ids of all that are ready, candidates or not: a hard session bound to one of these waits for it.
+
+        Returns:
+            One of the candidates; None when there is none, or when the session must wait for its instance.
+        """
+        home = self.bound(session)
+        if mode == "hard":
+            if home is not None and home in present:
+                return next((candidate for candidate in candidates if candidate.id == home), None)
+            return max(candidates, key=lambda candidate: weight(session, candidate.id), default=None)
+        if not candidates:
+            return None
+        loads = [candidate.load for candidate in candidates]
+        bound = load_bound(loads, self._settings.load_factor)
+        # The least loaded is always under the bound, since the bound is over the mean.
+        free = [candidate for candidate, load in zip(candidates, loads, strict=True) if load < bound]
+        for candidate in free:
+            if candidate.id == home:
+                return candidate
+        return max(free, key=lambda candidate: weight(session, candidate.id))
+
+    def lease(self, session: str, instance: str) -> Lease:
+        """Binds the session to the instance that took its request, for as long as that runs and `idle_s` longer."""
+        binding = self._running.get(session)
+        if binding is None:
+            binding = self._idle.pop(session, None) or _Binding(instance)
+            self._running[session] = binding
+        binding.instance = instance
+        binding.running += 1
+        return Lease(self, session)
+
+    def _release(self, session: str) -> None:
+        binding = self._running[session]
+        binding.running -= 1
+        if binding.running == 0:
+            del self._running[session]
+            binding.idle_since_s = self._clock()
+            self._idle[session] = binding
+            if len(self._idle) > self._max_idle:
+                self._idle.popitem(last=False)
+
+    def _expire(self) -> None:
+        horizon_s = self._clock() - self._settings.idle_s
+        while self._idle:
+            session, binding = next(iter(self._idle.items()))
+            if binding.idle_since_s > horizon_s:
+                return
+            del self._idle[session]

@@ -1,0 +1,286 @@
+"""Members: the instances as this router replica sees them, each with an open link.
+
+The directory says which instances there are. For each of them a keeper opens the link as soon as it is ready, so that
+the first request pays no setup; opens it again when it was lost; and closes it once the instance is gone and what ran
+on it has ended.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
+
+from actors.instance import Instance, InstanceState
+from deployments.routing.faults import Faults
+from engines.context import Context
+from engines.contract import Capabilities, Load, Sink
+from engines.errors import PenstockError
+from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
+
+logger = logging.getLogger(__name__)
+
+RECONNECT_S = 0.2
+"""Shortest pause before a link is opened again, whatever `inhibit_s` says."""
+BUSY_S = 0.1
+"""How long an instance that refused for want of room is tried last."""
+CLOSE_POLL_S = 0.5
+"""How often a link to an instance that is gone is asked whether its last request has ended."""
+
+
+class Link(Protocol):
+    """The way to one instance: what routing needs of an `actors.egress.Egress`.
+
+    A stream counts itself in `in_flight` before its call first waits, and until it has ended.
+
+    Attributes:
+        reported: The instance's load, as it last said; another object with each report.
+        is_draining: The instance said that it takes no new work.
+    """
+
+    reported: Load
+    is_draining: bool
+
+    @property
+    def in_flight(self) -> int:
+        """Streams of this process that are under way on it."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes requests."""
+
+    async def start(self) -> None:
+        """Opens it."""
+
+    async def stop(self, timeout_s: float = 30.0) -> None:
+        """Closes it; what is under way fails."""
+
+    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+        """As `Engine.submit`."""
+
+    async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
+        """As `Engine.embed`."""
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
+        """As `Engine.tokenize`."""
+
+    async def detokenize(self, request: DetokenizeRequest) -> str:
+        """As `Engine.detokenize`."""
+
+
+Connect = Callable[[Instance, Callable[[PenstockError], None]], Link]
+"""Makes the link to an instance; it is not open yet. The callback is to be called once, when an open link is lost."""
+
+Watch = Callable[[], AsyncIterator[Sequence[Instance]]]
+"""Yields all instances of all models: first as they are now, then whenever something changed."""
+
+
+class Member:
+    """One instance, as this router replica sees it.
+
+    Attributes:
+        instance: What the directory last said.
+        link: The open way to it, or None.
+        calls: Calls of this replica that are under way on it and are no streams (embeddings).
+        busy_until_s: Until then it is tried last, on the monotonic clock.
+        left: Set when the directory shows it no more; it does not come back, a new member may.
+    """
+
+    __slots__ = ("_others", "_refused", "_reported", "busy_until_s", "calls", "instance", "left", "link")
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        self.link: Link | None = None
+        self.calls = 0
+        self.busy_until_s = 0.0
+        self.left = asyncio.Event()
+        self._refused = False
+        self._reported: Load | None = None
+        self._others = 0
+
+    @property
+    def id(self) -> str:
+        """The instance's id."""
+        return self.instance.id
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What its engine can do."""
+        return self.instance.capabilities
+
+    @property
+    def load(self) -> int:
+        """Requests that it runs or queues: ours as they are now, the others' as it last reported."""
+        link = self.link
+        if link is None:
+            return 0
+        ours = link.in_flight + self.calls
+        reported = link.reported
+        if reported is not self._reported:
+            # What was reported counts ours, too. Those that are still on their way to it are taken off too much; the
+            # next report, a few milliseconds later, puts that right.
+            self._reported = reported
+            self._others = max(0, reported.running + reported.queued - ours)
+        return ours + self._others
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it takes no new work, as it said itself or as the directory knows."""
+        said = self._refused or (self.link is not None and self.link.is_draining)
+        return said or self.instance.state is InstanceState.DRAINING
+
+    def mark_draining(self) -> None:
+        """It refused a request because it drains; the directory may say so a little later."""
+        self._refused = True
+
+    @property
+    def is_present(self) -> bool:
+        """Whether it is ready as far as anybody knows, reachable for us at this moment or not."""
+        return self.instance.state is InstanceState.READY and not (self.is_draining or self.left.is_set())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a request can be sent to it."""
+        return self.is_present and self.link is not None and self.link.ready
+
+    def seen(self) -> Instance:
+        """The instance with what this replica knows better than the directory."""
+        state = InstanceState.DRAINING if self.is_draining else self.instance.state
+        load = self.instance.load if self.link is None else self.link.reported
+        return replace(self.instance, state=state, load=load)
+
+
+class Members:
+    """All members of all models, kept up to date.
+
+    Args:
+        watch: Source of the instances.
+        connect: Makes the link to one.
+        faults: Which are inhibited, by model; instances of other models are left out.
+        changed: Called after every change that may make an instance a candidate.
+    """
+
+    def __init__(
+        self, watch: Watch, connect: Connect, faults: Mapping[str, Faults], changed: Callable[[], None]
+    ) -> None:
+        self._watch = watch
+        self._connect = connect
+        self._faults = faults
+        self._changed = changed
+        self._members: dict[str, dict[str, Member]] = {model: {} for model in faults}
+        self._keepers: dict[Member, asyncio.Task[None]] = {}
+        self._watcher: asyncio.Task[None] | None = None
+        self._seen = asyncio.Event()
+
+    def of(self, model: str) -> list[Member]:
+        """The members of a model that the directory shows."""
+        return list(self._members[model].values())
+
+    async def start(self) -> None:
+        """Starts to watch. Returns when the first view is there."""
+        self._watcher = asyncio.create_task(self._follow(), name="members")
+        seen = asyncio.create_task(self._seen.wait())
+        await asyncio.wait({seen, self._watcher}, return_when=asyncio.FIRST_COMPLETED)
+        seen.cancel()
+        self.check()
+
+    async def stop(self) -> None:
+        """Closes every link; what is under way fails."""
+        tasks = [*self._keepers.values()]
+        if self._watcher is not None:
+            tasks.append(self._watcher)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for members in self._members.values():
+            members.clear()
+
+    def check(self) -> None:
+        """Returns while the instances are being watched.
+
+        Raises:
+            RuntimeError: The watching ended; the view is getting old.
+        """
+        if self._watcher is not None and self._watcher.done() and not self._watcher.cancelled():
+            raise RuntimeError("The router no longer hears of instances.") from self._watcher.exception()
+
+    async def _follow(self) -> None:
+        async for instances in self._watch():
+            self._update(instances)
+            self._seen.set()
+
+    def _update(self, instances: Sequence[Instance]) -> None:
+        present = {
+            (instance.model, instance.id): instance
+            for instance in instances
+            if instance.model in self._members and instance.state is not InstanceState.GONE
+        }
+        for model, members in self._members.items():
+            for id, member in [*members.items()]:
+                instance = present.get((model, id))
+                if instance is None or instance.incarnation > member.instance.incarnation:
+                    member.left.set()
+                    del members[id]
+            self._faults[model].forget_others(members)
+        for (model, id), instance in present.items():
+            known = self._members[model].get(id)
+            if known is None:
+                known = self._members[model][id] = Member(instance)
+            elif instance.incarnation == known.instance.incarnation:
+                known.instance = instance
+            if instance.state is InstanceState.READY and known not in self._keepers:
+                self._keepers[known] = keeper = asyncio.create_task(self._keep(known), name=f"keeper of {id}")
+                keeper.add_done_callback(partial(self._kept, known))
+        self._changed()
+
+    def _kept(self, member: Member, task: asyncio.Task[None]) -> None:
+        del self._keepers[member]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A bug; without a keeper the instance is not used until the directory speaks of it again.
+            logger.error("The link to %s is no longer kept.", member.id, exc_info=error)
+
+    async def _keep(self, member: Member) -> None:
+        faults = self._faults[member.instance.model]
+        while not member.left.is_set():
+            lost: asyncio.Future[PenstockError] = asyncio.get_running_loop().create_future()
+            link = self._connect(member.instance, partial(_resolve, lost))
+            try:
+                await link.start()
+                member.link = link
+                self._changed()
+                error = await self._until_over(member, link, lost)
+                if error is None:
+                    return
+                logger.warning("Lost the link to %s: %s", member.id, error.message)
+            except PenstockError as failure:
+                logger.warning("Cannot reach %s: %s", member.id, failure.message)
+            finally:
+                member.link = None
+                await link.stop(0)
+            incarnation = member.instance.incarnation
+            faults.inhibit(member.id, incarnation)
+            self._changed()
+            await asyncio.sleep(max(RECONNECT_S, faults.remaining_s(member.id, incarnation)))
+
+    async def _until_over(
+        self, member: Member, link: Link, lost: asyncio.Future[PenstockError]
+    ) -> PenstockError | None:
+        """Waits until the link is lost, and returns why; or until the instance is gone and nothing runs on it."""
+        left = asyncio.create_task(member.left.wait())
+        either: set[asyncio.Future[Any]] = {lost, left}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            left.cancel()
+        # A directory that forgot the instance for a moment must not cut what runs on it.
+        while not lost.done():
+            if not (link.in_flight or member.calls):
+                return None
+            await asyncio.wait({lost}, timeout=CLOSE_POLL_S)
+        return lost.result()
+
+
+def _resolve(lost: asyncio.Future[PenstockError], error: PenstockError) -> None:
+    if not lost.done():
+        lost.set_result(error)

@@ -1,0 +1,80 @@
+"""Serve on the session's own Ray, and one fleet that most tests share."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from deployments.fleet import FleetSettings
+
+
+@pytest.fixture(scope="session")
+def serve_cluster(ray_cluster: None) -> Iterator[None]:
+    """Ray Serve without its proxies: the fleet listens for itself."""
+    from ray import serve
+
+    serve.start(proxy_location="Disabled")
+    yield
+    serve.shutdown()
+
+
+@pytest.fixture(scope="session")
+def deploy(serve_cluster: None) -> Iterator[Callable[[FleetSettings], Any]]:
+    """Deploys a fleet, waits until it is all there, and returns the handle of its router; takes it down at the end."""
+    from ray import serve
+
+    from deployments.app import build
+    from deployments.handle import FleetHandle
+
+    names: list[str] = []
+
+    def run(settings: FleetSettings) -> Any:
+        names.append(settings.name)
+        handle = serve.run(build(settings), name=settings.name, route_prefix=None)
+
+        async def all_ready() -> None:
+            fleet = FleetHandle(handle)
+            async with asyncio.timeout(60):
+                while any(card.ready < card.instances or not card.ready for card in await fleet.models()):
+                    await asyncio.sleep(0.1)
+
+        asyncio.run(all_ready())
+        return handle
+
+    yield run
+    for name in names:
+        serve.delete(name)
+
+
+FLEET = FleetSettings.model_validate(
+    {
+        "name": "shared",
+        "http": {"port": 0},
+        "router": {"replicas": 2, "cpus": 0.1},
+        "models": [
+            {
+                "name": "echo",
+                "aliases": ["parrot"],
+                "engine": "scripted",
+                "replicas": 3,
+                "cpus": 0.1,
+                "drain_timeout_s": 1.0,
+            },
+            {
+                "name": "org/slow",
+                "engine": "scripted",
+                "cpus": 0.1,
+                "drain_timeout_s": 1.0,
+                "options": {"script": ["so far", {"hang": True}]},
+                "admission": {"max_running": 2, "max_queued": 0},
+            },
+        ],
+    }
+)
+
+
+@pytest.fixture(scope="session")
+def shared_fleet(deploy: Callable[[FleetSettings], Any]) -> Any:
+    """The router's handle of a fleet with two router replicas: three instances that echo, one that never ends."""
+    return deploy(FLEET)

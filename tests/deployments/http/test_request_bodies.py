@@ -1,0 +1,102 @@
+"""Whatever JSON a field holds: a request, or an error that says what is wrong. Never anything else."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deployments.http.chat_body import ChatBody, parse_chat
+from deployments.http.completion_body import CompletionBody, parse_completion
+from deployments.http.dispatch import DispatchHints
+from deployments.http.error_body import error_json
+from deployments.http.json_guard import parse_object
+from engines.errors import InvalidRequest
+from engines.requests import Guided
+
+LIKELY = st.sampled_from(
+    ["", "a", "auto", "required", "none", "text", "json_schema", "json_object", "function", "user", "{}", "5"]
+)
+NUMBERS = st.sampled_from([-1, 0, 1, 2, 16, 2**31, 2**63, 2**64, 10**40, 0.5, -0.5, 1e308])
+KEYS = st.sampled_from(
+    ["role", "content", "type", "text", "function", "name", "json_schema", "schema", "regex", "choice", "5", "x", "id"]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | LIKELY | NUMBERS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+def fields(model: type[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    names = sorted({*model.model_fields, *model.UNSUPPORTED, "temprature"})
+    return st.dictionaries(st.sampled_from(names), VALUES, max_size=4)
+
+
+def check(parse: Any, body: dict[str, Any]) -> None:
+    data = parse_object(json.dumps(body).encode(), 100)
+    try:
+        parse(data, DispatchHints())
+    except InvalidRequest as error:
+        assert len(error_json(error)) < 3000
+        assert "Traceback" not in error.message
+
+
+@given(fields(ChatBody))
+@settings(max_examples=200, deadline=None)
+def test_any_chat_body(given_fields: dict[str, Any]) -> None:
+    check(parse_chat, {"model": "demo", "messages": MESSAGES, **given_fields})
+
+
+@given(fields(CompletionBody))
+@settings(max_examples=150, deadline=None)
+def test_any_completion_body(given_fields: dict[str, Any]) -> None:
+    check(parse_completion, {"model": "demo", "prompt": "p", **given_fields})
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("given_fields", "guided"),
+    [
+        ({}, None),
+        ({"response_format": {"type": "text"}}, None),
+        ({"response_format": {"type": "json_object"}}, Guided(json_object=True)),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": SCHEMA, "strict": True},
+                }
+            },
+            Guided(json_schema=SCHEMA),
+        ),
+        ({"structured_outputs": {"json": SCHEMA}}, Guided(json_schema=SCHEMA)),
+        ({"structured_outputs": {"json": json.dumps(SCHEMA)}}, Guided(json_schema=SCHEMA)),
+        ({"structured_outputs": {"json_object": True, "regex": None}}, Guided(json_object=True)),
+        ({"structured_outputs": {"choice": ["a", "b"]}}, Guided(choice=["a", "b"])),
+        ({"structured_outputs": {"grammar": "root ::= x"}}, Guided(grammar="root ::= x")),
+        ({"structured_outputs": {"structural_tag": "{}"}}, Guided(structural_tag="{}")),
+        ({"guided_json": SCHEMA}, Guided(json_schema=SCHEMA)),
+        ({"guided_regex": "a+"}, Guided(regex="a+")),
+        ({"guided_choice": ["a"]}, Guided(choice=["a"])),
+        ({"guided_grammar": "root ::= x"}, Guided(grammar="root ::= x")),
+    ],
+)
+def test_every_way_to_constrain_the_output(given_fields: dict[str, Any], guided: Guided | None) -> None:
+    _, request = parse_chat({"model": "demo", "messages": MESSAGES, **given_fields}, DispatchHints())
+    assert request.sampling.guided == guided
+
+
+def test_a_structural_tag_is_kept_as_json() -> None:
+    tag = {
+        "type": "structural_tag",
+        "structures": [{"begin": "<f>", "schema": SCHEMA, "end": "</f>"}],
+        "triggers": ["<f"],
+    }
+    _, request = parse_chat({"model": "demo", "messages": MESSAGES, "response_format": tag}, DispatchHints())
+    assert request.sampling.guided is not None
+    assert json.loads(request.sampling.guided.structural_tag or "") == tag

@@ -1,0 +1,23 @@
+"""Candidates and requests for the routing tests."""
+
+from dataclasses import dataclass
+
+from hypothesis import strategies as st
+
+from engines.requests import GenerateRequest
+
+REQUEST = GenerateRequest(model="m", prompt="hello")
+
+
+@dataclass
+class Server:
+    id: str
+    load: int = 0
+
+
+servers = st.lists(
+    st.builds(Server, id=st.text("abcdefgh0123456789-", min_size=1, max_size=6), load=st.integers(0, 50)),
+    min_size=1,
+    max_size=12,
+    unique_by=lambda server: server.id,
+)

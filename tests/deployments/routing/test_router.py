@@ -1,0 +1,411 @@
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+
+from actors.instance import InstanceState
+from deployments.fleet import ModelSettings, RoutingSettings
+from deployments.routing.affinity import weight
+from deployments.routing.router import PushRouter
+from engines.completion import Collector, collect
+from engines.context import Context
+from engines.contract import Capabilities, Load
+from engines.errors import (
+    Cancelled,
+    EngineDead,
+    EngineFailed,
+    InstanceLost,
+    InvalidRequest,
+    ModelNotFound,
+    NoInstance,
+    Overloaded,
+    PenstockError,
+    QueueFull,
+    Unsupported,
+)
+from engines.events import Finished
+from engines.requests import DetokenizeRequest, EmbedRequest, GenerateRequest, Session, TokenizeRequest
+from engines.script import Hang
+from engines.scripted import ScriptedEngine
+from tests.deployments.routing.local_fleet import LocalFleet, until
+
+
+def ask(text: str = "hello", **fields: object) -> GenerateRequest:
+    return GenerateRequest(**{"model": "m", "prompt": text, **fields})
+
+
+async def engine_of(router: PushRouter, request: GenerateRequest) -> str:
+    return (await collect(router.generate(request, Context()))).engine
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[LocalFleet]:
+    yield LocalFleet()
+    # What a test left running belongs to its own loop and ends with it.
+
+
+async def test_answers_from_an_instance_of_the_model(fleet: LocalFleet) -> None:
+    await fleet.add("a-1", model="a")
+    await fleet.add("b-1", model="b")
+    router = await fleet.router(
+        ModelSettings(name="a", aliases=["first"], engine="scripted"), ModelSettings(name="b", engine="scripted")
+    )
+    assert await engine_of(router, ask(model="a")) == "a-1"
+    assert await engine_of(router, ask(model="b")) == "b-1"
+    assert await engine_of(router, ask(model="first")) == "a-1"
+    # The engine is asked for the model that it serves, whatever the client calls it.
+    assert [request.model for request in fleet.engines["a-1"].requests] == ["a", "a"]
+
+
+async def test_an_unknown_model_names_those_that_are_served(fleet: LocalFleet) -> None:
+    router = await fleet.router(ModelSettings(name="a", aliases=["first"], engine="scripted"))
+    with pytest.raises(ModelNotFound) as caught:
+        await engine_of(router, ask(model="nope"))
+    assert caught.value.served == ("a", "first")
+
+
+async def test_a_burst_spreads_before_any_of_it_is_answered(fleet: LocalFleet) -> None:
+    for id in ("a", "b", "c"):
+        await fleet.add(id, ScriptedEngine(id, script=[Hang()]))
+    router = await fleet.router()
+    contexts = [Context() for _ in range(30)]
+    await asyncio.gather(*(router.submit(ask(), context, Collector()) for context in contexts))
+    assert {id: len(engine.active) for id, engine in fleet.engines.items()} == {"a": 10, "b": 10, "c": 10}
+    assert router.load().running == 30
+    for context in contexts:
+        context.kill()
+    assert router.load().running == 0
+
+
+async def test_the_load_of_others_counts(fleet: LocalFleet) -> None:
+    await fleet.add("a")
+    await fleet.add("b")
+    router = await fleet.router()
+    fleet.link("a").reported = Load(running=4, queued=1)
+    assert [await engine_of(router, ask()) for _ in range(5)] == ["b"] * 5
+
+
+async def test_our_own_load_is_not_counted_twice(fleet: LocalFleet) -> None:
+    for id in ("a", "b"):
+        await fleet.add(id, ScriptedEngine(id, script=[Hang()]))
+    router = await fleet.router()
+    contexts = [Context() for _ in range(20)]
+    for context in contexts[:10]:
+        await router.submit(ask(instance="a"), context, Collector())
+    fleet.link("a").reported = Load(running=10)  # ours, every one
+    for context in contexts[10:]:
+        await router.submit(ask(), context, Collector())
+    assert {id: len(engine.active) for id, engine in fleet.engines.items()} == {"a": 10, "b": 10}
+    for context in contexts:
+        context.kill()
+
+
+async def test_an_instance_that_announced_its_drain_gets_nothing_new(fleet: LocalFleet) -> None:
+    await fleet.add("a")
+    await fleet.add("b")
+    router = await fleet.router(policy="round_robin")
+    fleet.link("a").is_draining = True
+    assert [await engine_of(router, ask()) for _ in range(3)] == ["b"] * 3
+
+
+@pytest.mark.parametrize("error", [QueueFull("full"), InstanceLost("lost"), EngineDead("dead")])
+async def test_a_refused_request_goes_to_the_next_instance(fleet: LocalFleet, error: PenstockError) -> None:
+    await fleet.add("a", ScriptedEngine("a", script=[error]))
+    await fleet.add("b")
+    router = await fleet.router(policy="round_robin")
+    assert [await engine_of(router, ask()) for _ in range(4)] == ["b"] * 4
+    # It was asked once: from then on it is inhibited, or known to be busy.
+    assert len(fleet.engines["a"].requests) == 1
+
+
+async def test_an_instance_that_says_it_drains_is_asked_no_more(fleet: LocalFleet) -> None:
+    await fleet.add("a")
+    await fleet.add("b")
+    router = await fleet.router(policy="round_robin")
+    fleet.draining.add("a")
+    assert await engine_of(router, ask()) == "b"
+    assert {one.id: one.state for one in router.instances()} == {"a": "draining", "b": "ready"}
+    fleet.draining.clear()
+    assert [await engine_of(router, ask()) for _ in range(3)] == ["b"] * 3
+
+
+async def test_an_error_that_would_be_the_same_anywhere_is_not_tried_elsewhere(fleet: LocalFleet) -> None:
+    for id in ("a", "b"):
+        await fleet.add(id, ScriptedEngine(id, script=[InvalidRequest("no", param="prompt")]))
+    router = await fleet.router()
+    with pytest.raises(InvalidRequest) as caught:
+        await engine_of(router, ask())
+    assert caught.value.instance in ("a", "b")
+    assert sum(len(engine.requests) for engine in fleet.engines.values()) == 1
+
+
+async def test_overloaded_when_all_refuse_with_the_longest_wait(fleet: LocalFleet) -> None:
+    await fleet.add("a", ScriptedEngine("a", script=[QueueFull("full", retry_after_s=3.0)]))
+    await fleet.add("b", ScriptedEngine("b", script=[QueueFull("full", retry_after_s=7.0)]))
+    router = await fleet.router(wait_s=60)  # is not waited: more instances are not in sight
+    for _ in range(2):
+        with pytest.raises(Overloaded) as caught:
+            await engine_of(router, ask())
+        assert caught.value.retry_after_s == 7.0
+    assert [len(engine.requests) for engine in fleet.engines.values()] == [2, 2]
+
+
+async def test_a_stream_error_passes_through(fleet: LocalFleet) -> None:
+    await fleet.add("a", ScriptedEngine("a", script=["so far", EngineFailed("broke")]))
+    await fleet.add("b")
+    router = await fleet.router()
+    request = ask(instance="a")
+    with pytest.raises(EngineFailed):
+        await engine_of(router, request)
+    assert not fleet.engines["b"].requests
+
+
+async def test_without_instances_it_says_so(fleet: LocalFleet) -> None:
+    router = await fleet.router()
+    with pytest.raises(NoInstance, match="there is none"):
+        await engine_of(router, ask())
+    assert not router.ready
+
+
+async def test_without_a_ready_instance_it_says_what_they_do(fleet: LocalFleet) -> None:
+    await fleet.add("a", state=InstanceState.STARTING)
+    await fleet.add("b", state=InstanceState.STARTING)
+    await fleet.add("c", state=InstanceState.DRAINING)
+    router = await fleet.router()
+    with pytest.raises(NoInstance, match=r"2 starting since \d s, 1 draining since \d s") as caught:
+        await engine_of(router, ask())
+    assert caught.value.retry_after_s is not None
+
+
+async def test_a_request_waits_for_the_first_instance(fleet: LocalFleet) -> None:
+    await fleet.add("a", state=InstanceState.STARTING)
+    router = await fleet.router(wait_s=60)
+    waiting = asyncio.create_task(engine_of(router, ask()))
+    await asyncio.sleep(0)
+    fleet.set_state("a", InstanceState.READY)
+    assert await waiting == "a"
+
+
+async def test_killing_a_request_that_waits(fleet: LocalFleet) -> None:
+    router = await fleet.router(wait_s=60)
+    context = Context()
+    waiting = asyncio.create_task(router.submit(ask(), context, Collector()))
+    await asyncio.sleep(0)
+    context.kill()
+    with pytest.raises(Cancelled):
+        await waiting
+
+
+async def test_stopping_a_request_that_waits_finishes_it(fleet: LocalFleet) -> None:
+    router = await fleet.router(wait_s=60)
+    context, collector = Context(), Collector()
+    waiting = asyncio.create_task(router.submit(ask(), context, collector))
+    await asyncio.sleep(0)
+    context.stop()
+    await waiting
+    assert (await collector.completion).choices[0].reason == "cancelled"
+
+
+async def test_direct_dispatch(fleet: LocalFleet) -> None:
+    await fleet.add("a")
+    await fleet.add("b")
+    await fleet.add("c", state=InstanceState.STARTING)
+    router = await fleet.router()
+    assert [await engine_of(router, ask(instance="b")) for _ in range(5)] == ["b"] * 5
+    with pytest.raises(NoInstance, match="no instance 'nope'") as caught:
+        await engine_of(router, ask(instance="nope"))
+    assert caught.value.param == "instance"
+    with pytest.raises(NoInstance, match=r"instance c .* 1 starting"):
+        await engine_of(router, ask(instance="c"))
+
+
+async def test_a_lost_link_inhibits_the_instance_until_it_is_back(fleet: LocalFleet) -> None:
+    await fleet.add("a", ScriptedEngine("a", script=[Hang()]))
+    router = await fleet.router(inhibit_s=0.0)
+    collector = Collector()
+    await router.submit(ask(), Context(), collector)
+    fleet.link("a").lose()
+    with pytest.raises(InstanceLost):
+        await collector.completion
+    with pytest.raises(NoInstance, match=r"not connected|left alone"):
+        await engine_of(router, ask())
+    await until(lambda: len(fleet.links["a"]) == 2 and router.ready)
+
+
+async def test_a_newer_incarnation_is_used_at_once(fleet: LocalFleet) -> None:
+    await fleet.add("a", incarnation=1)
+    router = await fleet.router(inhibit_s=1000.0)
+    fleet.link("a").lose()
+    await until(lambda: not router.ready)
+    await fleet.add("a", ScriptedEngine("a"), incarnation=2)
+    await until(lambda: router.ready)
+    assert await engine_of(router, ask()) == "a"
+
+
+async def test_an_unreachable_instance_is_tried_again(fleet: LocalFleet) -> None:
+    fleet.unreachable.add("a")
+    await fleet.add("a")
+    router = await fleet.router(inhibit_s=0.0)
+    await until(lambda: len(fleet.links["a"]) == 2)
+    assert not router.ready
+    fleet.unreachable.clear()
+    await until(lambda: router.ready)
+
+
+async def test_instances_join_and_leave(fleet: LocalFleet) -> None:
+    await fleet.add("a")
+    router = await fleet.router()
+    await fleet.add("b")
+    await until(lambda: router.models()[0].ready == 2)
+    fleet.remove("a")
+    await until(lambda: router.models()[0].instances == 1)
+    assert [await engine_of(router, ask()) for _ in range(3)] == ["b"] * 3
+    await until(lambda: not fleet.link("a").ready)
+
+
+async def test_what_runs_on_a_vanished_instance_may_end(fleet: LocalFleet) -> None:
+    # A directory that starts anew shows nobody for a moment; streams must not be cut for that.
+    engine = await fleet.add("a", ScriptedEngine("a", script=["x", Hang()]))
+    router = await fleet.router()
+    context, collector = Context(), Collector()
+    await router.submit(ask(), context, collector)
+    fleet.remove("a")
+    await until(lambda: not router.ready)
+    await fleet.add("a", engine)
+    await until(lambda: router.ready)
+    assert fleet.links["a"][0].ready
+    context.stop()
+    assert (await collector.completion).text == "x"
+    await until(lambda: not fleet.links["a"][0].ready)
+    assert fleet.links["a"][1].ready
+
+
+async def test_embeddings_tokens_and_back(fleet: LocalFleet) -> None:
+    await fleet.add("a")
+    router = await fleet.router()
+    assert len((await router.embed(EmbedRequest(model="m", inputs=["x", "y"]), Context())).vectors) == 2
+    tokens = await router.tokenize(TokenizeRequest(model="m", prompt="hi"))
+    assert await router.detokenize(DetokenizeRequest(model="m", token_ids=tokens.token_ids)) == "hi"
+
+
+async def test_what_the_model_cannot_do_is_refused_before_the_engine_sees_it(fleet: LocalFleet) -> None:
+    await fleet.add("g", ScriptedEngine("g", capabilities=Capabilities()), model="generates")
+    await fleet.add("e", ScriptedEngine("e", capabilities=Capabilities(generate=False, embed=True)), model="embeds")
+    router = await fleet.router(
+        ModelSettings(name="generates", engine="scripted"), ModelSettings(name="embeds", engine="scripted")
+    )
+    with pytest.raises(Unsupported):
+        await router.embed(EmbedRequest(model="generates", inputs=["x"]), Context())
+    with pytest.raises(Unsupported):
+        await engine_of(router, ask(model="embeds"))
+    assert not fleet.engines["e"].requests
+
+
+async def test_sessions_stay_on_their_instance_in_every_replica(fleet: LocalFleet) -> None:
+    for id in ("a", "b", "c"):
+        await fleet.add(id)
+    one, other = await fleet.router(), await fleet.router()
+    homes: Counter[str] = Counter()
+    for index in range(20):
+        request = ask(session=Session(id=f"session {index}"))
+        places = {await engine_of(router, request) for router in (one, other, one)}
+        assert len(places) == 1
+        homes[places.pop()] += 1
+    assert len(homes) == 3
+
+
+async def test_a_hard_session_stays_though_its_instance_refuses(fleet: LocalFleet) -> None:
+    full = [False]
+
+    def script(id: str) -> ScriptedEngine:
+        return ScriptedEngine(id, script=lambda _: [QueueFull("full", retry_after_s=4.0)] if full[0] else ["x"])
+
+    await fleet.add("a", script("a"))
+    await fleet.add("b", ScriptedEngine("b"))
+    router = await fleet.router()
+    name = next(name for name in map(str, range(100)) if weight(name, "a") > weight(name, "b"))
+    session = Session(id=name, mode="hard")
+    assert await engine_of(router, ask(session=session)) == "a"
+    full[0] = True
+    with pytest.raises(Overloaded) as caught:
+        await engine_of(router, ask(session=session))
+    assert caught.value.retry_after_s == 4.0
+    assert await engine_of(router, ask(session=Session(id=session.id, mode="soft"))) == "b"
+
+
+async def test_a_hard_session_waits_for_an_unreachable_instance_and_leaves_a_draining_one(fleet: LocalFleet) -> None:
+    await fleet.add("a")
+    router = await fleet.router(inhibit_s=1000.0)
+    request = ask(session=Session(id="s", mode="hard"))
+    assert await engine_of(router, request) == "a"
+    await fleet.add("b")
+    await until(lambda: router.models()[0].ready == 2)
+    fleet.link("a").lose()
+    await until(lambda: router.models()[0].ready == 1)
+    with pytest.raises(NoInstance, match="holds the session"):
+        await engine_of(router, request)
+    fleet.set_state("a", InstanceState.DRAINING)
+    await until(lambda: router.instances()[0].state is InstanceState.DRAINING)
+    assert await engine_of(router, request) == "b"
+
+
+async def test_sticky_off_ignores_sessions(fleet: LocalFleet) -> None:
+    await fleet.add("a")
+    await fleet.add("b")
+    router = await fleet.router(policy="round_robin", sticky={"mode": "off"})
+    request = ask(session=Session(id="s"))
+    assert [await engine_of(router, request) for _ in range(4)] == ["a", "b", "a", "b"]
+
+
+async def test_a_session_is_leased_while_a_stream_of_it_runs(fleet: LocalFleet) -> None:
+    await fleet.add("a", ScriptedEngine("a", script=[Hang()]))
+    router = await fleet.router(sticky={"idle_s": 0.001})
+    affinity = router._routes[0].affinity
+    context, collector = Context(), Collector()
+    await router.submit(ask(session=Session(id="s")), context, collector)
+    await asyncio.sleep(0.01)
+    assert affinity.bound("s") == "a"
+    context.stop()
+    assert isinstance(await collector.completion, object)
+    await asyncio.sleep(0.01)
+    assert affinity.bound("s") is None
+
+
+async def test_unhealthy_when_it_no_longer_hears_of_instances(fleet: LocalFleet) -> None:
+    await fleet.add("a")
+    router = await fleet.router()
+    await router.check_health()
+    fleet.fall_silent(ConnectionError("gone"))
+    await until(lambda: router._members._watcher.done())
+    with pytest.raises(RuntimeError):
+        await router.check_health()
+    assert await engine_of(router, ask()) == "a"  # the last view still serves
+
+
+async def test_stop_lets_streams_end_and_closes_the_links(fleet: LocalFleet) -> None:
+    await fleet.add("a", ScriptedEngine("a", script=[Hang()]))
+    router = await fleet.router()
+    context, collector = Context(), Collector()
+    await router.submit(ask(), context, collector)
+    stopping = asyncio.create_task(router.stop(60))
+    await asyncio.sleep(0)
+    assert fleet.link("a").ready
+    context.stop()
+    await stopping
+    assert isinstance(await collector.completion, object)
+    assert not fleet.link("a").ready
+
+
+async def test_the_fleet_as_a_whole(fleet: LocalFleet) -> None:
+    await fleet.add("a")
+    await fleet.add("b", state=InstanceState.STARTING)
+    router = await fleet.router(ModelSettings(name="m", engine="scripted", routing=RoutingSettings()))
+    (card,) = router.models()
+    assert (card.name, card.ready, card.instances) == ("m", 1, 2)
+    assert card.capabilities.embed
+    assert router.capabilities.embed
+    assert router.ready
+    assert {instance.id for instance in router.instances()} == {"a", "b"}
+    events = [event async for event in router.generate(ask(), Context())]
+    assert isinstance(events[-1], Finished)

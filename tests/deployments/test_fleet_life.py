@@ -1,0 +1,160 @@
+"""How a fleet comes up, loses an instance, and goes down, with everything real but the models."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+import ray
+from ray import serve
+
+from actors.directory_client import DirectoryClient
+from actors.instance import Instance, InstanceState
+from deployments.app import ROUTER, build
+from deployments.fleet import FleetSettings
+from deployments.handle import FleetHandle
+from engines.errors import InstanceLost
+from engines.events import Started
+
+
+def fleet_of(name: str, **model: object) -> FleetSettings:
+    return FleetSettings.model_validate(
+        {
+            "name": name,
+            "http": {"port": 0},
+            "router": {"cpus": 0.1},
+            "models": [{"name": "m", "engine": "scripted", "cpus": 0.1, "drain_timeout_s": 30, **model}],
+        }
+    )
+
+
+@pytest.fixture
+async def launch(serve_cluster: None) -> AsyncIterator[Callable[[FleetSettings], Awaitable[FleetHandle]]]:
+    """Deploys a fleet without waiting for its instances; takes it down at the end."""
+    names: list[str] = []
+
+    async def run(settings: FleetSettings) -> FleetHandle:
+        names.append(settings.name)
+        target = serve.RunTarget(build(settings), name=settings.name, route_prefix=None)
+        await asyncio.to_thread(
+            serve.run_many,
+            [target],
+            wait_for_ingress_deployment_creation=True,
+            wait_for_applications_running=False,
+        )
+        return FleetHandle(serve.get_deployment_handle(ROUTER, settings.name))
+
+    yield run
+    for name in names:
+        await asyncio.to_thread(serve.delete, name)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 60.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not await condition():
+            await asyncio.sleep(0.1)
+
+
+async def ready_instances(fleet: FleetHandle) -> list[Instance]:
+    return [instance for instance in await fleet.instances() if instance.state is InstanceState.READY]
+
+
+Launch = Callable[[FleetSettings], Awaitable[FleetHandle]]
+
+
+async def test_the_router_listens_while_the_engines_boot(launch: Launch) -> None:
+    fleet = await launch(fleet_of("boots", options={"boot_s": 4.0}))
+    url = f"http://127.0.0.1:{await fleet._handle.http_port.remote()}"
+    async with aiohttp.ClientSession() as http:
+
+        async def ready() -> int:
+            async with http.get(f"{url}/ready") as answer:
+                return answer.status
+
+        assert await ready() == 503
+
+        async def is_ready() -> bool:
+            return await ready() == 200
+
+        await until(is_ready)
+    assert (await fleet.complete({"model": "m", "prompt": "hello"})).text == "hello"
+
+
+async def test_a_killed_instance_is_lost_to_its_requests_and_replaced(launch: Launch) -> None:
+    settings = fleet_of("dies", replicas=2, options={"script": ["x", {"hang": True}]}, health={"period_s": 0.5})
+    fleet = await launch(settings)
+
+    async def both_ready() -> bool:
+        return len(await ready_instances(fleet)) == 2
+
+    await until(both_ready)
+    victim = (await ready_instances(fleet))[0]
+    stream = fleet.generate({"model": "m", "prompt": "x", "instance": victim.id})
+    assert isinstance(await anext(stream), Started)
+    ray.kill(victim.actor)
+    with pytest.raises(InstanceLost):
+        async for _ in stream:
+            pass
+
+    async def replaced() -> bool:
+        ready = {instance.id for instance in await ready_instances(fleet)}
+        return len(ready) == 2 and victim.id not in ready
+
+    await until(replaced)
+    known = (await DirectoryClient(settings.name).snapshot()).instances
+    assert victim.id not in known
+    # Requests find the new one.
+    newest = max(await ready_instances(fleet), key=lambda instance: instance.since_s)
+    stream = fleet.generate({"model": "m", "prompt": "x", "instance": newest.id})
+    assert isinstance(await anext(stream), Started)
+    await stream.aclose()
+
+
+async def test_going_down_lets_a_stream_end_and_leaves_no_process(launch: Launch) -> None:
+    fleet = await launch(fleet_of("drains", options={"script": [{"say": "tick ", "times": 30, "every_s": 0.1}]}))
+
+    async def is_ready() -> bool:
+        return len(await ready_instances(fleet)) == 1
+
+    await until(is_ready)
+    (instance,) = await ready_instances(fleet)
+    url = f"http://127.0.0.1:{await fleet._handle.http_port.remote()}/v1/completions"
+    body = {"model": "m", "prompt": "x", "stream": True}
+    async with aiohttp.ClientSession() as http, http.post(url, json=body) as answer:
+        lines = aiter(answer.content)
+        first = await anext(lines)
+        deleting = asyncio.create_task(asyncio.to_thread(serve.delete, "drains"))
+        rest = [line async for line in lines]
+    await deleting
+    events = [line.removeprefix(b"data: ").strip() for line in [first, *rest] if line.startswith(b"data: ")]
+    assert events[-1] == b"[DONE]"
+    texts = [choice["text"] for event in events[:-1] for choice in json.loads(event)["choices"]]
+    assert "".join(texts) == "tick " * 30
+
+    async def is_gone() -> bool:
+        return not _lives(instance.pid)
+
+    await until(is_gone)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def test_an_instance_that_cannot_boot_says_why(serve_cluster: None) -> None:
+    options: dict[str, Any] = {"boot_error": {"error": "EngineFailed", "message": "No such weights."}}
+    settings = fleet_of("fails", options=options)
+    try:
+        with pytest.raises(RuntimeError):
+            await asyncio.to_thread(serve.run, build(settings), name=settings.name, route_prefix=None)
+        deployments = serve.status().applications[settings.name].deployments
+        assert "No such weights" in deployments["engine-m"].message
+    finally:
+        await asyncio.to_thread(serve.delete, settings.name)

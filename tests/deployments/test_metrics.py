@@ -1,0 +1,193 @@
+import asyncio
+import re
+from collections.abc import Iterable
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from actors.instance import Instance, InstanceState
+from deployments.metrics import Metrics, RequestMeter
+from engines.contract import Load
+from engines.errors import NotReady
+from engines.events import Usage
+
+
+class MemoryBoard:
+    """A board in this process; time is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self._values: dict[str, tuple[bytes, float]] = {}
+
+    async def post(self, key: str, value: bytes, ttl_s: float | None) -> None:
+        self._values[key] = (value, float("inf") if ttl_s is None else self.now_s + ttl_s)
+
+    async def read(self, prefix: str) -> dict[str, bytes]:
+        return {
+            key: value
+            for key, (value, until_s) in self._values.items()
+            if key.startswith(prefix) and until_s > self.now_s
+        }
+
+
+def served(metrics: Metrics, tokens: int = 3, status: int = 200) -> RequestMeter:
+    meter = metrics.begin("/v1/chat/completions")
+    meter.model = "demo"
+    meter.first_token()
+    meter.finish(Usage(prompt_tokens=5, completion_tokens=tokens, cached_tokens=2))
+    metrics.end(meter, status)
+    return meter
+
+
+def values(text: str) -> dict[str, float]:
+    """Each sample's value, by its name and labels."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+            key = f"{sample.name}{{{labels}}}"
+            assert key not in found, f"{key} is there twice"
+            found[key] = sample.value
+    return found
+
+
+def growing(figures: dict[str, float]) -> Iterable[str]:
+    return (key for key in figures if re.match(r"\w+_(total|count|sum|bucket)\b", key))
+
+
+async def test_a_request_is_counted_once_in_every_figure() -> None:
+    metrics = Metrics()
+    served(metrics)
+    figures = values(await metrics.text([]))
+    chat = "endpoint=/v1/chat/completions,model=demo"
+    assert figures[f"penstock_requests_total{{{chat},status=200}}"] == 1
+    assert figures["penstock_prompt_tokens_total{model=demo}"] == 5
+    assert figures["penstock_cached_prompt_tokens_total{model=demo}"] == 2
+    assert figures["penstock_generation_tokens_total{model=demo}"] == 3
+    assert figures["penstock_time_to_first_token_seconds_count{model=demo}"] == 1
+    assert figures["penstock_time_per_output_token_seconds_count{model=demo}"] == 1
+    assert figures[f"penstock_request_duration_seconds_count{{{chat}}}"] == 1
+    assert figures["penstock_requests_in_flight{}"] == 0
+
+
+async def test_an_error_is_counted_by_its_code() -> None:
+    metrics = Metrics()
+    meter = metrics.begin("/v1/chat/completions")
+    metrics.end(meter, 429, "queue_full")
+    figures = values(await metrics.text([]))
+    key = "penstock_request_errors_total{code=queue_full,endpoint=/v1/chat/completions,model=}"
+    assert figures[key] == 1
+
+
+async def test_tokens_count_while_a_request_runs() -> None:
+    metrics = Metrics()
+    meter = metrics.begin("/v1/chat/completions")
+    meter.model = "demo"
+    seen = []
+    for tokens in (1, 10, 20):
+        meter.tokens = tokens
+        figures = values(await metrics.text([]))
+        assert figures["penstock_requests_in_flight{}"] == 1
+        seen.append(figures["penstock_generation_tokens_total{model=demo}"])
+    meter.finish(Usage(5, 21))
+    metrics.end(meter, 200)
+    seen.append(values(await metrics.text([]))["penstock_generation_tokens_total{model=demo}"])
+    assert seen == [1, 10, 20, 21]
+
+
+async def test_instances_are_not_summed_over_replicas() -> None:
+    board = MemoryBoard()
+    instances = [
+        Instance("demo-0", "demo", state=InstanceState.READY, load=Load(3, 1, 0.5)),
+        Instance("demo-1", "demo", state=InstanceState.STARTING),
+    ]
+    one, other = Metrics("one", board), Metrics("other", board)
+    await one.text(instances)
+    figures = values(await other.text(instances))
+    assert figures["penstock_instances{model=demo,state=ready}"] == 1
+    assert figures["penstock_instances{model=demo,state=starting}"] == 1
+    assert figures["penstock_instance_running_requests{instance=demo-0,model=demo}"] == 3
+    assert figures["penstock_instance_queued_requests{instance=demo-0,model=demo}"] == 1
+    assert figures["penstock_instance_kv_cache_use_ratio{instance=demo-0,model=demo}"] == 0.5
+
+
+async def test_whichever_replica_answers_gives_the_sum() -> None:
+    board = MemoryBoard()
+    one, other = Metrics("one", board), Metrics("other", board)
+    served(one)
+    served(other)
+    served(other)
+    first = values(await one.text([]))
+    second = values(await other.text([]))
+    third = values(await one.text([]))
+    tokens = "penstock_generation_tokens_total{model=demo}"
+    assert first[tokens] == 3  # the other one has not posted yet
+    assert second[tokens] == third[tokens] == 9
+    assert third["penstock_router_replicas{}"] == 2
+    assert third["penstock_time_to_first_token_seconds_bucket{le=+Inf,model=demo}"] == 3
+
+
+async def test_nothing_falls_when_a_replica_dies() -> None:
+    board = MemoryBoard()
+    dying, living = Metrics("dying", board), Metrics("living", board)
+    served(dying)
+    under_way = dying.begin("/v1/chat/completions")
+    under_way.model = "demo"
+    await dying.text([])
+    before = values(await living.text([]))
+    assert before["penstock_requests_in_flight{}"] == 1
+    board.now_s += 3600
+    replacement = Metrics("replacement", board)
+    after = values(await replacement.text([]))
+    assert [key for key in growing(before) if after[key] < before[key]] == []
+    # What it was doing died with it.
+    assert after["penstock_requests_in_flight{}"] == 0
+    assert after["penstock_router_replicas{}"] == 1
+
+
+async def test_no_scrape_shows_less_than_the_one_before() -> None:
+    board = MemoryBoard()
+    replicas = [Metrics(f"replica-{index}", board) for index in range(3)]
+    before: dict[str, float] = {}
+    for step in range(12):
+        served(replicas[(step * 7) % 3], tokens=step)
+        figures = values(await replicas[step % 3].text([]))
+        fallen = [key for key in growing(before) if figures.get(key, 0) < before[key]]
+        assert fallen == []
+        before = figures
+
+
+@pytest.mark.parametrize("model", ['we"ird', "sla/sh", "new\nline", "back\\slash", "\u2603"])
+async def test_any_model_name_is_exposed(model: str) -> None:
+    metrics = Metrics()
+    meter = metrics.begin("/v1/chat/completions")
+    meter.model = model
+    metrics.end(meter, 200)
+    assert any(model in key for key in values(await metrics.text([])))
+
+
+class LostBoard:
+    """A board that is away."""
+
+    def __init__(self) -> None:
+        self.posts = 0
+
+    async def post(self, key: str, value: bytes, ttl_s: float | None) -> None:
+        self.posts += 1
+        raise NotReady("The board is away.")
+
+    async def read(self, prefix: str) -> dict[str, bytes]:
+        raise NotReady("The board is away.")
+
+
+async def test_a_board_that_is_away_fails_the_scrape_and_not_the_replica() -> None:
+    board = LostBoard()
+    metrics = Metrics("one", board, post_every_s=0.001)
+    with pytest.raises(NotReady):
+        await metrics.text([])
+    posting = asyncio.create_task(metrics.post_forever())
+    async with asyncio.timeout(10):
+        while board.posts < 3:  # noqa: ASYNC110 - the board sets no event
+            await asyncio.sleep(0.001)
+    assert not posting.done()
+    posting.cancel()

@@ -1,0 +1,214 @@
+"""What a fleet answers over Serve handles and HTTP, with everything real but the models."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import aiohttp
+import pytest
+
+from deployments.handle import FleetHandle
+from engines.completion import collect
+from engines.context import Context
+from engines.errors import (
+    Cancelled,
+    InvalidRequest,
+    ModelNotFound,
+    NoInstance,
+    Overload,
+    Overloaded,
+    PenstockError,
+)
+from engines.events import Finished, Started, TextDelta
+from engines.requests import DetokenizeRequest, EmbedRequest, GenerateRequest, Session, TokenizeRequest
+
+ECHO = {"model": "echo", "prompt": "one two three"}
+SLOW = {"model": "org/slow", "prompt": "x"}
+
+
+@pytest.fixture
+def fleet(shared_fleet: Any) -> FleetHandle:
+    return FleetHandle(shared_fleet)
+
+
+async def until_refused_no_more(fleet: FleetHandle, context: Context) -> str:
+    """Asks until a slot is free, and returns the first text."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                async for event in fleet.generate(SLOW, context):
+                    if isinstance(event, TextDelta):
+                        return event.text
+            except Overload:
+                await asyncio.sleep(0.05)
+
+
+async def test_generate_gives_typed_events(shared_fleet: Any) -> None:
+    events = [event async for event in shared_fleet.options(stream=True).generate.remote(ECHO)]
+    assert isinstance(events[0], Started)
+    assert "".join(event.text for event in events[1:-1]) == "one two three"
+    assert isinstance(events[-1], Finished)
+
+
+async def test_the_fleet_is_an_engine(fleet: FleetHandle) -> None:
+    await fleet.start()
+    assert fleet.ready
+    completion = await collect(fleet.generate(GenerateRequest(**ECHO), Context()))
+    assert completion.text == "one two three"
+    assert completion.engine.startswith("echo-")
+
+
+async def test_complete_embed_tokenize_detokenize(fleet: FleetHandle) -> None:
+    assert (await fleet.complete({**ECHO, "model": "parrot"})).text == "one two three"
+    assert len((await fleet.embed(EmbedRequest(model="echo", inputs=["a", "b"]))).vectors) == 2
+    assert len((await fleet.embed({"model": "echo", "inputs": ["a"]})).vectors) == 1
+    tokens = await fleet.tokenize(TokenizeRequest(model="echo", prompt="hi"))
+    assert await fleet.detokenize(DetokenizeRequest(model="echo", token_ids=tokens.token_ids)) == "hi"
+
+
+async def test_a_wrong_dict_names_the_field(fleet: FleetHandle, shared_fleet: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await fleet.complete({**ECHO, "sampling": {"temperature": "hot"}})
+    assert caught.value.param == "sampling.temperature"
+    # A bare handle raises Ray's error, which is ours as well, with our fields.
+    with pytest.raises(InvalidRequest) as bare:
+        await shared_fleet.complete.remote({**ECHO, "sampling": {"temperature": "hot"}})
+    assert (bare.value.param, bare.value.status) == ("sampling.temperature", 400)
+
+
+async def test_errors_arrive_as_they_were_raised(fleet: FleetHandle) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        await fleet.complete({"model": "nope", "prompt": "x"})
+    assert caught.value.served == ("echo", "parrot", "org/slow")
+    with pytest.raises(NoInstance) as missing:
+        await anext(aiter(fleet.generate({**ECHO, "instance": "echo-none"})))
+    assert missing.value.param == "instance"
+
+
+async def test_who_serves_what(fleet: FleetHandle) -> None:
+    assert [(card.name, card.aliases, card.ready) for card in await fleet.models()] == [
+        ("echo", ("parrot",), 3),
+        ("org/slow", (), 1),
+    ]
+    instances = await fleet.instances()
+    assert Counter(instance.model for instance in instances) == {"echo": 3, "org/slow": 1}
+    assert all(instance.pid and instance.node for instance in instances)
+    for instance in instances:
+        if instance.model == "echo":
+            assert (await fleet.complete({**ECHO, "instance": instance.id})).engine == instance.id
+
+
+async def test_a_burst_spreads_over_the_instances(fleet: FleetHandle) -> None:
+    completions = await asyncio.gather(*(fleet.complete(ECHO) for _ in range(60)))
+    counts = Counter(completion.engine for completion in completions)
+    assert len(counts) == 3
+    assert min(counts.values()) >= 10
+
+
+async def test_overload_is_refused_and_dropping_a_stream_frees_its_slot(fleet: FleetHandle) -> None:
+    streams = [fleet.generate(SLOW) for _ in range(2)]
+    for stream in streams:
+        assert isinstance(await anext(stream), Started)
+    with pytest.raises(Overloaded) as caught:
+        await fleet.complete(SLOW)
+    assert caught.value.status == 429
+    assert caught.value.retry_after_s
+    await streams[0].aclose()
+    assert await until_refused_no_more(fleet, Context()) == "so far"
+    await streams[1].aclose()
+
+
+async def test_cancelling_a_call_frees_its_slot(fleet: FleetHandle) -> None:
+    calls = [asyncio.ensure_future(fleet.complete(SLOW)) for _ in range(2)]
+    await until_overloaded(fleet)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert await until_refused_no_more(fleet, Context()) == "so far"
+
+
+async def test_cancelling_a_bare_handle_stream_frees_its_slot(fleet: FleetHandle, shared_fleet: Any) -> None:
+    responses = [shared_fleet.options(stream=True).generate.remote(SLOW) for _ in range(2)]
+    for response in responses:
+        assert isinstance(await anext(response), Started)
+    await until_overloaded(fleet)
+    for response in responses:
+        response.cancel()
+    assert await until_refused_no_more(fleet, Context()) == "so far"
+
+
+async def until_overloaded(fleet: FleetHandle) -> None:
+    """Returns when every slot is taken; asks with a deadline, since a call that gets a slot keeps it."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                async with asyncio.timeout(0.5):
+                    await fleet.complete(SLOW)
+            except TimeoutError:
+                continue
+            except Overload:
+                return
+
+
+async def test_stop_ends_a_stream_politely_and_kill_at_once(fleet: FleetHandle) -> None:
+    context = Context()
+    stream = fleet.generate(SLOW, context)
+    assert isinstance(await anext(stream), Started)
+    assert isinstance(await anext(stream), TextDelta)
+    context.stop()
+    finished = await anext(stream)
+    assert isinstance(finished, Finished)
+    assert (finished.reason, finished.usage.completion_tokens) == ("cancelled", len("so far"))
+
+    context = Context()
+    stream = fleet.generate(SLOW, context)
+    async with asyncio.timeout(20):
+        started = await anext(stream)
+    assert isinstance(started, Started)
+    context.kill()
+    with pytest.raises(Cancelled):
+        async for _ in stream:
+            pass
+
+
+async def ports(fleet_handle: Any) -> list[int]:
+    """The ports of both router replicas."""
+    async with asyncio.timeout(20):
+        found: set[int] = set()
+        while len(found) < 2:
+            found.add(await fleet_handle.http_port.remote())
+        return sorted(found)
+
+
+async def test_sessions_stay_on_one_instance_from_both_router_replicas(fleet: FleetHandle, shared_fleet: Any) -> None:
+    assert len(await ports(shared_fleet)) == 2
+    homes = set()
+    for index in range(6):
+        request = GenerateRequest(**ECHO, session=Session(id=f"session {index}"))
+        # Serve spreads concurrent calls over both replicas.
+        engines = {done.engine for done in await asyncio.gather(*(fleet.complete(request) for _ in range(3)))}
+        assert len(engines) == 1
+        homes |= engines
+    assert len(homes) > 1
+
+
+async def test_http_reaches_the_same_fleet(shared_fleet: Any) -> None:
+    async with aiohttp.ClientSession() as http:
+        for port in await ports(shared_fleet):
+            url = f"http://127.0.0.1:{port}"
+            async with http.get(f"{url}/ready") as answer:
+                assert answer.status == 200
+            async with http.get(f"{url}/v1/models") as answer:
+                assert {model["id"] for model in (await answer.json())["data"]} >= {"echo", "org/slow"}
+            body = {"model": "echo", "messages": [{"role": "user", "content": "one two three"}]}
+            async with http.post(f"{url}/v1/chat/completions", json=body) as answer:
+                assert (await answer.json())["choices"][0]["message"]["content"] == "one two three"
+            async with http.get(f"{url}/metrics") as answer:
+                assert "penstock_requests_total" in await answer.text()
+
+
+async def test_a_killed_handle_call_is_not_started(fleet: FleetHandle) -> None:
+    context = Context()
+    context.kill()
+    with pytest.raises(PenstockError):
+        await fleet.complete(ECHO, context)
