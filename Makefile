@@ -1,0 +1,42 @@
+# make serve    the demo fleet on http://127.0.0.1:8000; FLEET=path and ARGS="--port 8001" change it
+# make test     every test; ARGS="-k name" picks
+# make check    lint, format, types, import arrows
+# make bench    the benchmarks
+# make lock     the pinned versions anew, after a change in pyproject.toml
+
+BIN := .venv/bin
+FLEET ?=
+ARGS ?=
+
+.PHONY: serve test check bench install lock format clean
+
+serve: .venv/installed
+	@$(BIN)/penstock serve $(FLEET) $(ARGS)
+
+test: .venv/installed
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/installed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: .venv/installed
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints-cpu.txt constraints-gpu.txt overrides-cpu.txt scripts/install
+	@scripts/install
+	@touch $@
+
+lock: .venv/installed
+	@scripts/lock $(ARGS)
+
+format: .venv/installed
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,143 @@
+"""The command line: `penstock serve | status | chat | check | build | down`.
+
+A person's mistake costs one line on the error stream and exit code 1, never a traceback.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from clusters.errors import ClusterError
+from clusters.fleet_file import DEMO_FLEET, FleetFileError, load_fleet
+from deployments.fleet import FleetSettings
+
+app = typer.Typer(
+    help="Serves a fleet of LLM engines on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+FleetArgument = Annotated[Path | None, typer.Argument(metavar="[FLEET.yaml]", help="The fleet; default: the demo.")]
+PortOfFleet = Annotated[int | None, typer.Option(help="Port of the local fleet, where several run.")]
+Url = Annotated[str | None, typer.Option(help="Address of the fleet; default: the local one.")]
+
+
+@app.command()
+def serve(
+    fleet: FleetArgument = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="An existing Ray cluster (host:port, or `auto`); the fleet stays there when this ends."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait for resources that the cluster does not have yet.")
+    ] = False,
+) -> None:
+    """Starts a fleet: on a local Ray of its own, or on an existing cluster."""
+    from clusters.serve_command import serve_fleet
+
+    settings = _listening_on(load_fleet(fleet or DEMO_FLEET), host, port)
+    raise typer.Exit(serve_fleet(settings, Console(), address=address, wait=wait))
+
+
+@app.command()
+def status(
+    url: Url = None,
+    port: PortOfFleet = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on showing it; Ctrl-C ends that.")] = False,
+) -> None:
+    """Shows the instances of a running fleet, and how busy they are."""
+    from clusters.status import show_status
+
+    show_status(_url(url, port), Console(), watch=watch)
+
+
+@app.command()
+def chat(
+    model: Annotated[str | None, typer.Option(help="Which model; default: the first that is served.")] = None,
+    url: Url = None,
+    port: PortOfFleet = None,
+    system: Annotated[str, typer.Option(help="What the model is told first.")] = "",
+) -> None:
+    """Talks to a model of a running fleet."""
+    from clusters.api_client import ApiClient
+    from clusters.chat import Chat
+
+    client = ApiClient(_url(url, port))
+    served = client.models()
+    if model is None and not served:
+        raise ClusterError("The fleet serves no model.")
+    Chat(client, model or served[0], system, Console()).run()
+
+
+@app.command()
+def check(fleet: FleetArgument = None) -> None:
+    """Checks a fleet file, and says what it would start."""
+    from clusters.fleet_summary import summary
+
+    file = fleet or DEMO_FLEET
+    settings = load_fleet(file)
+    console = Console()
+    console.print(f"{file} is right.", highlight=False, soft_wrap=True)
+    console.print(summary(settings))
+
+
+@app.command()
+def build(fleet: FleetArgument = None) -> None:
+    """Prints a fleet as Ray Serve's config file, for `serve deploy` and KubeRay."""
+    from clusters.serve_config import serve_config
+
+    typer.echo(serve_config(load_fleet(fleet or DEMO_FLEET)), nl=False)
+
+
+@app.command()
+def down(
+    port: PortOfFleet = None,
+    address: Annotated[str | None, typer.Option(help="An existing Ray cluster to remove the fleet from.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the fleet on that cluster.")] = "penstock",
+    timeout_s: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for a local fleet.")] = 120.0,
+) -> None:
+    """Ends the local fleet that `serve` started in another terminal, or removes one from a cluster."""
+    from clusters.down import end_local_fleet, remove_from_cluster
+    from clusters.run_file import find_fleet
+
+    if address is not None:
+        remove_from_cluster(address, name)
+    else:
+        end_local_fleet(find_fleet(port), Console(), timeout_s)
+    Console().print("Ended.")
+
+
+def main() -> None:
+    """Entry point of `penstock`."""
+    errors = Console(stderr=True)
+    try:
+        app()
+    except FleetFileError as error:
+        for line in error.lines():
+            errors.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except ClusterError as error:
+        errors.print(error.message, style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except BrokenPipeError:  # `penstock build | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _listening_on(fleet: FleetSettings, host: str | None, port: int | None) -> FleetSettings:
+    changes = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
+    return fleet.model_copy(update={"http": fleet.http.model_copy(update=changes)})
+
+
+def _url(url: str | None, port: int | None) -> str:
+    from clusters.run_file import find_fleet
+
+    return url if url is not None else find_fleet(port).url

@@ -1,0 +1,60 @@
+"""Whether a Ray cluster has room for a fleet, and how a small machine makes room for it."""
+
+import math
+from collections.abc import Sequence
+
+from actors.placement import Footprint, Resources, footprint, missing
+from deployments.fleet import FleetSettings, ModelSettings
+from engines.registry import engine_kind
+
+
+def footprint_of(model: ModelSettings, nodes: Sequence[Resources]) -> Footprint:
+    """What one instance of the model reserves on a cluster of these nodes."""
+    return footprint(
+        gpus=model.gpus,
+        cpus=model.cpus,
+        resources=model.resources,
+        tensor_parallel_size=model.tensor_parallel_size,
+        engine_uses_gpus=engine_kind(model.engine).uses_gpus,
+        nodes=nodes,
+    )
+
+
+def missing_resources(fleet: FleetSettings, nodes: Sequence[Resources]) -> str:
+    """Says what a cluster of these nodes lacks for the fleet; empty when it lacks nothing."""
+    lacks = []
+    wanted: dict[str, float] = {"CPU": fleet.router.cpus * fleet.router.replicas}
+    for model in fleet.models:
+        bundle = footprint_of(model, nodes).bundle()
+        if lack := missing(bundle, model.replicas, nodes):
+            lacks.append(f"{model.name}: {lack}")
+        for name, amount in bundle.items():
+            wanted[name] = wanted.get(name, 0.0) + amount * model.replicas
+    if not lacks:  # Each model fits; do all of them together?
+        for name, amount in wanted.items():
+            there = sum(node.get(name, 0.0) for node in nodes)
+            if amount > there + 1e-6:
+                lacks.append(f"the fleet needs {name} {amount:g}, and the cluster has {there:g}")
+    return "; ".join(lacks)
+
+
+def share_gpus(fleet: FleetSettings, gpus: int) -> FleetSettings:
+    """Lets instances share the GPUs of one machine that has too few of them for each to have its own.
+
+    Only instances that left the question open, and that hold their model on one GPU.
+    """
+    sharing = [model for model in fleet.models if engine_kind(model.engine).uses_gpus and model.gpus is None]
+    instances = sum(model.replicas for model in sharing)
+    if gpus == 0 or instances <= gpus or any(model.tensor_parallel_size > 1 for model in sharing):
+        return fleet
+    if any(model.gpus for model in fleet.models):
+        return fleet
+    share = math.floor(10_000 / math.ceil(instances / gpus)) / 10_000
+    return fleet.model_copy(
+        update={"models": [_with_share(model, share) if model in sharing else model for model in fleet.models]}
+    )
+
+
+def _with_share(model: ModelSettings, share: float) -> ModelSettings:
+    memory = {"gpu_memory_utilization": round(0.9 * share, 3)} if model.engine == "vllm" else {}
+    return model.model_copy(update={"gpus": share, "options": {**memory, **model.options}})

@@ -1,0 +1,233 @@
+"""The fleet process: brings a fleet up on Ray, reports how it goes, and takes it down again.
+
+`python -m clusters.fleet_process FD` is started by `clusters.spawned_fleet` in a session of its own. Its first line of
+input is a Job; the end of its input means stop. So whatever happens to the command line, a kill included, ends the
+fleet. Reports go to the file descriptor FD; what Ray prints goes to the log.
+"""
+
+import asyncio
+import http.client
+import logging
+import os
+import sys
+import threading
+import urllib.error
+import urllib.request
+from contextlib import suppress
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+
+from actors.directory_client import DirectoryClient
+from actors.instance import InstanceState
+from actors.placement import cluster_nodes
+from clusters import process_session
+from clusters.cluster_room import missing_resources, share_gpus
+from clusters.errors import ClusterError
+from clusters.fleet_protocol import ClusterUp, Failed, InstanceRow, Instances, Job, Phase, Ready, Report, encode
+from clusters.needs import logical_cpus
+from clusters.run_file import http_url
+from deployments.app import build
+
+OBJECT_STORE_BYTES = 150 * 2**20
+"""Nothing of ours goes through Ray's object store; its default is a third of the machine's memory."""
+_RAY_TRIES = 3
+_DAEMONS_END_S = 3.0
+_POLL_S = 0.25
+_PROBE_TIMEOUT_S = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class FleetProcess:
+    """Brings one fleet up, watches it, takes it down.
+
+    Args:
+        job: What to do.
+        reports: File descriptor that reports are written to.
+        stop: Set when it is to end.
+    """
+
+    def __init__(self, job: Job, reports: int, stop: threading.Event) -> None:
+        self._job = job
+        self._reports = reports
+        self._fleet = job.fleet
+        self._stop = stop
+        self._deployed = False
+        self._ready = False
+
+    def run(self) -> None:
+        """Runs the fleet until it is told to stop; a fleet in a foreign cluster only until it is ready.
+
+        Raises:
+            ClusterError: It cannot run.
+        """
+        try:
+            self._start_ray()
+            self._wait_for_resources()
+            if not self._stop.is_set():
+                self._deploy()
+                asyncio.run(self._watch())
+        except ClusterError as error:
+            self._report(Failed(message=error.message))
+            raise
+        except Exception as error:
+            _log.exception("failed")
+            self._report(Failed(message=f"{type(error).__name__}: {_first_line(error)}"))
+            raise
+        finally:
+            self._take_down()
+
+    def _start_ray(self) -> None:
+        if self._job.address is not None:
+            self._report(Phase(text=f"connecting to {self._job.address}"))
+            try:
+                ray.init(address=self._job.address, log_to_driver=False, namespace=self._fleet.name)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                _log.exception("no cluster")
+                raise ClusterError(f"There is no Ray cluster at {self._job.address}: {_first_line(error)}") from None
+        else:
+            self._report(Phase(text="starting Ray"))
+            self._start_local_ray()
+            self._fleet = share_gpus(self._fleet, int(ray.cluster_resources().get("GPU", 0)))
+        self._report(ClusterUp(address=ray.get_runtime_context().gcs_address))
+
+    def _start_local_ray(self) -> None:
+        for tries_left in reversed(range(_RAY_TRIES)):
+            try:
+                ray.init(
+                    address="local",
+                    namespace=self._fleet.name,
+                    num_cpus=logical_cpus(self._fleet, os.cpu_count() or 1),
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    _temp_dir=str(self._job.folder),
+                    # Only this machine: neither in reach of the network nor in need of one.
+                    _node_ip_address="127.0.0.1",
+                )
+            except Exception as error:  # noqa: BLE001
+                # Ray gives its daemons a fixed 30 s, raises a plain Exception, and leaves them running.
+                _log.exception("Ray did not start")
+                if not tries_left or self._stop.is_set():
+                    raise ClusterError(f"Ray does not start here: {_first_line(error)}") from None
+                self._report(Phase(text="starting Ray once more; the machine is busy"))
+                process_session.end(os.getsid(0), grace_s=_DAEMONS_END_S, besides=[os.getpid()])
+            else:
+                return
+
+    def _wait_for_resources(self) -> None:
+        said = ""
+        while not self._stop.is_set() and (lack := missing_resources(self._fleet, cluster_nodes())):
+            if not self._job.wait:
+                raise ClusterError(f"The cluster is too small: {lack}. With `--wait` the fleet waits for it to grow.")
+            if lack != said:
+                self._report(Phase(text=f"waiting for a larger cluster: {lack}"))
+                said = lack
+            self._stop.wait(1.0)
+
+    def _deploy(self) -> None:
+        self._report(Phase(text="starting Serve"))
+        serve.start(proxy_location="Disabled")
+        self._deployed = True
+        target = serve.RunTarget(build(self._fleet), name=self._fleet.name, route_prefix=None)
+        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        self._report(Phase(text="booting the instances"))
+
+    async def _watch(self) -> None:
+        directory = DirectoryClient(self._fleet.name)
+        rows: list[InstanceRow] = []
+        while not self._stop.is_set():
+            try:
+                view = await directory.snapshot()
+            except (RayError, TimeoutError) as error:  # It comes back by itself.
+                _log.warning("no directory: %s", error)
+            else:
+                latest = [InstanceRow.of(instance) for _, instance in sorted(view.instances.items())]
+                if latest != rows:
+                    rows = latest
+                    self._report(Instances(rows=rows))
+                self._check_instances(rows)
+            if not self._ready:
+                await asyncio.to_thread(self._check_boot)
+                if self._ready and self._job.address is not None:
+                    return
+            await asyncio.to_thread(self._stop.wait, _POLL_S)
+
+    def _check_instances(self, rows: list[InstanceRow]) -> None:
+        """Serve boots an instance several times before it gives up; the person who sits here is told at once."""
+        if self._job.address is None and not self._ready:
+            for row in rows:
+                if row.state is InstanceState.GONE and row.detail:
+                    raise ClusterError(f"The instance {row.id} did not boot: {row.detail}")
+
+    def _check_boot(self) -> None:
+        application = serve.status().applications.get(self._fleet.name)
+        if application is None:
+            return
+        if application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            _log.error("Serve says: %s", application.message)
+            raise ClusterError(f"The fleet did not start: {_reason(application.message)}")
+        # What a client sees is what counts; a foreign cluster's ports may be out of reach from here.
+        self._ready = application.status == "RUNNING" if self._job.address is not None else self._answers()
+        if self._ready:
+            self._report(Ready())
+
+    def _answers(self) -> bool:
+        url = http_url(self._fleet.http.host, self._fleet.http.port) + "/ready"
+        try:
+            with urllib.request.urlopen(url, timeout=_PROBE_TIMEOUT_S) as answer:  # noqa: S310 - our own URL
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError, http.client.HTTPException):
+            return False
+
+    def _take_down(self) -> None:
+        if not ray.is_initialized():
+            return
+        if self._job.address is not None:
+            if self._deployed and not self._ready:
+                serve.delete(self._fleet.name)
+        elif self._ready:
+            serve.shutdown()  # Drains; a fleet that still boots has nothing to drain.
+        ray.shutdown()
+
+    def _report(self, report: Report) -> None:
+        with suppress(BrokenPipeError):  # The command line was killed; the end of our input says so, too.
+            os.write(self._reports, encode(report))
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _reason(message: str) -> str:
+    """The one line of Serve's message that says why: the exception at the end of the traceback that it carries."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    errors = [line for line in lines if ("Error" in line or "Exception" in line) and ": " in line]
+    return errors[-1] if errors else lines[-1] if lines else "no reason given"
+
+
+def _stop_at_end_of_input(stop: threading.Event) -> None:
+    sys.stdin.buffer.read()
+    stop.set()
+
+
+def main() -> int:
+    """Entry point."""
+    reports = int(sys.argv[1])
+    os.set_inheritable(reports, False)
+    job = Job.model_validate_json(sys.stdin.buffer.readline())
+    logging.basicConfig(level=logging.INFO)
+    stop = threading.Event()
+    threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
+    process = FleetProcess(job, reports, stop)
+    try:
+        process.run()
+    except ClusterError:
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""What the command line and the fleet process say to each other: one JSON document per line.
+
+Down goes one Job, and then nothing but the end of the input, which means stop; up come Reports.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from actors.instance import Instance, InstanceState
+from deployments.fleet import FleetSettings
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Job(_Message):
+    """What the fleet process is to do.
+
+    Attributes:
+        fleet: What to run.
+        address: An existing cluster; None: a local one, which lives and dies with the process.
+        folder: Where its logs and the local Ray's files are.
+        wait: Whether to wait for resources that the cluster does not have yet.
+    """
+
+    fleet: FleetSettings
+    address: str | None = None
+    folder: Path
+    wait: bool = False
+
+
+class Phase(_Message):
+    """What it is doing now, for a person to read."""
+
+    kind: Literal["phase"] = "phase"
+    text: str
+
+
+class ClusterUp(_Message):
+    """Ray is there: from now on there is something to drain."""
+
+    kind: Literal["cluster_up"] = "cluster_up"
+    address: str
+
+
+class InstanceRow(_Message):
+    """One instance, as far as a person wants to know."""
+
+    id: str
+    model: str
+    state: InstanceState
+    node: str = ""
+    since_s: float = 0.0
+    detail: str = ""
+    running: int = 0
+    queued: int = 0
+    kv_use: float = 0.0
+
+    @classmethod
+    def of(cls, instance: Instance) -> "InstanceRow":
+        """The row of an instance."""
+        return cls(
+            id=instance.id,
+            model=instance.model,
+            state=instance.state,
+            node=instance.node,
+            since_s=instance.since_s,
+            detail=instance.detail,
+            running=instance.load.running,
+            queued=instance.load.queued,
+            kv_use=instance.load.kv_use,
+        )
+
+
+class Instances(_Message):
+    """All instances; sent when something changed."""
+
+    kind: Literal["instances"] = "instances"
+    rows: list[InstanceRow]
+
+
+class Ready(_Message):
+    """The fleet answers."""
+
+    kind: Literal["ready"] = "ready"
+
+
+class Failed(_Message):
+    """The fleet cannot run; the process ends."""
+
+    kind: Literal["failed"] = "failed"
+    message: str
+
+
+Report = Phase | ClusterUp | Instances | Ready | Failed
+
+_adapter: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="kind")])
+
+
+def encode(message: Job | Report) -> bytes:
+    """One line."""
+    return message.model_dump_json().encode() + b"\n"
+
+
+def decode_report(line: bytes) -> Report:
+    """The report of a line.
+
+    Raises:
+        pydantic.ValidationError: It is none.
+    """
+    return _adapter.validate_json(line)

@@ -1,0 +1,25 @@
+"""What a fleet file would start, as a table."""
+
+from rich.table import Table
+
+from deployments.fleet import FleetSettings
+from engines.registry import engine_kind
+
+
+def summary(fleet: FleetSettings) -> Table:
+    """One row per model: its names, engine, instances, and what they reserve."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for heading in ("model", "engine", "runs"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("instances", "GPUs each", "CPUs each"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for model in fleet.models:
+        if model.gpus is not None:
+            gpus = f"{model.gpus:g}"
+        else:
+            gpus = f"{model.tensor_parallel_size}, or the CPU" if engine_kind(model.engine).uses_gpus else "0"
+        names = ", ".join((model.name, *model.aliases))
+        table.add_row(
+            names, model.engine, str(model.options.get("model", "")), str(model.replicas), gpus, f"{model.cpus:g}"
+        )
+    return table

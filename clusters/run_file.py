@@ -1,0 +1,118 @@
+"""Which local fleets run on this machine: one small file each, so that `status`, `chat` and `down` find them.
+
+They are in the user's state directory (`$XDG_STATE_HOME/penstock`, by default `~/.local/state/penstock`), named by
+port. A file whose process is gone means nothing and is removed when it is seen.
+"""
+
+import os
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from clusters.errors import ClusterError
+
+
+class RunFile(BaseModel):
+    """One running local fleet.
+
+    Attributes:
+        name: The fleet's name.
+        pid: The process that `penstock serve` is.
+        pid_created_s: When that process began, in Unix time: process ids are used again.
+        host: Where it answers.
+        port: Where it answers.
+        ray_address: Its Ray cluster; empty until there is one.
+        logs: Where its logs are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    pid: int
+    pid_created_s: float
+    host: str
+    port: int
+    ray_address: str = ""
+    logs: Path
+
+    @property
+    def url(self) -> str:
+        """Where it answers HTTP."""
+        return http_url(self.host, self.port)
+
+    def is_alive(self) -> bool:
+        """Whether that very process still runs."""
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.pid_created_s) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def write(self) -> None:
+        """Writes it, or writes it anew."""
+        path = _path(self.port)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(f".{os.getpid()}.new")
+        new.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        new.replace(path)
+
+    def remove(self) -> None:
+        """Removes it, unless another fleet has written its own meanwhile."""
+        current = _read(_path(self.port))
+        if current is not None and current.pid == self.pid:
+            _path(self.port).unlink(missing_ok=True)
+
+
+def http_url(host: str, port: int) -> str:
+    """Where something that listens on that host answers from this machine."""
+    every_v4 = "0.0.0.0"  # noqa: S104 - read here, not listened on
+    reachable = {every_v4: "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{reachable}:{port}"
+
+
+def running_fleets() -> list[RunFile]:
+    """Every local fleet that runs, by port."""
+    folder = _folder()
+    fleets = []
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+        fleet = _read(path)
+        if fleet is None or not fleet.is_alive():
+            path.unlink(missing_ok=True)
+        else:
+            fleets.append(fleet)
+    return sorted(fleets, key=lambda fleet: fleet.port)
+
+
+def find_fleet(port: int | None = None) -> RunFile:
+    """The local fleet on that port, or the only one there is.
+
+    Raises:
+        ClusterError: There is none, or more than one.
+    """
+    fleets = running_fleets()
+    if port is not None:
+        fleets = [fleet for fleet in fleets if fleet.port == port]
+    if not fleets:
+        where = f" on port {port}" if port is not None else ""
+        raise ClusterError(f"No local fleet runs{where}. `penstock serve` starts one.")
+    if len(fleets) > 1:
+        ports = ", ".join(str(fleet.port) for fleet in fleets)
+        raise ClusterError(f"Several local fleets run, on ports {ports}. Say which one: --port {fleets[0].port}")
+    return fleets[0]
+
+
+def _folder() -> Path:
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "penstock"
+
+
+def _path(port: int) -> Path:
+    return _folder() / f"{port}.json"
+
+
+def _read(path: Path) -> RunFile | None:
+    try:
+        return RunFile.model_validate_json(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValidationError):
+        return None

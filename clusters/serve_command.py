@@ -1,0 +1,230 @@
+"""`penstock serve`: boots a fleet in front of the person's eyes, and ends it without a trace."""
+
+import errno
+import os
+import queue
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+import psutil
+from rich.console import Console
+
+from clusters.boot_screen import BootScreen
+from clusters.errors import ClusterError
+from clusters.fleet_protocol import ClusterUp, Failed, Instances, Job, Phase, Ready, Report
+from clusters.needs import check_memory, check_packages, free_memory_bytes
+from clusters.run_file import RunFile, running_fleets
+from clusters.spawned_fleet import SpawnedFleet, new_folder
+from deployments.fleet import FleetSettings
+
+_POLL_S = 0.1
+_SHUTDOWN_S = 30.0
+"""What Serve and Ray get to end, on top of the longest drain."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StopSignals:
+    """Counts the signals that ask for an end.
+
+    Attributes:
+        count: How many came: one asks, two insist.
+        last: The last one.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last = signal.SIGINT
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Hears them in its body instead of their usual effect."""
+        # Set for all even where they were ignored: a shell starts background jobs with SIGINT ignored.
+        before = {number: signal.signal(number, self._hear) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _hear(self, number: int, _: FrameType | None) -> None:
+        self.count += 1
+        self.last = signal.Signals(number)
+
+
+def serve_fleet(fleet: FleetSettings, console: Console, *, address: str | None, wait: bool) -> int:
+    """Serves a fleet: a local one until it is told to stop, in a foreign cluster until it is ready.
+
+    Returns:
+        The exit code: 0 for a fleet that was ready, 128 + signal for one that was stopped before.
+
+    Raises:
+        ClusterError: It cannot be started.
+    """
+    if address is None:
+        fleet = _on_free_port(fleet)
+        check_packages(fleet)
+        check_memory(fleet, free_memory_bytes())
+    folder = new_folder()
+    stops = StopSignals()
+    with stops.heard():
+        process = SpawnedFleet(Job(fleet=fleet, address=address, folder=folder, wait=wait))
+        run = RunFile(
+            name=fleet.name,
+            pid=os.getpid(),
+            pid_created_s=psutil.Process().create_time(),
+            host=fleet.http.host,
+            port=fleet.http.port,
+            logs=folder,
+        )
+        if address is None:
+            run.write()
+        try:
+            with BootScreen(console, fleet) as screen:
+                return _Serving(process, run, fleet, console, screen, stops, is_local=address is None).run()
+        finally:
+            process.finish()
+            run.remove()
+
+
+class _Serving:
+    """One run of `penstock serve`, from the first report to the last."""
+
+    def __init__(
+        self,
+        process: SpawnedFleet,
+        run: RunFile,
+        fleet: FleetSettings,
+        console: Console,
+        screen: BootScreen,
+        stops: StopSignals,
+        *,
+        is_local: bool,
+    ) -> None:
+        self._process = process
+        self._run = run
+        self._fleet = fleet
+        self._console = console
+        self._screen = screen
+        self._stops = stops
+        self._is_local = is_local
+        self._is_up = False
+        self._was_ready = False
+
+    def run(self) -> int:
+        while not self._stops.count:
+            try:
+                report = self._process.reports.get(timeout=_POLL_S)
+            except queue.Empty:
+                continue
+            if report is None:
+                raise ClusterError(f"The fleet's process ended unexpectedly. Its logs: {self._run.logs}")
+            self._take(report)
+            if self._was_ready and not self._is_local:
+                return 0
+        self._stop()
+        return 0 if self._was_ready else 128 + self._stops.last
+
+    def _take(self, report: Report) -> None:
+        match report:
+            case Phase(text=text):
+                self._screen.phase(text)
+            case ClusterUp(address=ray_address):
+                self._is_up = True
+                if self._is_local:
+                    self._run.model_copy(update={"ray_address": ray_address}).write()
+            case Instances(rows=rows):
+                self._screen.instances(rows)
+            case Ready():
+                self._was_ready = True
+                self._screen.close()
+                print_welcome(self._console, self._fleet, self._run, is_local=self._is_local)
+            case Failed(message=message):
+                self._screen.close()
+                raise ClusterError(f"{message}\nIts logs: {self._run.logs}")
+
+    def _stop(self) -> None:
+        """Drains; a second signal, or a fleet that has nothing to drain yet, is not waited for."""
+        self._screen.close()
+        if not self._is_up:
+            return
+        asked = self._stops.count
+        self._console.print("Ending the fleet; Ctrl-C again ends it without draining.")
+        self._process.stop()
+        deadline = time.monotonic() + _SHUTDOWN_S + max(model.drain_timeout_s for model in self._fleet.models)
+        while not self._process.has_ended() and self._stops.count == asked and time.monotonic() < deadline:
+            with suppress(queue.Empty):
+                self._process.reports.get(timeout=_POLL_S)
+
+
+def print_welcome(console: Console, fleet: FleetSettings, run: RunFile, *, is_local: bool) -> None:
+    """Says where the fleet answers, and how to ask it: to be pasted."""
+    model = fleet.models[0].name
+    base = f"{run.url}/v1"
+    keyed = bool(os.environ.get(fleet.http.api_keys_env))
+    key = f' -H "authorization: Bearer ${fleet.http.api_keys_env}"' if keyed else ""
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "count from 1 to 5"}}]}}'
+    api_key = f'os.environ["{fleet.http.api_keys_env}"]' if keyed else '"none"'
+    lines = [
+        "",
+        f"curl {base}/chat/completions -H 'content-type: application/json'{key} -d '{body}'",
+        "",
+        *(["import os"] if keyed else []),
+        "from openai import OpenAI",
+        f'client = OpenAI(base_url="{base}", api_key={api_key})',
+        'messages = [{"role": "user", "content": "count from 1 to 5"}]',
+        f'print(client.chat.completions.create(model="{model}", messages=messages).choices[0].message.content)',
+        "",
+    ]
+    console.print(f"Ready: [bold green]{base}[/]", highlight=False, soft_wrap=True)
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if is_local:
+        # Inside a checkout the command is not on the path.
+        program = "penstock" if shutil.which("penstock") else sys.argv[0]
+        console.print(
+            f"Ctrl-C ends it. In another terminal: {program} chat, {program} status. Logs: {run.logs}",
+            style="dim",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _on_free_port(fleet: FleetSettings) -> FleetSettings:
+    """The fleet, with a port chosen where it asks for any (0).
+
+    Raises:
+        ClusterError: The port cannot be listened on; the message says why.
+    """
+    host, port = fleet.http.host, fleet.http.port
+    for other in running_fleets():
+        if other.port == port:
+            raise ClusterError(
+                f"The fleet {other.name!r} already runs on port {port} (process {other.pid}). "
+                f"`penstock down --port {port}` ends it; `--port {port + 1}` starts this one beside it."
+            )
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            # A port that was closed a moment ago is free; one that is listened on is not.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(target)
+            listener.listen()
+            port = int(listener.getsockname()[1])
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ClusterError(
+                f"Port {port} on {host} is taken by another program. Choose another one: --port {port + 1}"
+            ) from None
+        if error.errno == errno.EACCES:
+            raise ClusterError(
+                f"Port {port} needs an administrator's rights. Choose one from 1024 on: --port"
+            ) from None
+        reason = error.strerror or str(error)
+        raise ClusterError(f"Cannot listen on {host}:{port}: {reason}. Choose another address: --host") from None
+    return fleet.model_copy(update={"http": fleet.http.model_copy(update={"port": port})})

@@ -1,0 +1,129 @@
+"""The command line's end of the fleet process: starts it, hears its reports, ends it and all that it started."""
+
+import contextlib
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import clusters
+from clusters import process_session
+from clusters.fleet_protocol import Job, Report, decode_report, encode
+
+_KEPT_FOLDERS = 5
+_GRACE_S = 3.0
+LOG_NAME = "fleet.log"
+
+
+class SpawnedFleet:
+    """One fleet process and its session.
+
+    Args:
+        job: What to run; its folder is there and empty.
+
+    Attributes:
+        reports: What it reports; None once the process has ended.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
+        reading, writing = os.pipe()
+        try:
+            with (job.folder / LOG_NAME).open("wb") as log:
+                self._process = subprocess.Popen(  # noqa: S603 - our own module
+                    [sys.executable, "-m", "clusters.fleet_process", str(writing)],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(writing,),
+                    # Ray puts the driver's directory before everything else on its workers' import path, so it
+                    # must be one in which nothing can be called `engines` or `actors`.
+                    cwd=job.folder,
+                    env=_environment(),
+                    start_new_session=True,
+                )
+        finally:
+            os.close(writing)
+        threading.Thread(target=self._read, args=(reading,), daemon=True).start()
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # It died at once; `reports` says so.
+            self._process.stdin.write(encode(job))
+            self._process.stdin.flush()
+
+    def stop(self) -> None:
+        """Asks it to drain and end; returns at once. Idempotent."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def has_ended(self) -> bool:
+        """Whether the process itself has ended."""
+        return self._process.poll() is not None
+
+    def finish(self, grace_s: float = _GRACE_S) -> None:
+        """Ends whatever is left of its session: the process first, then what it left behind.
+
+        Args:
+            grace_s: Seconds from the asking to the killing.
+        """
+        self.stop()
+        process_session.end(self._process.pid, grace_s=grace_s)
+        self._process.wait()
+
+    def _read(self, reading: int) -> None:
+        with os.fdopen(reading, "rb") as lines:
+            for line in lines:
+                self.reports.put(decode_report(line))
+        self.reports.put(None)
+
+
+def new_folder() -> Path:
+    """Makes a folder for one start, and removes the oldest ones that no process uses.
+
+    Under `/tmp` wherever that is, as Ray does: the paths of its sockets have to be short.
+    """
+    base = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())  # noqa: S108 - private, see the mode
+    root = base / f"penstock-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    if root.stat().st_uid != os.getuid():
+        root = Path(tempfile.mkdtemp(prefix="penstock-", dir=base))
+    folders = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    for old in folders[:-_KEPT_FOLDERS]:
+        if not _is_used(old):
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(dir=root, prefix=""))
+    (folder / "pid").write_text(str(os.getpid()), encoding="utf-8")
+    return folder
+
+
+def _is_used(folder: Path) -> bool:
+    try:
+        os.kill(int((folder / "pid").read_text(encoding="utf-8")), 0)
+    except (FileNotFoundError, ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return False  # The id was taken by another user's process since.
+    return True
+
+
+def _environment() -> dict[str, str]:
+    """What the fleet process and all Ray processes below it find in their environment."""
+    root = str(Path(clusters.__file__).parent.parent)
+    path = os.environ.get("PYTHONPATH")
+    loopback = ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1,localhost")))
+    environment = {
+        **os.environ,
+        # Ours first: names such as `engines` are common.
+        "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Under `uv run` Ray would pack the working directory and send it to the workers.
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        # gRPC takes proxies from the environment even to this machine.
+        "no_proxy": loopback,
+        "NO_PROXY": loopback,
+    }
+    environment.pop("RAY_ADDRESS", None)
+    return environment

@@ -1,0 +1,137 @@
+"""`penstock status`: the instances of a running fleet, and how busy they are, as its `/metrics` tell.
+
+HTTP and not Ray: it works from any machine that can ask the fleet, and costs no seconds to join a cluster.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from actors.instance import InstanceState
+from clusters.api_client import ApiClient
+from clusters.boot_screen import instance_table
+from clusters.errors import ClusterError
+from clusters.fleet_protocol import InstanceRow
+
+_PERIOD_S = 1.0
+
+
+@dataclass(slots=True)
+class Scrape:
+    """What one look at `/metrics` tells.
+
+    Attributes:
+        at_s: Monotonic time of it.
+        rows: The instances, by id.
+        tokens: Tokens generated so far, by model.
+        in_flight: Requests under way in the whole fleet.
+    """
+
+    at_s: float
+    rows: list[InstanceRow] = field(default_factory=list)
+    tokens: dict[str, float] = field(default_factory=dict)
+    in_flight: int = 0
+
+    def tokens_per_s(self, before: "Scrape") -> dict[str, float]:
+        """Tokens per second since an earlier scrape, by model."""
+        took_s = self.at_s - before.at_s
+        return {
+            model: (tokens - before.tokens.get(model, 0.0)) / took_s for model, tokens in self.tokens.items() if took_s
+        }
+
+
+def show_status(url: str, console: Console, *, watch: bool) -> None:
+    """Shows the status of the fleet at that address, once, or until Ctrl-C.
+
+    Raises:
+        ClusterError: Nothing answers there, or no fleet.
+    """
+    client = ApiClient(url)
+    before = scrape(client)
+    time.sleep(_PERIOD_S)
+    latest = scrape(client)
+    if not watch:
+        console.print(_view(latest, before))
+        return
+    try:
+        with Live(_view(latest, before), console=console, auto_refresh=False) as live:
+            while True:
+                time.sleep(_PERIOD_S)
+                before, latest = latest, scrape(client)
+                live.update(_view(latest, before), refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+def scrape(client: ApiClient) -> Scrape:
+    """One look at the fleet.
+
+    Raises:
+        ClusterError: Nothing answers there, or no fleet.
+    """
+    text = client.get_text("/metrics")
+    at_s = time.monotonic()
+    try:
+        return parse_metrics(text, at_s)
+    except (ValueError, KeyError):
+        raise ClusterError(f"What answers at {client.url} is no Penstock fleet.") from None
+
+
+def parse_metrics(text: str, at_s: float) -> Scrape:
+    """Reads the Prometheus text of a fleet.
+
+    Raises:
+        ValueError, KeyError: It is not that.
+    """
+    result = Scrape(at_s)
+    info: dict[str, dict[str, str]] = {}
+    loads: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            match sample.name:
+                case "penstock_instance_info":
+                    info[sample.labels["instance"]] = sample.labels
+                case "penstock_instance_running_requests":
+                    loads.setdefault(sample.labels["instance"], {})["running"] = sample.value
+                case "penstock_instance_queued_requests":
+                    loads.setdefault(sample.labels["instance"], {})["queued"] = sample.value
+                case "penstock_instance_kv_cache_use_ratio":
+                    loads.setdefault(sample.labels["instance"], {})["kv_use"] = sample.value
+                case "penstock_generation_tokens_total":
+                    model = sample.labels["model"]
+                    result.tokens[model] = result.tokens.get(model, 0.0) + sample.value
+                case "penstock_requests_in_flight":
+                    result.in_flight += int(sample.value)
+    for id, labels in sorted(info.items()):
+        load = loads.get(id, {})
+        result.rows.append(
+            InstanceRow(
+                id=id,
+                model=labels["model"],
+                state=InstanceState(labels["state"]),
+                node=labels["node"],
+                running=int(load.get("running", 0)),
+                queued=int(load.get("queued", 0)),
+                kv_use=load.get("kv_use", 0.0),
+            )
+        )
+    return result
+
+
+def _view(latest: Scrape, before: Scrape) -> Group:
+    rates = latest.tokens_per_s(before)
+    models = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    models.add_column("model")
+    models.add_column("ready", justify="right")
+    models.add_column("tokens per second", justify="right")
+    for model in sorted({row.model for row in latest.rows} | set(rates)):
+        states = [row.state for row in latest.rows if row.model == model]
+        ready = sum(state is InstanceState.READY for state in states)
+        models.add_row(model, f"{ready} of {len(states)}", f"{rates.get(model, 0.0):.0f}")
+    flight = Text(f"{latest.in_flight} requests under way", style="dim")
+    return Group(instance_table(latest.rows, loads=True), Text(), models, flight)

@@ -1,0 +1,47 @@
+import pytest
+
+from clusters.cluster_room import missing_resources, share_gpus
+from deployments.fleet import FleetSettings
+
+
+def fleet(**model: object) -> FleetSettings:
+    return FleetSettings.model_validate({"models": [{"name": "demo", **model}]})
+
+
+def test_instances_that_find_no_node_are_missing_by_model() -> None:
+    said = missing_resources(fleet(replicas=2, tensor_parallel_size=4), [{"CPU": 64, "GPU": 4}])
+    assert said.startswith("demo: the cluster has room for 1 of 2 instances")
+
+
+def test_a_vllm_fleet_needs_no_gpu_where_there_is_none() -> None:
+    assert missing_resources(fleet(replicas=2, tensor_parallel_size=4), [{"CPU": 64}]) == ""
+
+
+def test_gpus_that_are_asked_for_are_missing_where_there_are_none() -> None:
+    assert "1 GPU on one node" in missing_resources(fleet(gpus=1), [{"CPU": 64}])
+
+
+def test_models_that_fit_one_by_one_may_be_too_much_together() -> None:
+    both = FleetSettings.model_validate({"models": [{"name": "a", "gpus": 3}, {"name": "b", "gpus": 2}]})
+    assert missing_resources(both, [{"CPU": 64, "GPU": 4}]) == "the fleet needs GPU 5, and the cluster has 4"
+
+
+@pytest.mark.parametrize(
+    ("replicas", "gpus", "share"), [(2, 1, 0.5), (3, 1, 0.3333), (3, 2, 0.5), (2, 2, None), (2, 0, None)]
+)
+def test_instances_share_what_gpus_there_are(replicas: int, gpus: int, share: float | None) -> None:
+    shared = share_gpus(fleet(replicas=replicas), gpus)
+    assert shared.models[0].gpus == share
+    assert missing_resources(shared, [{"CPU": 64, "GPU": gpus}]) == ""
+
+
+def test_who_shares_a_gpu_shares_its_memory_unless_it_says_otherwise() -> None:
+    assert share_gpus(fleet(replicas=2), 1).models[0].options == {"gpu_memory_utilization": 0.45}
+    own = {"gpu_memory_utilization": 0.2}
+    assert share_gpus(fleet(replicas=2, options=own), 1).models[0].options == own
+
+
+@pytest.mark.parametrize("model", [{"tensor_parallel_size": 2}, {"gpus": 1}, {"engine": "simulated"}])
+def test_who_has_said_what_it_needs_gets_that_or_nothing(model: dict[str, object]) -> None:
+    settings = fleet(replicas=4, **model)
+    assert share_gpus(settings, 1) == settings

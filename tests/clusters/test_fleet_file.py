@@ -1,0 +1,131 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import clusters
+from clusters.fleet_file import FleetFileError, load_fleet, parse_fleet
+from deployments.fleet import FleetSettings
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(FleetFileError) as caught:
+        parse_fleet(text, "fleet.yaml", Path("/fleets"))
+    return caught.value.lines()
+
+
+def the_problem(text: str) -> str:
+    [problem] = problems(text)
+    return problem
+
+
+@pytest.mark.parametrize("name", ["demo.yaml", "embeddings.yaml", "simulated.yaml"])
+def test_every_fleet_that_comes_along_is_right(name: str) -> None:
+    assert load_fleet(Path(clusters.__file__).parent / name).models
+
+
+def test_an_unknown_key_is_named_with_file_line_path_and_the_nearest_known_one() -> None:
+    line = the_problem("models:\n  - name: demo\n    replcas: 2\n")
+    assert line == "fleet.yaml:3: models[0].replcas: there is no such key; did you mean replicas?"
+
+
+def test_an_unknown_key_deep_down_knows_its_neighbours() -> None:
+    line = the_problem("models:\n  - name: demo\n    routing:\n      sticky: {mod: soft}\n")
+    assert line == "fleet.yaml:4: models[0].routing.sticky.mod: there is no such key; did you mean mode?"
+
+
+def test_an_unknown_engine_names_the_nearest() -> None:
+    line = the_problem("models:\n  - name: demo\n    engine: simulatd\n")
+    assert line.startswith("fleet.yaml:3: models[0].engine:")
+    assert "Did you mean 'simulated'?" in line
+
+
+def test_an_engines_options_are_checked_by_that_engine() -> None:
+    text = "models:\n  - name: s\n    engine: simulated\n    options:\n      step_time:\n        base: 1\n"
+    line = the_problem(text)
+    assert line == "fleet.yaml:6: models[0].options.step_time.base: there is no such key; did you mean base_s?"
+
+
+def test_a_wrong_value_in_a_union_is_named_by_its_key() -> None:
+    lines = problems("models:\n  - name: s\n    engine: simulated\n    options:\n      speed: fast\n")
+    assert all(line.startswith("fleet.yaml:5: models[0].options.speed: ") for line in lines)
+
+
+def test_zero_replicas_are_refused_with_the_value() -> None:
+    line = the_problem("models:\n  - {name: demo, replicas: 0}\n")
+    assert line.startswith("fleet.yaml:2: models[0].replicas:")
+    assert line.endswith("not 0")
+
+
+def test_a_key_that_is_there_twice_is_refused_with_both_lines() -> None:
+    line = the_problem("models:\n  - name: demo\n    replicas: 1\n    replicas: 2\n")
+    assert line == "fleet.yaml:4: models[0].replicas: is here twice; the first is on line 3"
+
+
+def test_two_models_of_one_name_are_refused() -> None:
+    assert "two models are called 'demo'" in the_problem("models:\n  - name: demo\n  - name: demo\n")
+
+
+def test_all_that_is_wrong_is_said_at_once_by_line() -> None:
+    lines = problems("nam: x\nmodels:\n  - name: demo\n    engine: vlm\n    cpus: -1\nhttp: {port: 70000}\n")
+    assert [line.split(":")[1] for line in lines] == ["1", "4", "5", "6"]
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("", "empty"), ("# nothing\n", "empty"), ("- a\n", "a list"), ("demo\n", "a plain value"), ("{}\n", "models")],
+)
+def test_what_is_no_fleet_says_what_is_expected(text: str, word: str) -> None:
+    assert word in the_problem(text)
+
+
+def test_what_is_no_yaml_names_the_line() -> None:
+    assert the_problem("models:\n  - name: [demo\n").startswith("fleet.yaml:3: this is no YAML")
+
+
+def test_a_number_where_text_belongs_asks_for_quotes() -> None:
+    assert "write it in quotes: '5'" in the_problem("models:\n  - name: 5\n")
+
+
+def test_sticky_off_is_the_word_off() -> None:
+    fleet = parse_fleet("models: [{name: demo, routing: {sticky: {mode: off}}}]", "f", Path("/"))
+    assert fleet.models[0].routing.sticky.mode == "off"
+
+
+def test_paths_that_begin_with_a_dot_are_relative_to_the_file() -> None:
+    options = "{model: ./weights, chat_template: ../chat.jinja, tokenizer: org/name}"
+    fleet = parse_fleet(f"models: [{{name: demo, options: {options}}}]", "f", Path("/fleets/here"))
+    assert fleet.models[0].options == {
+        "model": "/fleets/here/weights",
+        "chat_template": "/fleets/chat.jinja",
+        "tokenizer": "org/name",
+    }
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(FleetFileError, match="there is no such file"):
+        load_fleet(tmp_path / "none.yaml")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(FleetFileError, match="cannot be read"):
+        load_fleet(tmp_path)
+
+
+words = st.sampled_from(["models", "name", "replicas", "engine", "options", "vllm", "demo", "http", "port", "cpus"])
+trees = st.recursive(
+    words | st.integers(-5, 5) | st.none() | st.booleans() | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(trees)
+def test_any_document_is_a_fleet_or_a_fleet_file_error(tree: object) -> None:
+    import yaml
+
+    try:
+        assert isinstance(parse_fleet(yaml.safe_dump(tree), "f", Path("/")), FleetSettings)
+    except FleetFileError as error:
+        assert error.problems
