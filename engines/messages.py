@@ -46,6 +46,8 @@ class MediaPart(BaseModel):
 
 
 ContentPart = Annotated[TextPart | MediaPart, Field(discriminator="type")]
+# A list of a million wrong items is one error, not a million.
+ContentParts = Annotated[list[ContentPart], Field(fail_fast=True)]
 
 
 class Message(BaseModel):
@@ -54,9 +56,9 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     role: Role
-    content: str | list[ContentPart] | None = None
+    content: str | ContentParts | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
 

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from engines.messages import Message, NamedToolChoice, Tool, ToolChoice
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+# Lists fail at their first wrong item: pydantic would report a million of them one by one, which takes minutes.
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
+Word = Annotated[str, Field(min_length=1, max_length=1024)]
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 64
 
@@ -35,7 +38,7 @@ class Guided(_Request):
     json_schema: dict[str, JsonValue] | None = None
     json_object: Literal[True] | None = None
     regex: str | None = Field(None, min_length=1)
-    choice: list[str] | None = Field(None, min_length=1)
+    choice: Annotated[list[str], Field(fail_fast=True)] | None = Field(None, min_length=1)
     grammar: str | None = Field(None, min_length=1)
     structural_tag: str | None = Field(None, min_length=1)
 
@@ -68,11 +71,11 @@ class Sampling(_Request):
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0, le=100)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
-    stop: list[Annotated[str, Field(min_length=1, max_length=1024)]] = Field([], max_length=MAX_STOP_STRINGS)
-    stop_token_ids: list[TokenId] = Field([], max_length=1024)
+    stop: list[Word] = Field([], max_length=MAX_STOP_STRINGS, fail_fast=True)
+    stop_token_ids: list[TokenId] = Field([], max_length=1024, fail_fast=True)
     include_stop_str_in_output: bool = False
-    bad_words: list[Annotated[str, Field(min_length=1, max_length=1024)]] = Field([], max_length=1024)
-    allowed_token_ids: list[TokenId] | None = Field(None, min_length=1)
+    bad_words: list[Word] = Field([], max_length=1024, fail_fast=True)
+    allowed_token_ids: TokenIds | None = Field(None, min_length=1)
     logprobs: int | None = Field(None, ge=0, le=20)
     logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] = Field({}, max_length=1024)
     max_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
@@ -110,7 +113,7 @@ class Resume(_Request):
         token_ids: Ids generated so far; the engine feeds them silently through its detokenizer and parsers.
     """
 
-    token_ids: list[TokenId]
+    token_ids: TokenIds
 
 
 class GenerateRequest(_Request):
@@ -138,11 +141,11 @@ class GenerateRequest(_Request):
     """
 
     model: str
-    messages: list[Message] | None = Field(None, min_length=1)
+    messages: Annotated[list[Message], Field(fail_fast=True)] | None = Field(None, min_length=1)
     prompt: str | None = None
-    prompt_token_ids: list[TokenId] | None = Field(None, min_length=1)
+    prompt_token_ids: TokenIds | None = Field(None, min_length=1)
     sampling: Sampling = Sampling()
-    tools: list[Tool] = Field([], max_length=1024)
+    tools: list[Tool] = Field([], max_length=1024, fail_fast=True)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
     add_generation_prompt: bool = True
@@ -194,7 +197,10 @@ class EmbedRequest(_Request):
     """
 
     model: str
-    inputs: list[str] | list[Annotated[list[TokenId], Field(min_length=1)]] = Field(min_length=1, max_length=2048)
+    inputs: (
+        Annotated[list[str], Field(fail_fast=True)]
+        | Annotated[list[Annotated[TokenIds, Field(min_length=1)]], Field(fail_fast=True)]
+    ) = Field(min_length=1, max_length=2048)
     dimensions: int | None = Field(None, ge=1)
     truncate_prompt_tokens: int | None = Field(None, ge=-1)
     session: Session | None = None
@@ -221,7 +227,7 @@ class TokenizeRequest(_Request):
 
     model: str
     prompt: str | None = None
-    messages: list[Message] | None = Field(None, min_length=1)
+    messages: Annotated[list[Message], Field(fail_fast=True)] | None = Field(None, min_length=1)
     tools: list[Tool] = []
     add_generation_prompt: bool = True
     continue_final_message: bool = False
@@ -247,4 +253,4 @@ class DetokenizeRequest(_Request):
     """Asks for the text of token ids."""
 
     model: str
-    token_ids: list[TokenId]
+    token_ids: TokenIds

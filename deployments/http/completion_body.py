@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from deployments.http.dispatch import DispatchHints
-from deployments.http.generation_body import GenerationBody, Ints, Strings, parse_generation, sampling
+from deployments.http.generation_body import GenerationBody, Ints, Strings, check_inputs, parse_generation, sampling
 from deployments.http.validation import build
 from engines.errors import InvalidRequest, Unsupported
 from engines.requests import MAX_CHOICES, GenerateRequest
@@ -36,6 +36,7 @@ def parse_completion(data: Mapping[str, Any], hints: DispatchHints) -> tuple[Com
     Raises:
         InvalidRequest: It is wrong.
     """
+    check_inputs(data, "prompt", MAX_CHOICES)
     body = parse_generation(CompletionBody, data)
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise Unsupported("best_of: only the value of n is supported.", param="best_of")

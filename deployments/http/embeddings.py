@@ -10,12 +10,15 @@ from pydantic import ConfigDict, Field
 
 from deployments.http.dispatch import DispatchFields
 from deployments.http.exchange import Exchange, json_response
-from deployments.http.generation_body import Ints, Strings, WithoutEffect
+from deployments.http.generation_body import Ints, Strings, WithoutEffect, check_inputs
 from deployments.http.validation import build, parse_body
 from engines.context import Context
 from engines.errors import InvalidRequest
 from engines.events import Usage
 from engines.requests import EmbedRequest
+
+MAX_INPUTS = 2048
+"""OpenAI's."""
 
 
 class EmbeddingBody(DispatchFields):
@@ -38,6 +41,7 @@ async def embeddings(exchange: Exchange) -> web.StreamResponse:
         PenstockError: It could not.
     """
     data = await exchange.body()
+    check_inputs(data, "input", MAX_INPUTS)
     body = parse_body(EmbeddingBody, data)
     exchange.name_model(body.model)
     request = _request(exchange, body, data)

@@ -155,6 +155,17 @@ def parse_generation(model: type[Body], data: Mapping[str, Any]) -> Body:
     return body
 
 
+def check_inputs(data: Mapping[str, Any], name: str, most: int) -> None:
+    """Lets a field pass that holds one input or a list of them.
+
+    Raises:
+        InvalidRequest: There are more than `most`; said before each of a million is looked at.
+    """
+    given = data.get(name)
+    if isinstance(given, list) and len(given) > most and not isinstance(given[0], int):
+        raise InvalidRequest(f"{name}: there are {len(given)} of them, and at most {most} are taken.", param=name)
+
+
 def sampling(body: GenerationBody, data: Mapping[str, Any], renames: Renames, **overrides: Any) -> Sampling:
     """The sampling parameters of a body.
 

@@ -102,6 +102,7 @@ async def test_logprobs_have_the_older_form(serving: Serving, stream: bool) -> N
         ({"prompt": [[1], [2**40]]}, "prompt[1][0]"),
         ({"prompt": {"a": 1}}, "prompt"),
         ({"prompt": ["a"] * 200}, "prompt"),
+        ({"prompt": ["a"] * 100, "n": 2}, "prompt"),
         ({"prompt": None}, "prompt"),
         ({"messages": []}, "messages"),
     ],
