@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from actors.daemon_thread import in_daemon_thread
 from actors.directory import Directory, View
 from actors.instance import Instance
 
@@ -15,7 +16,8 @@ RENEW_S = 1.0
 """Between two announcements of one instance."""
 RETRY_S = 0.5
 """Between two tries to reach a directory that is not there."""
-CALL_TIMEOUT_S = 5.0
+CALL_TIMEOUT_S = 10.0
+"""A new directory is a new process, which takes its time to start."""
 NAME = "directory"
 
 _log = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ class DirectoryClient:
     def __init__(self, fleet: str) -> None:
         self._fleet = fleet
         self._actor: Any = None
+        self._finding: asyncio.Future[Any] | None = None
 
     async def announce(self, instance: Instance) -> bool:
         """As `Directory.announce`.
@@ -99,18 +102,22 @@ class DirectoryClient:
             yield dict(view)
 
     async def _call(self, method: str, *args: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
-        if self._actor is None:
-            # In a thread: it asks Ray's control service, which may stand still while tokens must flow.
-            async with asyncio.timeout(timeout_s):
-                self._actor = await asyncio.to_thread(self._find)
-        actor = self._actor
-        try:
-            async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(timeout_s):
+            actor = self._actor if self._actor is not None else await self._found()
+            try:
                 return await getattr(actor, method).remote(*args)
-        except (RayError, TimeoutError):
-            if self._actor is actor:
-                self._actor = None
-            raise
+            except (RayError, asyncio.CancelledError):
+                if self._actor is actor:
+                    self._actor = None
+                raise
+
+    async def _found(self) -> Any:
+        # In a thread: it asks Ray's control service, which may stand still while tokens must flow. In one thread,
+        # however often it is tried meanwhile.
+        if self._finding is None or self._finding.done():
+            self._finding = in_daemon_thread(self._find)
+        self._actor = await asyncio.shield(self._finding)
+        return self._actor
 
     def _find(self) -> Any:
         return (

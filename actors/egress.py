@@ -1,7 +1,7 @@
 """The caller's end of a channel: an engine that stands for one instance in another process.
 
-All requests to the instance share one streaming call. Requests and cancellations of one turn of the event loop go up as
-one actor call each; what comes down is handed to the sinks synchronously.
+All requests to the instance share one streaming call. Requests go up as ordinary actor calls, those of one turn of the
+event loop together; what comes down is handed to the sinks synchronously.
 """
 
 import asyncio
@@ -198,15 +198,19 @@ class Egress(PushEngine):
         self._call = RayStream(generator, self._on_frame, self._on_end)
 
     def _flush_soon(self) -> None:
+        """Sends the first message of a turn of the event loop at once, and the rest of the turn's together after it."""
         # Until the first frame the far end may not know the channel; that frame flushes.
         if not self._flush_is_due and self.is_connected:
             self._flush_is_due = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self._flush_rest)
+            self._flush()
+
+    def _flush_rest(self) -> None:
+        self._flush_is_due = False
+        if self.is_connected:
+            self._flush()
 
     def _flush(self) -> None:
-        self._flush_is_due = False
-        if not self.is_connected:
-            return
         # Ray starts the calls of one caller in their order: a cancellation does not overtake its request.
         if self._submissions:
             submissions, self._submissions = self._submissions, []

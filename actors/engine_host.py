@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from actors.canary import sing
 from actors.channel import Cancellation, Channel, Host, Submission
+from actors.daemon_thread import in_daemon_thread
 from actors.frames import DRAINING, News
 from actors.gate import Gate
 from actors.instance import Instance, InstanceState
@@ -84,7 +85,8 @@ class EngineHost(Host):
         """
         try:
             # The import of an engine takes up to a minute; the event loop has announcements to make meanwhile.
-            await asyncio.to_thread(import_module, engine_kind(self._spec.kind).engine.partition(":")[0])
+            module, _, _ = engine_kind(self._spec.kind).engine.partition(":")
+            await in_daemon_thread(lambda: import_module(module))
             self.engine = make_engine(self.id, self._spec)
             await self.engine.start()
         except Exception as error:

@@ -97,5 +97,12 @@ async def test_losing_the_directory_loses_nothing(start: Start, fleet: str, watc
 
 
 async def test_the_board_is_shared(fleet: str) -> None:
-    await DirectoryClient(fleet).post("router/1", b"figures", 60.0)
+    async def is_posted() -> bool:
+        try:
+            await DirectoryClient(fleet).post("router/1", b"figures", 60.0)
+        except TimeoutError:  # The directory's process is slow to start.
+            return False
+        return True
+
+    await eventually(is_posted, 60.0)
     assert await DirectoryClient(fleet).board("router/") == {"router/1": b"figures"}

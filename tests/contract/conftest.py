@@ -5,11 +5,15 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.contract.asking import Running
-from tests.contract.subjects import SUBJECTS
+pytest.register_assert_rewrite("tests.contract.asking")
+
+from tests.contract.asking import Running  # noqa: E402 - only what is imported later is rewritten
+from tests.contract.subjects import SUBJECTS  # noqa: E402
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session", params=SUBJECTS, ids=lambda subject: subject.name)
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Running]:
+    if request.param.needs_ray:
+        request.getfixturevalue("ray_cluster")
     async with request.param.open() as engine:
         yield Running(engine, request.param.model, request.param.names(engine))

@@ -8,10 +8,13 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
+from deployments.fleet_engine import FleetEngine
 from engines.contract import Engine
 from engines.registry import EngineSpec, make_engine
 from engines.scripted import ScriptedEngine
+from tests.contract.fleet import fleet
 from tests.contract.played_model import CAPABILITIES, play
+from tests.engines.vllm.booted import demo_engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +26,14 @@ class Subject:
         open: Starts it, and stops it on the way out; once per session, when the first test asks for it.
         model: The model's name in requests.
         names: The names that may be under its answers: its own, or, for a fleet, those of its instances.
+        needs_ray: It runs on the session's Ray.
     """
 
     name: str
     open: Callable[[], AbstractAsyncContextManager[Engine]]
     model: str = "model"
     names: Callable[[Engine], Collection[str]] = lambda engine: (engine.name,)
+    needs_ray: bool = False
 
 
 @asynccontextmanager
@@ -48,6 +53,11 @@ def scripted() -> AbstractAsyncContextManager[Engine]:
     return started(ScriptedEngine("scripted-0", script=play, capabilities=CAPABILITIES))
 
 
+def instance_ids(engine: Engine) -> Collection[str]:
+    assert isinstance(engine, FleetEngine)
+    return [instance.id for instance in engine.instances()]
+
+
 SUBJECTS = (
     Subject("simulated", lambda: simulated(speed=20)),
     Subject("simulated-instant", lambda: simulated(speed="instant")),
@@ -56,4 +66,6 @@ SUBJECTS = (
         lambda: simulated(speed="instant", context_length=1024, num_blocks=70, max_num_seqs=24, max_batched_tokens=48),
     ),
     Subject("scripted", scripted),
+    Subject("vllm", demo_engine, model="demo"),
+    Subject("fleet", fleet, names=instance_ids, needs_ray=True),
 )

@@ -103,14 +103,14 @@ async def test_cancelling_the_reading_task_frees_the_slot(subject: Running) -> N
 async def test_a_storm_of_cancels_leaves_nothing_behind(subject: Running) -> None:
     chance = random.Random(7)
     recorders = []
-    for number in range(48):
+    for number in range(1, 49):
         context = Context()
         cancel = chance.choice((context.stop, context.kill))
         at = chance.randint(1, 12)
         recorder = Recorder(lambda deltas, at=at, cancel=cancel: cancel() if deltas == at else None)  # type: ignore[misc]
         recorders.append(recorder)
         await subject.engine.submit(subject.counting(number, number + 60), context, recorder)
-    for number, recorder in enumerate(recorders):
+    for number, recorder in enumerate(recorders, 1):
         await recorder.over()
         assert counted(number, number + 60).startswith(recorder.text)
         assert isinstance(recorder.error, Cancelled) or isinstance(recorder.events[-1], Finished)

@@ -1,0 +1,32 @@
+"""The router of a fleet on this Ray cluster, in whatever process asks for it.
+
+A router replica is one such process; a Python program on the cluster may be another, and then calls the fleet's
+instances without a hop in between.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from actors.directory_client import DirectoryClient
+from actors.egress import Egress
+from actors.instance import Instance
+from deployments.fleet import FleetSettings
+from deployments.routing.router import PushRouter
+from engines.errors import PenstockError
+
+
+def fleet_router(settings: FleetSettings, directory: DirectoryClient) -> PushRouter:
+    """The router of a deployed fleet; `start` it first. This process must be connected to the fleet's Ray cluster.
+
+    Args:
+        settings: The fleet.
+        directory: Its directory.
+    """
+
+    async def watch() -> AsyncIterator[Sequence[Instance]]:
+        async for instances in directory.watch():
+            yield list(instances.values())
+
+    def connect(instance: Instance, on_lost: Callable[[PenstockError], None]) -> Egress:
+        return Egress(instance, settings.channel, on_lost)
+
+    return PushRouter(settings.models, watch, connect)

@@ -1,0 +1,52 @@
+"""A whole fleet as one engine: simulated instances deployed by Serve, seen through a router of this process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from actors.directory_client import DirectoryClient
+from deployments.fleet import FleetSettings
+from deployments.fleet_router import fleet_router
+from engines.contract import Engine
+
+FLEET = FleetSettings.model_validate(
+    {
+        "name": "contract",
+        "http": {"port": 0},
+        "router": {"cpus": 0.1},
+        "models": [
+            {
+                "name": "model",
+                "engine": "simulated",
+                "replicas": 2,
+                "cpus": 0.1,
+                "drain_timeout_s": 1.0,
+                "options": {"speed": 20},
+            }
+        ],
+    }
+)
+
+
+@asynccontextmanager
+async def fleet() -> AsyncIterator[Engine]:
+    """Needs a Ray to connect to (`ray_cluster`)."""
+    from ray import serve
+
+    from deployments.app import build
+
+    def deploy() -> None:
+        serve.start(proxy_location="Disabled")
+        serve.run(build(FLEET), name=FLEET.name, route_prefix=None)
+
+    await asyncio.to_thread(deploy)
+    router = fleet_router(FLEET, DirectoryClient(FLEET.name))
+    await router.start()
+    try:
+        async with asyncio.timeout(60):
+            while [card.ready for card in router.models()] != [2]:
+                await asyncio.sleep(0.05)
+        yield router
+    finally:
+        await router.stop(0)
+        await asyncio.to_thread(serve.delete, FLEET.name)
