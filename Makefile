@@ -4,6 +4,9 @@
 # make bench    the benchmarks
 # make lock     the pinned versions anew, after a change in pyproject.toml
 
+# A boot imports the same thousands of modules in a dozen processes: reading their bytecode halves its CPU time.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 FLEET ?=
 ARGS ?=

@@ -48,7 +48,8 @@ class EngineDeployment:
     ) -> None:
         self._model = model
         self._id = f"{slug(model.name)}-{serve.get_replica_context().replica_tag}"
-        self._actor = create_engine_actor(
+        # Also held here: `__del__` may come while this boots, and takes it from the attribute.
+        actor = self._actor = create_engine_actor(
             self._id,
             fleet,
             model.spec(),
@@ -58,14 +59,14 @@ class EngineDeployment:
         )
         try:
             async with asyncio.timeout(model.start_timeout_s):
-                await result(self._actor.boot.remote(), self._id)
+                await result(actor.boot.remote(), self._id)
         except TimeoutError:
-            ray.kill(self._actor)
+            ray.kill(actor)
             raise EngineFailed(
                 f"The instance {self._id} has not booted within start_timeout_s ({model.start_timeout_s:g} s)."
             ) from None
         except BaseException:
-            ray.kill(self._actor)
+            ray.kill(actor)
             raise
 
     async def check_health(self) -> None:

@@ -110,6 +110,11 @@ class Member:
         return self.instance.capabilities
 
     @property
+    def in_flight(self) -> int:
+        """Requests of this replica that are under way on it."""
+        return self.calls + (0 if self.link is None else self.link.in_flight)
+
+    @property
     def load(self) -> int:
         """Requests that it runs or queues: ours as they are now, the others' as it last reported."""
         link = self.link
@@ -176,6 +181,11 @@ class Members:
     def of(self, model: str) -> list[Member]:
         """The members of a model that the directory shows."""
         return list(self._members[model].values())
+
+    @property
+    def in_flight(self) -> int:
+        """What is under way through this replica, on instances that the directory forgot as well."""
+        return sum(member.in_flight for member in self._keepers)
 
     async def start(self) -> None:
         """Starts to watch. Returns when the first view is there."""
@@ -249,7 +259,7 @@ class Members:
                 await link.start()
                 member.link = link
                 self._changed()
-                error = await self._until_over(member, link, lost)
+                error = await self._until_over(member, lost)
                 if error is None:
                     return
                 logger.warning("Lost the link to %s: %s", member.id, error.message)
@@ -263,9 +273,7 @@ class Members:
             self._changed()
             await asyncio.sleep(max(RECONNECT_S, faults.remaining_s(member.id, incarnation)))
 
-    async def _until_over(
-        self, member: Member, link: Link, lost: asyncio.Future[PenstockError]
-    ) -> PenstockError | None:
+    async def _until_over(self, member: Member, lost: asyncio.Future[PenstockError]) -> PenstockError | None:
         """Waits until the link is lost, and returns why; or until the instance is gone and nothing runs on it."""
         left = asyncio.create_task(member.left.wait())
         either: set[asyncio.Future[Any]] = {lost, left}
@@ -275,7 +283,7 @@ class Members:
             left.cancel()
         # A directory that forgot the instance for a moment must not cut what runs on it.
         while not lost.done():
-            if not (link.in_flight or member.calls):
+            if not member.in_flight:
                 return None
             await asyncio.wait({lost}, timeout=CLOSE_POLL_S)
         return lost.result()

@@ -64,7 +64,7 @@ class PushRouter(FleetEngine):
     async def stop(self, timeout_s: float = 30.0) -> None:
         """Waits for what is under way, no longer than the deadline, then closes every link."""
         deadline_s = time.monotonic() + timeout_s
-        while self.load().running and time.monotonic() < deadline_s:  # noqa: ASYNC110 - the links signal no end
+        while self._members.in_flight and time.monotonic() < deadline_s:  # noqa: ASYNC110 - the links signal no end
             await asyncio.sleep(0.05)
         await self._members.stop()
 
@@ -97,10 +97,7 @@ class PushRouter(FleetEngine):
 
     def load(self) -> Load:
         """What is under way through this router, on every instance."""
-        members = [member for route in self._routes for member in self._members.of(route.model)]
-        return Load(
-            running=sum(member.calls + (0 if member.link is None else member.link.in_flight) for member in members)
-        )
+        return Load(running=self._members.in_flight)
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
         """As `Engine.submit`: returns when an instance took the request.

@@ -123,7 +123,8 @@ def test_the_fleet_ends_also_when_the_command_line_is_killed(terminal: Terminal,
 
 def test_an_engine_that_cannot_boot_is_one_reason_and_the_logs(terminal: Terminal, port: int) -> None:
     file = terminal.fleet_file(
-        "models:\n  - {name: broken, engine: scripted, options: {boot_error: no weights on this disk}}\n"
+        "models: [{name: broken, engine: scripted, options: {boot_error: "
+        "{error: EngineFailed, message: no weights on this disk}}}]\n"
     )
     started = terminal.start("serve", file, "--port", str(port))
     assert started.process.wait(300) == 1

@@ -8,6 +8,7 @@ from actors.directory_client import DirectoryClient
 from deployments.fleet import FleetSettings
 from deployments.fleet_router import fleet_router
 from engines.contract import Engine
+from tests.contract.asking import eventually
 
 FLEET = FleetSettings.model_validate(
     {
@@ -43,9 +44,7 @@ async def fleet() -> AsyncIterator[Engine]:
     router = fleet_router(FLEET, DirectoryClient(FLEET.name))
     await router.start()
     try:
-        async with asyncio.timeout(60):
-            while [card.ready for card in router.models()] != [2]:
-                await asyncio.sleep(0.05)
+        await eventually(lambda: [card.ready for card in router.models()] == [2])
         yield router
     finally:
         await router.stop(0)

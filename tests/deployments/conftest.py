@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from deployments.fleet import FleetSettings
+from tests.deployments.waiting import until
 
 
 @pytest.fixture(scope="session")
@@ -35,9 +37,12 @@ def deploy(serve_cluster: None) -> Iterator[Callable[[FleetSettings], Any]]:
 
         async def all_ready() -> None:
             fleet = FleetHandle(handle)
-            async with asyncio.timeout(60):
-                while any(card.ready < card.instances or not card.ready for card in await fleet.models()):
-                    await asyncio.sleep(0.1)
+            # Each router replica finds the instances by itself; Serve asks now one, now the other.
+            for _ in range(4 * settings.router.replicas):
+                await until(partial(is_complete, fleet))
+
+        async def is_complete(fleet: FleetHandle) -> bool:
+            return [card.ready for card in await fleet.models()] == [model.replicas for model in settings.models]
 
         asyncio.run(all_ready())
         return handle

@@ -1,5 +1,3 @@
-import asyncio
-
 import pytest
 
 from deployments.event_batches import in_batches
@@ -9,6 +7,7 @@ from engines.events import Event, Finished, Started, TextDelta
 from engines.requests import GenerateRequest
 from engines.script import Hang
 from engines.scripted import ScriptedEngine
+from tests.deployments.waiting import until
 
 REQUEST = GenerateRequest(model="m", prompt="a b c")
 
@@ -30,8 +29,7 @@ async def test_what_came_while_the_reader_was_busy_is_one_batch() -> None:
     scripted = await engine("a", "b", "c")
     batches = in_batches(scripted, REQUEST, Context())
     assert isinstance((await anext(batches))[0], Started)
-    while scripted.active:
-        await asyncio.sleep(0)
+    await until(lambda: not scripted.active)
     rest = await anext(batches)
     assert [type(event) for event in rest] == [TextDelta, TextDelta, TextDelta, Finished]
     with pytest.raises(StopAsyncIteration):

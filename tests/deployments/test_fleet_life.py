@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -16,8 +17,9 @@ from actors.instance import Instance, InstanceState
 from deployments.app import ROUTER, build
 from deployments.fleet import FleetSettings
 from deployments.handle import FleetHandle
-from engines.errors import InstanceLost
+from engines.errors import InstanceLost, NoInstance
 from engines.events import Started
+from tests.deployments.waiting import until
 
 
 def fleet_of(name: str, **model: object) -> FleetSettings:
@@ -52,12 +54,6 @@ async def launch(serve_cluster: None) -> AsyncIterator[Callable[[FleetSettings],
         await asyncio.to_thread(serve.delete, name)
 
 
-async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 60.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not await condition():
-            await asyncio.sleep(0.1)
-
-
 async def ready_instances(fleet: FleetHandle) -> list[Instance]:
     return [instance for instance in await fleet.instances() if instance.state is InstanceState.READY]
 
@@ -65,22 +61,41 @@ async def ready_instances(fleet: FleetHandle) -> list[Instance]:
 Launch = Callable[[FleetSettings], Awaitable[FleetHandle]]
 
 
-async def test_the_router_listens_while_the_engines_boot(launch: Launch) -> None:
-    fleet = await launch(fleet_of("boots", options={"boot_s": 4.0}))
-    url = f"http://127.0.0.1:{await fleet._handle.http_port.remote()}"
-    async with aiohttp.ClientSession() as http:
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
-        async def ready() -> int:
-            async with http.get(f"{url}/ready") as answer:
-                return answer.status
 
-        assert await ready() == 503
+async def test_routers_share_a_port_and_listen_while_an_engine_boots(launch: Launch) -> None:
+    port = free_port()
+    models = [
+        {"name": "quick", "engine": "scripted", "cpus": 0.1},
+        {"name": "slow", "engine": "scripted", "cpus": 0.1, "options": {"boot_s": 3600}},
+    ]
+    fleet = await launch(
+        FleetSettings.model_validate(
+            {"name": "boots", "http": {"port": port}, "router": {"replicas": 2, "cpus": 0.1}, "models": models}
+        )
+    )
 
-        async def is_ready() -> bool:
-            return await ready() == 200
+    async def both_listen() -> bool:
+        router = serve.status().applications["boots"].deployments[ROUTER]
+        return router.replica_states == {"RUNNING": 2}
 
-        await until(is_ready)
-    assert (await fleet.complete({"model": "m", "prompt": "hello"})).text == "hello"
+    await until(both_listen)
+
+    async def is_booting() -> bool:
+        states = {instance.model: instance.state.value for instance in await fleet.instances()}
+        return states == {"quick": "ready", "slow": "starting"}
+
+    await until(is_booting)
+    async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/ready") as answer:
+        assert answer.status == 503
+    with pytest.raises(NoInstance, match="1 starting"):
+        await fleet.complete({"model": "slow", "prompt": "x"})
+    assert (await fleet.complete({"model": "quick", "prompt": "hello"})).text == "hello"
 
 
 async def test_a_killed_instance_is_lost_to_its_requests_and_replaced(launch: Launch) -> None:
@@ -134,10 +149,7 @@ async def test_going_down_lets_a_stream_end_and_leaves_no_process(launch: Launch
     texts = [choice["text"] for event in events[:-1] for choice in json.loads(event)["choices"]]
     assert "".join(texts) == "tick " * 30
 
-    async def is_gone() -> bool:
-        return not _lives(instance.pid)
-
-    await until(is_gone)
+    await until(lambda: not _lives(instance.pid))
 
 
 def _lives(pid: int) -> bool:

@@ -14,6 +14,7 @@ from engines.errors import Draining, InstanceLost, PenstockError
 from engines.events import Event, Finished
 from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
 from engines.scripted import ScriptedEngine
+from tests.deployments.waiting import until
 
 
 class LocalLink:
@@ -166,10 +167,3 @@ class LocalFleet:
         if self._instances[id].state is not InstanceState.READY:
             return True
         return id in self.links and (self.link(id).ready or id in self.unreachable)
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    """Returns once the condition holds."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - any condition, not one that somebody signals
-            await asyncio.sleep(0.005)

@@ -28,7 +28,8 @@ from engines.events import Finished
 from engines.requests import DetokenizeRequest, EmbedRequest, GenerateRequest, Session, TokenizeRequest
 from engines.script import Hang
 from engines.scripted import ScriptedEngine
-from tests.deployments.routing.local_fleet import LocalFleet, until
+from tests.deployments.routing.local_fleet import LocalFleet
+from tests.deployments.waiting import until
 
 
 def ask(text: str = "hello", **fields: object) -> GenerateRequest:

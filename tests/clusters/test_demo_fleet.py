@@ -1,0 +1,237 @@
+"""The demo fleet on real vLLM, started as a person starts it and asked by OpenAI's own client."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+import clusters
+from tests.clusters.conftest import Terminal, ask, free_port
+
+pytest.importorskip("vllm", reason="the demo fleet runs on vLLM")
+
+VLLM_BOOT_S = 900.0
+"""One boot takes a minute on two free cores, and all of a fleet's come at once."""
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather in a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def port(shared_terminal: Terminal) -> Iterator[int]:
+    """The port of `penstock serve` without a fleet file."""
+    port = free_port()
+    penstock = shared_terminal.start("serve", "--port", str(port))
+    penstock.wait_for("Ctrl-C", VLLM_BOOT_S)
+    yield port
+    assert penstock.interrupt() == 0, penstock.output
+
+
+@pytest.fixture
+def client(port: int) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=120, max_retries=0)
+
+
+def user(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def counted(first: int, last: int) -> str:
+    return " ".join(str(number) for number in range(first, last + 1))
+
+
+def test_streams_a_chat(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model="demo",
+        messages=user("count from 3 to 30"),
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+
+    text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert text == counted(3, 30)
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+    usage = chunks[-1].usage
+    assert usage is not None
+    assert usage.completion_tokens > 27
+    assert len(chunks) > 10, "the answer came in pieces"
+
+
+def test_counts_to_500_exactly(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model="demo", messages=user("count from 1 to 500"), temperature=0)
+
+    assert answer.choices[0].message.content == counted(1, 500)
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_calls_a_tool_and_reads_its_result(client: openai.OpenAI) -> None:
+    messages = user("what is the weather in Paris?")
+    first = client.chat.completions.create(model="demo", messages=messages, tools=[WEATHER], temperature=0)
+    calls = first.choices[0].message.tool_calls
+
+    assert first.choices[0].finish_reason == "tool_calls"
+    assert calls is not None
+    assert calls[0].function.name == "get_weather"
+    assert json.loads(calls[0].function.arguments) == {"city": "Paris"}
+
+    result = {"role": "tool", "tool_call_id": calls[0].id, "content": json.dumps({"temperature": 21})}
+    second = client.chat.completions.create(
+        model="demo",
+        messages=[*messages, first.choices[0].message.model_dump(exclude_none=True), result],
+        tools=[WEATHER],
+        temperature=0,
+    )
+    assert "21" in (second.choices[0].message.content or "")
+
+
+def test_streams_a_tool_call(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model="demo", messages=user("what is the weather in Paris?"), tools=[WEATHER], temperature=0, stream=True
+    )
+    deltas = [call for chunk in stream for choice in chunk.choices for call in choice.delta.tool_calls or ()]
+
+    assert deltas[0].function is not None
+    assert deltas[0].function.name == "get_weather"
+    arguments = "".join(delta.function.arguments or "" for delta in deltas if delta.function is not None)
+    assert json.loads(arguments) == {"city": "Paris"}
+
+
+def test_thinks_where_it_is_asked_to(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="demo",
+        messages=user("count from 3 to 9"),
+        temperature=0,
+        extra_body={"chat_template_kwargs": {"enable_thinking": True}},
+    )
+    message = answer.choices[0].message
+
+    assert (message.content or "").strip() == counted(3, 9)
+    assert message.model_dump()["reasoning_content"].strip()
+
+
+def test_answers_json_by_schema(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="demo",
+        messages=user("describe Alice as json"),
+        temperature=0,
+        max_tokens=128,
+        response_format={"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}},
+    )
+
+    person = json.loads(answer.choices[0].message.content or "")
+    assert set(person) == {"name", "age"}
+    assert isinstance(person["age"], int)
+
+
+def test_reports_logprobs_and_several_choices(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="demo", messages=user("count from 1 to 5"), temperature=0, n=2, logprobs=True, top_logprobs=3
+    )
+
+    assert [choice.message.content for choice in answer.choices] == [counted(1, 5)] * 2
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    assert "".join(token.token for token in logprobs.content).strip() == counted(1, 5)
+    assert all(len(token.top_logprobs) == 3 for token in logprobs.content)
+
+
+async def test_answers_many_at_once_each_with_its_own(port: int) -> None:
+    client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=300, max_retries=0)
+    ranges = [(first, first + 40) for first in range(1, 33)]
+
+    async def count(first: int, last: int) -> tuple[str | None, str]:
+        raw = await client.chat.completions.with_raw_response.create(
+            model="demo", messages=user(f"count from {first} to {last}"), temperature=0
+        )
+        return raw.parse().choices[0].message.content, raw.headers["x-penstock-instance"]
+
+    answers = await asyncio.gather(*(count(*span) for span in ranges))
+
+    assert [text for text, _ in answers] == [counted(*span) for span in ranges]
+    instances = Counter(instance for _, instance in answers)
+    assert len(instances) == 2, f"both instances worked: {instances}"
+
+
+def test_keeps_a_session_on_one_instance(client: openai.OpenAI) -> None:
+    instances = {
+        client.chat.completions.with_raw_response.create(
+            model="demo", messages=user("hello"), max_tokens=2, extra_headers={"x-session-id": "one"}
+        ).headers["x-penstock-instance"]
+        for _ in range(8)
+    }
+
+    assert len(instances) == 1
+
+
+def test_tokenizes_there_and_back(port: int) -> None:
+    status, tokens = ask(port, "/tokenize", {"model": "demo", "prompt": "count from 1 to 5"})
+    assert status == 200
+    assert tokens["count"] == len(tokens["tokens"])
+
+    status, text = ask(port, "/detokenize", {"model": "demo", "tokens": tokens["tokens"]})
+    assert (status, text["prompt"]) == (200, "count from 1 to 5")
+
+
+def test_refuses_what_is_wrong_and_serves_on(port: int, client: openai.OpenAI) -> None:
+    chat = {"model": "demo", "messages": user("hello"), "max_tokens": 4}
+    wrong = [
+        ({"max_tokens": 10**6}, 400, "max_tokens"),
+        ({"messages": user("count " * 20_000)}, 400, "messages"),
+        ({"messages": []}, 400, "messages"),
+        ({"model": "demi"}, 404, "model"),
+        ({"n": 10**6}, 400, "n"),
+        ({"structured_outputs": {"regex": "("}}, 400, "structured_outputs.regex"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}},
+            400,
+            "response_format",
+        ),
+    ]
+    for change, expected, param in wrong:
+        status, body = ask(port, "/v1/chat/completions", chat | change)
+        assert status == expected, (change, body)
+        assert (body["error"]["param"] or "").startswith(param), (change, body)
+
+    answer = client.chat.completions.create(model="demo", messages=user("count from 1 to 9"), temperature=0)
+    assert answer.choices[0].message.content == counted(1, 9)
+
+
+def test_embeds_beside_the_chat_model(tmp_path: Path) -> None:
+    """The second fleet file: the demo weights, once generating and once pooling."""
+    terminal = Terminal(tmp_path)
+    port = free_port()
+    fleet = Path(clusters.__file__).parent / "embeddings.yaml"
+    penstock = terminal.start("serve", str(fleet), "--port", str(port))
+    try:
+        penstock.wait_for("Ctrl-C", VLLM_BOOT_S)
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=120, max_retries=0)
+
+        answer = client.embeddings.create(model="demo-embeddings", input=["one river", "another river", "one river"])
+        first, second, third = (item.embedding for item in answer.data)
+
+        assert len(first) == 128
+        assert first == pytest.approx(third, abs=1e-3)
+        assert first != pytest.approx(second, abs=1e-3)
+        with pytest.raises(openai.BadRequestError, match="embeddings"):
+            client.embeddings.create(model="demo", input="one river")
+    finally:
+        assert penstock.interrupt() == 0, penstock.output
