@@ -5,7 +5,7 @@ Serve is on the way of a handle call only. HTTP requests come to the replica's o
 
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -14,18 +14,18 @@ from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle
 
 from actors.directory_client import DirectoryClient
-from actors.egress import Egress
 from actors.instance import Instance
 from deployments.event_batches import in_batches
 from deployments.fleet import FleetSettings
 from deployments.fleet_engine import ModelCard
+from deployments.fleet_router import fleet_router
 from deployments.http.server import HttpIngress
 from deployments.http.validation import parse_body
 from deployments.metrics import Metrics
 from deployments.routing.router import PushRouter
 from engines.completion import Collector, Completion
 from engines.context import Context
-from engines.errors import PenstockError, Unavailable
+from engines.errors import Unavailable
 from engines.events import Event
 from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
 
@@ -58,11 +58,10 @@ class RouterDeployment:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, settings: FleetSettings, *engines: DeploymentHandle
     ) -> None:
-        self._channel = settings.channel
-        self._directory = DirectoryClient(settings.name)
-        self._router = PushRouter(settings.models, self._instances, self._connect)
+        directory = DirectoryClient(settings.name)
+        self._router = fleet_router(settings, directory)
         await self._router.start()
-        metrics = Metrics(serve.get_replica_context().replica_tag, _DirectoryBoard(self._directory))
+        metrics = Metrics(serve.get_replica_context().replica_tag, _DirectoryBoard(directory))
         self._http = HttpIngress(self._router, settings.http, metrics)
         await self._http.start()
 
@@ -163,13 +162,6 @@ class RouterDeployment:
         """What requests go to: the router, and around it the operators that act on whole streams."""
         assert self._router is not None
         return self._router
-
-    async def _instances(self) -> AsyncIterator[Sequence[Instance]]:
-        async for instances in self._directory.watch():
-            yield list(instances.values())
-
-    def _connect(self, instance: Instance, on_lost: Callable[[PenstockError], None]) -> Egress:
-        return Egress(instance, self._channel, on_lost)
 
 
 class _DirectoryBoard:
