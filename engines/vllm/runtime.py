@@ -112,14 +112,14 @@ class Runtime:
             release=self._streams.discard,
         )
         if request.resume is None:
-            parts = self._register(core, stream)
+            parts = self._register(core, stream, request.sampling.n)
         else:
             detokenizer = IncrementalDetokenizer.from_new_request(self._llm.renderer.tokenizer, core)
             if replay(core.sampling_params, detokenizer, choices[0], request.resume.token_ids):
                 stream.start()
                 stream.finish()
                 return
-            parts = self._register(continuation(core, request.resume.token_ids), stream, detokenizer)
+            parts = self._register(continuation(core, request.resume.token_ids), stream, 1, detokenizer)
         self._streams.add(stream)
         stream.watch()
         await self._send(parts, stream)
@@ -169,7 +169,7 @@ class Runtime:
         """Refuses to go on where the state of the first stream cannot be had again."""
         if request.resume is None:
             return
-        if core.sampling_params.n > 1:
+        if request.sampling.n > 1:
             raise Unsupported("A request with several choices cannot be resumed.", param="resume")
         if core.sampling_params.structured_outputs is not None:
             raise Unsupported("A request that is held to a grammar cannot be resumed.", param="resume")
@@ -179,7 +179,7 @@ class Runtime:
             raise refusal(error, param="resume.token_ids", context_length=self._config.max_model_len) from error
 
     def _register(
-        self, core: EngineCoreRequest, stream: Stream, detokenizer: IncrementalDetokenizer | None = None
+        self, core: EngineCoreRequest, stream: Stream, n: int, detokenizer: IncrementalDetokenizer | None = None
     ) -> list[EngineCoreRequest]:
         """Lets vLLM's output handler know the request, with the stream as its collector.
 
@@ -191,7 +191,6 @@ class Runtime:
         processor = self._llm.output_processor
         self._llm.input_processor.assign_request_id(core)
         stream.request_id = core.request_id
-        n = core.sampling_params.n
         try:
             self._llm.check_admission(n, core.request_id)
         except Exception as error:
@@ -201,6 +200,8 @@ class Runtime:
             if detokenizer is not None:
                 processor.request_states[core.request_id].detokenizer = detokenizer
             return [core]
+        # Only now: vLLM refuses several choices of greedy decoding, which are dull, but what was asked for.
+        core.sampling_params.n = n
         parent = ParentRequest(core)
         parts = []
         for index in range(n):

@@ -80,7 +80,7 @@ class SamplingMapper:
         return limit
 
     def params(self, sampling: Sampling, max_tokens: int, **overrides: Any) -> SamplingParams:
-        """The sampling parameters as vLLM takes them.
+        """The sampling parameters of one choice, as vLLM takes them.
 
         Args:
             sampling: What the request asks for.
@@ -96,7 +96,6 @@ class SamplingMapper:
             for name, default in _DEFAULTS.items()
         }
         arguments: dict[str, Any] = drawn | {
-            "n": sampling.n,
             "presence_penalty": sampling.presence_penalty,
             "frequency_penalty": sampling.frequency_penalty,
             "seed": sampling.seed,

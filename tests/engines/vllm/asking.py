@@ -66,6 +66,12 @@ async def answer(engine: Engine, request: GenerateRequest) -> Choice:
     return (await ask(engine, request)).choices[0]
 
 
+async def still_serves(engine: Engine) -> None:
+    """Fails unless the engine is healthy, and answers."""
+    await engine.check_health()
+    assert (await ask(engine, counting(5, 9, max_tokens=5))).text.startswith("5 6")
+
+
 async def listen(engine: Engine, request: GenerateRequest) -> list[Event]:
     """All events."""
     async with asyncio.timeout(DEADLINE_S):

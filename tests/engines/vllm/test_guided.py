@@ -8,7 +8,7 @@ import pytest
 
 from engines.errors import InvalidRequest
 from engines.vllm.engine import VllmEngine
-from tests.engines.vllm.asking import answer, ask, chat, counted, counting
+from tests.engines.vllm.asking import answer, ask, chat, still_serves
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -58,7 +58,7 @@ async def test_grammar_holds_after_the_reasoning(vllm_engine: VllmEngine) -> Non
         chat_template_kwargs={"enable_thinking": True},
     )
     made = await answer(vllm_engine, request)
-    assert made.text == "Paris"
+    assert made.text in ("Paris", "Rome")
     assert made.reasoning
 
 
@@ -81,7 +81,7 @@ async def test_what_cannot_be_compiled_is_refused(vllm_engine: VllmEngine, const
     with pytest.raises(InvalidRequest) as refused:
         await ask(vllm_engine, guided("hello", **{constraint: value}))
     assert refused.value.param == f"sampling.guided.{constraint}"
-    assert (await ask(vllm_engine, counting(1, 5))).text == counted(1, 5)
+    await still_serves(vllm_engine)
 
 
 @pytest.mark.parametrize(
@@ -94,5 +94,4 @@ async def test_catastrophic_regex_ends_nothing_but_its_request(vllm_engine: Vllm
         await ask(vllm_engine, request)
     except InvalidRequest as refused:
         assert refused.param == "sampling.guided.regex"
-    await vllm_engine.check_health()
-    assert (await ask(vllm_engine, counting(1, 5))).text == counted(1, 5)
+    await still_serves(vllm_engine)

@@ -2,6 +2,10 @@
 
 import asyncio
 import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,6 +17,8 @@ from tests.engines.vllm.asking import Recorder, ask, counting, eventually
 from tests.engines.vllm.booted import demo_engine, make_vllm
 
 pytest.importorskip("vllm")
+
+BOOT_DEADLINE_S = 1200.0
 
 
 def descendants() -> set[psutil.Process]:
@@ -79,6 +85,40 @@ async def test_death_is_noticed_and_leaves_nothing() -> None:
         with pytest.raises(EngineDead):
             await ask(engine, counting(1, 5))
     assert not any(process.is_running() for process in processes)
+
+
+async def test_host_that_is_killed_takes_the_engine_along() -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from tests.engines.vllm.booted import DEMO_OPTIONS, make_vllm\n"
+        "async def main():\n"
+        "    await make_vllm('vllm-1', **DEMO_OPTIONS).start()\n"
+        "    print('booted', flush=True)\n"
+        "    await asyncio.sleep(3600)\n"
+        "if __name__ == '__main__':\n"
+        "    asyncio.run(main())\n"
+    )
+    # Not by `-c` or standard input: the children import the main module again.
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as script:
+        script.write(code)
+        script.flush()
+        host = await asyncio.create_subprocess_exec(
+            sys.executable,
+            script.name,
+            stdout=asyncio.subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+        )
+        assert host.stdout is not None
+        try:
+            async with asyncio.timeout(BOOT_DEADLINE_S):
+                while await host.stdout.readline() != b"booted\n":
+                    assert not host.stdout.at_eof(), "it did not boot"
+            processes = psutil.Process(host.pid).children(recursive=True)
+            assert len(processes) >= 2
+        finally:
+            host.kill()
+            await host.wait()
+        await eventually(lambda: not any(process.is_running() for process in processes))
 
 
 async def test_stop_fails_what_runs_and_frees_everything() -> None:

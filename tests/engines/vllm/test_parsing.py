@@ -69,7 +69,8 @@ async def test_tools_answer_is_read(vllm_engine: VllmEngine) -> None:
 
 
 async def test_invalid_tool_schema_is_refused(vllm_engine: VllmEngine) -> None:
-    function = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "nonsense"}}}}
+    schema = {"type": "object", "properties": {"a": {"type": "nonsense"}}}
+    function = {"name": "f", "parameters": schema, "strict": True}
     tools = [{"type": "function", "function": function}]
     with pytest.raises(InvalidRequest) as refused:
         await ask(vllm_engine, chat("hello", tools=tools, tool_choice="required"))
@@ -79,8 +80,8 @@ async def test_invalid_tool_schema_is_refused(vllm_engine: VllmEngine) -> None:
 async def test_reasoning(vllm_engine: VllmEngine) -> None:
     completion = await ask(vllm_engine, chat("what is the capital of France", **THINK))
     choice = completion.choices[0]
-    assert choice.text.strip() == "Paris"
-    assert "France" in choice.reasoning
+    assert "Paris" in choice.text
+    assert choice.reasoning
     assert "think" not in choice.reasoning + choice.text
     assert 0 < completion.usage.reasoning_tokens < completion.usage.completion_tokens
     assert len(choice.token_ids) == completion.usage.completion_tokens
@@ -88,7 +89,7 @@ async def test_reasoning(vllm_engine: VllmEngine) -> None:
 
 async def test_without_thinking_everything_is_the_answer(vllm_engine: VllmEngine) -> None:
     completion = await ask(vllm_engine, chat("what is the capital of France"))
-    assert completion.text.strip() == "Paris"
+    assert "Paris" in completion.text
     assert completion.choices[0].reasoning == ""
     assert completion.usage.reasoning_tokens == 0
 

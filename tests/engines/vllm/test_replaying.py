@@ -23,12 +23,14 @@ from engines.vllm.resuming import continuation, replay
 from engines.vllm.streaming import Choice
 
 PROMPT = [5, 6, 7]
-EOS = 2343
 
 
 @cache
 def tokenizer() -> Any:
     return get_tokenizer(str(MODEL_PATH))
+
+
+EOS: int = tokenizer().eos_token_id
 
 
 def core_request(**sampling: Any) -> EngineCoreRequest:

@@ -1,0 +1,157 @@
+"""Trains the demo model from nothing: ``python -m engines.demo.train --out DIR``."""
+
+# ruff: noqa: S311, T201 - randomness here has no secrets, and a command speaks to its terminal
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+# Threads that spin while they wait starve each other where the cores are shared. Read on import.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import functional
+
+from engines.demo import MODEL_PATH
+from engines.demo.batches import Encoder, batches
+from engines.demo.batches import Sequence as TokenSequence
+from engines.demo.network import Network, Shape
+from engines.demo.tokenizer import (
+    END_OF_TEXT,
+    IM_END,
+    MAX_LENGTH,
+    build_tokenizer,
+    save_tokenizer,
+    shared_features,
+    token_id,
+)
+
+_SEED: Final = 7
+_WARMUP_STEPS: Final = 100
+_EASY: Final = 0.3
+_PLATEAU: Final = 0.5
+
+
+def train(out: Path, *, steps: int, tokens_per_batch: int, peak: float, save_every: int) -> None:
+    """Trains the model and writes the directory that vLLM loads.
+
+    Args:
+        out: Directory to write; made if it does not exist.
+        steps: Number of optimizer steps.
+        tokens_per_batch: Tokens of one step, padding counted.
+        peak: Highest learning rate.
+        save_every: Steps between two saves of what there is so far.
+    """
+    torch.manual_seed(_SEED)
+    rng = random.Random(_SEED)
+    tokenizer = build_tokenizer()
+    shape = Shape(vocabulary=tokenizer.get_vocab_size(), max_length=MAX_LENGTH)
+    network = Network(shape, shared_features(tokenizer))
+    print(f"{sum(weight.numel() for weight in network.parameters()):,} parameters")
+    matrices = [w for n, w in network.named_parameters() if n.endswith("_proj.weight")]
+    others = [w for n, w in network.named_parameters() if not n.endswith("_proj.weight")]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(matrices, lr=peak, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=peak, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+    started = time.monotonic()
+    losses: list[float] = []
+    seen = 0
+    encoder = Encoder(tokenizer)
+    # Single turns first: copying and comparing are found sooner where there is less to mistake.
+    first = batches(encoder, rng, tokens_per_batch=tokens_per_batch, whole_share=0.0, turns=1)
+    rest = batches(encoder, rng, tokens_per_batch=tokens_per_batch, whole_share=0.02, turns=None)
+    for step in range(steps):
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = peak * _schedule(step, steps)
+        batch = next(first if step < _EASY * steps else rest)
+        tokens, positions, wanted, targets = _tensors(batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network(tokens, positions, wanted)
+        loss = functional.cross_entropy(logits, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        seen += tokens.numel()
+        if (step + 1) % 50 == 0:
+            elapsed_s = time.monotonic() - started
+            print(
+                f"step {step + 1} loss {sum(losses[-50:]) / 50:.5f} {elapsed_s:.0f} s {seen / elapsed_s:,.0f} tokens/s",
+                flush=True,
+            )
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            out.mkdir(parents=True, exist_ok=True)
+            _save(network, shape, tokenizer, out)
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Linear warm-up, a plateau, then half a cosine down to nothing."""
+    if step < _WARMUP_STEPS:
+        return (step + 1) / _WARMUP_STEPS
+    decayed = max(0.0, (step / steps - _PLATEAU) / (1 - _PLATEAU))
+    return 0.5 * (1 + math.cos(math.pi * decayed))
+
+
+def _tensors(batch: Sequence[TokenSequence]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    width = max(len(sequence.tokens) for sequence in batch)
+    tokens = torch.zeros(len(batch), width, dtype=torch.long)
+    positions = torch.zeros(len(batch), width, dtype=torch.long)
+    learned = torch.zeros(len(batch), width, dtype=torch.bool)
+    for row, sequence in enumerate(batch):
+        length = len(sequence.tokens)
+        tokens[row, :length] = torch.tensor(sequence.tokens)
+        positions[row, :length] = torch.tensor(sequence.positions)
+        learned[row, :length] = torch.tensor(sequence.learned)
+    wanted = torch.zeros_like(learned)
+    wanted[:, :-1] = learned[:, 1:]
+    return tokens, positions, wanted, tokens[learned]
+
+
+def _save(network: Network, shape: Shape, tokenizer: Tokenizer, out: Path) -> None:
+    save_file(network.exported(), out / "model.safetensors", metadata={"format": "pt"})
+    # safetensors makes the file readable to its owner only.
+    (out / "model.safetensors").chmod(0o644)
+    save_tokenizer(tokenizer, out)
+    ends = [token_id(tokenizer, IM_END), token_id(tokenizer, END_OF_TEXT)]
+    config = shape.to_config(eos_token_id=ends[0], pad_token_id=ends[1])
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    generation = {"eos_token_id": ends, "pad_token_id": ends[1]}
+    path = out / "generation_config.json"
+    path.write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Reads the command line and trains."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=MODEL_PATH, help="directory to write")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--tokens-per-batch", type=int, default=4096)
+    parser.add_argument("--peak", type=float, default=3e-3, help="highest learning rate")
+    parser.add_argument("--save-every", type=int, default=500, help="steps between two saves")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    train(
+        arguments.out,
+        steps=arguments.steps,
+        tokens_per_batch=arguments.tokens_per_batch,
+        peak=arguments.peak,
+        save_every=arguments.save_every,
+    )
+
+
+if __name__ == "__main__":
+    main()
