@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import math
 import sys
 import tempfile
 from dataclasses import asdict
@@ -12,12 +13,12 @@ from typing import Any
 from rich.console import Console
 
 from engines.demo import MODEL_PATH
-from tests.benchmarks.comparison import Comparison, ComparisonPlan, compare
+from tests.benchmarks.comparison import MAX_DURATION_S, Comparison, ComparisonPlan, compare
 from tests.benchmarks.load_process import LoadFailed
 from tests.benchmarks.machine import machine
 from tests.benchmarks.memory import StreamsClosed, run_memory
 from tests.benchmarks.report import print_comparison
-from tests.benchmarks.servers import BootFailed
+from tests.benchmarks.servers import NoAnswer
 from tests.benchmarks.sides import EngineOptions, penstock_plan, vllm_plan
 
 FULL = ComparisonPlan(rounds=5, clients=(1, 8, 32, 64, 128), duration_s=6.0)
@@ -36,7 +37,7 @@ def main() -> int:
     console = Console(file=sys.stdout, width=200)
     try:
         asyncio.run(_run(plan, arguments.model, arguments.json, console))
-    except (BootFailed, LoadFailed, StreamsClosed) as error:
+    except (NoAnswer, LoadFailed, StreamsClosed) as error:
         console.print(f"FAILED: {error}", markup=False)
         return 1
     return 0
@@ -46,8 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=_positive(int), help=f"default {FULL.rounds}")
     parser.add_argument("--clients", type=_positive(int), nargs="+", help=f"default {' '.join(map(str, FULL.clients))}")
-    parser.add_argument("--seconds", type=_positive(float), help=f"of each load; default {FULL.duration_s:g}")
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter loads: some five minutes")
+    parser.add_argument(
+        "--seconds",
+        type=_positive(float, MAX_DURATION_S),
+        help=f"of each load; default {FULL.duration_s:g}, at most {MAX_DURATION_S:g}",
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter loads: some six minutes")
     parser.add_argument(
         "--model", type=Path, default=MODEL_PATH, help="directory of the model; default: the demo model"
     )
@@ -55,11 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(kind: type[int] | type[float]) -> Any:
+def _positive(kind: type[int] | type[float], limit: float = math.inf) -> Any:
     def number(text: str) -> int | float:
         value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
+        if not 0 < value <= limit:
+            raise argparse.ArgumentTypeError(f"{text} is not greater than 0 and at most {limit:g}")
         return value
 
     return number

@@ -1,8 +1,9 @@
 """Penstock beside vLLM's own server: the same engine, the same load, turn and turn about.
 
-Both servers run through all of it. An idle vLLM spins for about a second after its last step and costs a hundredth of
-a core from then on (an idle Ray costs some more); so each measurement waits that second out, and nothing is stopped or
-booted in between. What the idle side and everybody else used is measured with each load and reported.
+Both servers are up all the time. An idle vLLM spins for a second after its last step and then costs a hundredth of a
+core; an idle Ray costs a tenth of one, which on a small machine would be a handicap for whoever it stands beside. So
+the side whose turn it is not is suspended, all its processes at once. Ray bears that for as long as a load takes, and
+before a side is measured again it must have given an answer.
 """
 
 import asyncio
@@ -13,13 +14,18 @@ from pathlib import Path
 
 from tests.benchmarks.load import LoadSpec
 from tests.benchmarks.load_process import Measurement, measure
-from tests.benchmarks.servers import HOST, Server, ServerPlan, running
+from tests.benchmarks.processes import frozen
+from tests.benchmarks.servers import HOST, Server, ServerPlan, answer, running
 
 TOKENS = 128
 """Of each answer."""
 WARM_UP_S = 3.0
-SETTLE_S = 1.5
+SETTLE_S = 2.0
+"""Before each load: what the side needs to find itself again after its suspension."""
+MAX_DURATION_S = 10.0
+"""Of one load. A Ray that was suspended for much longer takes its own parts for dead."""
 _ANSWER_LIMIT_S = 120.0
+_WAKE_LIMIT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,7 @@ async def compare(
 
     Raises:
         BootFailed: A side did not come up.
+        NoAnswer: A side did not come back after its suspension.
         LoadFailed: An answer was wrong; nothing of the run counts then.
     """
     async with AsyncExitStack() as stack:
@@ -74,10 +81,12 @@ async def compare(
         for number in range(1, plan.rounds + 1):
             for clients in plan.clients:
                 for server in servers:
-                    await asyncio.sleep(SETTLE_S)
                     # Both sides are asked the same, and nobody is asked anything twice.
-                    seed = number * 1000 + clients
-                    measured = await measure(_spec(server, clients, plan.duration_s, seed), server.pid)
+                    spec = _spec(server, clients, plan.duration_s, seed=number * 1000 + clients)
+                    with frozen(other.pid for other in servers if other is not server):
+                        await asyncio.sleep(SETTLE_S)
+                        await answer(server.plan, _WAKE_LIMIT_S)
+                        measured = await measure(spec, server.pid)
                     measurements.setdefault((server.plan.name, clients), []).append(measured)
                     say(
                         f"round {number}, {clients} clients, {server.plan.name}: {measured.load.tokens_per_s:.0f} "

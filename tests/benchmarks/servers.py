@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,17 @@ from tests.benchmarks.processes import descendants
 from tests.benchmarks.prompts import chat_request
 
 HOST = "127.0.0.1"
-_BOOT_LIMIT_S = 420.0
+_BOOT_LIMIT_S = 600.0
 _STOP_LIMIT_S = 60.0
+_RETRY_S = 0.5
 _LOG_TAIL_BYTES = 4000
 
 
-class BootFailed(Exception):
+class NoAnswer(Exception):
+    """A server gives no good answer."""
+
+
+class BootFailed(NoAnswer):
     """A server did not come up; the message has the end of its log."""
 
 
@@ -77,18 +82,31 @@ async def running(plan: ServerPlan, log: Path) -> AsyncIterator[Server]:
             start_new_session=True,  # a Ctrl-C here is not theirs; they are stopped in order below
         )
     try:
-        await _answering(plan, process, log)
+        try:
+            await answer(plan, _BOOT_LIMIT_S, given_up=lambda: process.returncode is not None)
+        except NoAnswer as error:
+            ended = f" It ended with code {process.returncode}." if process.returncode is not None else ""
+            raise BootFailed(f"{error}.{ended} The end of {log}:\n{_tail(log)}") from None
         yield Server(plan, process.pid, time.monotonic() - began_s)
     finally:
         await _stop(process)
 
 
-async def _answering(plan: ServerPlan, process: asyncio.subprocess.Process, log: Path) -> None:
-    """Waits until one token comes back: the only sign of life that means the same for every server."""
+async def answer(plan: ServerPlan, limit_s: float, given_up: Callable[[], bool] = lambda: False) -> None:
+    """Returns when one token came back: the only sign of life that means the same for every server.
+
+    Args:
+        plan: Whom to ask, again and again.
+        limit_s: For so many seconds.
+        given_up: Or until this says so.
+
+    Raises:
+        NoAnswer: No good answer came; the message says what came last.
+    """
     last: Exception | None = None
     request = chat_request(f"{HOST}:{plan.port}", plan.model, "ready", 1)
-    deadline_s = time.monotonic() + _BOOT_LIMIT_S
-    while time.monotonic() < deadline_s and process.returncode is None:
+    deadline_s = time.monotonic() + limit_s
+    while time.monotonic() < deadline_s and not given_up():
         try:
             connection = await Connection.open(HOST, plan.port)
             try:
@@ -99,10 +117,8 @@ async def _answering(plan: ServerPlan, process: asyncio.subprocess.Process, log:
                 connection.close()
         except (OSError, BadAnswer, TimeoutError) as error:
             last = error
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), 1.0)
-    ended = f"ended with code {process.returncode}" if process.returncode is not None else "gives no good answer"
-    raise BootFailed(f"{plan.name} {ended} ({last}). The end of {log}:\n{_tail(log)}")
+        await asyncio.sleep(_RETRY_S)
+    raise NoAnswer(f"{plan.name} gives no good answer: {last}")
 
 
 def _tail(log: Path) -> str:

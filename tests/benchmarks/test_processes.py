@@ -2,10 +2,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.processes import CpuMeter, Process, Role, descendants, memory_of
+from tests.benchmarks.processes import CpuMeter, Process, Role, descendants, frozen, memory_of
 
 _BURN = """
 import time
@@ -48,13 +50,32 @@ def test_the_meter_counts_the_cpu_time_of_a_whole_tree() -> None:
     assert memory.rss_bytes >= memory.pss_bytes >= memory.own_bytes > 0
 
 
+def test_a_frozen_tree_stands_still_and_goes_on_afterwards() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as child:
+        with frozen([child.pid]):
+            _until(lambda: _state(child.pid) == "T")
+            meter = CpuMeter(child.pid)
+            time.sleep(0.1)
+            assert sum(meter.read_s().values()) == 0.0
+        _until(lambda: sum(meter.read_s().values()) > 0.0)
+        child.kill()
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_process_that_ended_has_no_tree() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     (process,) = descendants(child.pid)
     assert process.alive
     child.communicate(b"\n")
-    deadline = time.monotonic() + 10
-    while process.alive and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not process.alive
+    _until(lambda: not process.alive)
     assert descendants(child.pid) == []
