@@ -36,7 +36,7 @@ class BootScreen:
         self._began_s = time.time()
         self._phase = ""
         self._rows: list[InstanceRow] = []
-        self._ended_s: dict[str, float] = {}
+        self._spinner = Spinner("dots")
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -89,8 +89,8 @@ class BootScreen:
         head = Text.assemble(
             self._phase, (f"  {ready} of {self._expected} ready, {time.time() - self._began_s:.0f} s", "dim")
         )
-        spinner = Spinner("dots", head)
-        return Group(spinner, instance_table(self._rows)) if self._rows else spinner
+        self._spinner.update(text=head)
+        return Group(self._spinner, instance_table(self._rows)) if self._rows else self._spinner
 
 
 def instance_table(rows: list[InstanceRow], *, loads: bool = False) -> Table:

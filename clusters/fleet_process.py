@@ -20,9 +20,9 @@ from ray import serve
 from ray.exceptions import RayError
 
 from actors.directory_client import DirectoryClient
-from actors.instance import InstanceState
 from actors.placement import cluster_nodes
 from clusters import process_session
+from clusters.boot_failure import reason
 from clusters.cluster_room import missing_resources, share_gpus
 from clusters.errors import ClusterError
 from clusters.fleet_protocol import ClusterUp, Failed, InstanceRow, Instances, Job, Phase, Ready, Report, encode
@@ -34,6 +34,8 @@ OBJECT_STORE_BYTES = 150 * 2**20
 """Nothing of ours goes through Ray's object store; its default is a third of the machine's memory."""
 _RAY_TRIES = 3
 _DAEMONS_END_S = 3.0
+_FAILED_ONCE = "A replica failed to start with exception"
+"""How Serve's message about a deployment begins whose replica it will try again."""
 _POLL_S = 0.25
 _PROBE_TIMEOUT_S = 2.0
 
@@ -148,27 +150,24 @@ class FleetProcess:
                 if latest != rows:
                     rows = latest
                     self._report(Instances(rows=rows))
-                self._check_instances(rows)
             if not self._ready:
                 await asyncio.to_thread(self._check_boot)
                 if self._ready and self._job.address is not None:
                     return
             await asyncio.to_thread(self._stop.wait, _POLL_S)
 
-    def _check_instances(self, rows: list[InstanceRow]) -> None:
-        """Serve boots an instance several times before it gives up; the person who sits here is told at once."""
-        if self._job.address is None and not self._ready:
-            for row in rows:
-                if row.state is InstanceState.GONE and row.detail:
-                    raise ClusterError(f"The instance {row.id} did not boot: {row.detail}")
-
     def _check_boot(self) -> None:
         application = serve.status().applications.get(self._fleet.name)
         if application is None:
             return
-        if application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            _log.error("Serve says: %s", application.message)
-            raise ClusterError(f"The fleet did not start: {_reason(application.message)}")
+        messages = [deployment.message for deployment in application.deployments.values() if deployment.message]
+        gave_up = application.status in ("DEPLOY_FAILED", "UNHEALTHY")
+        # Serve boots a replica several times before it gives up; the person who sits here is told at once.
+        tried = self._job.address is None and any(_FAILED_ONCE in message for message in messages)
+        if gave_up or tried:
+            message = next((text for text in messages if _FAILED_ONCE in text or "rror" in text), application.message)
+            _log.error("Serve says: %s", message)
+            raise ClusterError(f"The fleet did not start: {reason(message)}")
         # What a client sees is what counts; a foreign cluster's ports may be out of reach from here.
         self._ready = application.status == "RUNNING" if self._job.address is not None else self._answers()
         if self._ready:
@@ -199,13 +198,6 @@ class FleetProcess:
 
 def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _reason(message: str) -> str:
-    """The one line of Serve's message that says why: the exception at the end of the traceback that it carries."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    errors = [line for line in lines if ("Error" in line or "Exception" in line) and ": " in line]
-    return errors[-1] if errors else lines[-1] if lines else "no reason given"
 
 
 def _stop_at_end_of_input(stop: threading.Event) -> None:
