@@ -1,4 +1,4 @@
-"""What all rooms share: one local Ray."""
+"""What all rooms share: one local Ray, with Serve on it."""
 
 from collections.abc import Iterator
 
@@ -20,3 +20,13 @@ def ray_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def serve_cluster(ray_cluster: None) -> Iterator[None]:
+    """Ray Serve without its proxies: the fleet listens for itself."""
+    from ray import serve
+
+    serve.start(proxy_location="Disabled")
+    yield
+    serve.shutdown()

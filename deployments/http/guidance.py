@@ -21,11 +21,7 @@ def guidance(data: Mapping[str, Any]) -> Guided | None:
     Raises:
         InvalidRequest: It is not understood, or there are two.
     """
-    found = [
-        constraint
-        for constraint in (_from_response_format(data), _from_structured_outputs(data), *_from_legacy(data))
-        if constraint is not None
-    ]
+    found = _constraints(data)
     if not found:
         return None
     if len(found) > 1:
@@ -39,8 +35,18 @@ def guidance(data: Mapping[str, Any]) -> Guided | None:
         raise InvalidRequest(f"{param}: {reason}", param=param) from None
 
 
+def constraint_field(data: Mapping[str, Any]) -> str | None:
+    """The field that holds the constraint of a body that `guidance` understood."""
+    return next((param for param, _, _ in _constraints(data)), None)
+
+
 _Constraint = tuple[str, str, Any]
 """The field that holds it, its name in Guided, its value."""
+
+
+def _constraints(data: Mapping[str, Any]) -> list[_Constraint]:
+    found = (_from_response_format(data), _from_structured_outputs(data), *_from_legacy(data))
+    return [constraint for constraint in found if constraint is not None]
 
 
 def _from_response_format(data: Mapping[str, Any]) -> _Constraint | None:

@@ -13,10 +13,10 @@ from vllm.renderers.online_renderer import OnlineRenderer
 
 from engines.errors import AttachmentRefused, InvalidRequest, Unsupported
 from engines.messages import MediaPart, Message, NamedToolChoice, Tool, ToolChoice
-from engines.requests import GenerateRequest, TokenizeRequest
+from engines.requests import GenerateRequest, Guided, TokenizeRequest
 from engines.vllm.failures import refusal
 from engines.vllm.options import VllmOptions
-from engines.vllm.sampling import structured_outputs
+from engines.vllm.sampling import guided_field, structured_outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ class Rendering:
             request.messages,
             request.tools,
             request.tool_choice,
+            request.sampling.guided,
             {
                 "add_generation_prompt": request.add_generation_prompt,
                 "continue_final_message": request.continue_final_message,
@@ -82,7 +83,6 @@ class Rendering:
                 "chat_template_kwargs": dict(request.chat_template_kwargs),
                 "reasoning_effort": request.reasoning_effort,
                 "parallel_tool_calls": request.parallel_tool_calls,
-                "structured_outputs": structured_outputs(request.sampling.guided),
                 "skip_special_tokens": request.sampling.skip_special_tokens,
                 "spaces_between_special_tokens": request.sampling.spaces_between_special_tokens,
                 "n": request.sampling.n,
@@ -102,6 +102,7 @@ class Rendering:
             request.messages,
             request.tools,
             "none",
+            None,
             {
                 "add_generation_prompt": request.add_generation_prompt,
                 "continue_final_message": request.continue_final_message,
@@ -156,20 +157,26 @@ class Rendering:
         messages: Sequence[Message],
         tools: Sequence[Tool],
         tool_choice: ToolChoice | None,
+        guided: Guided | None,
         fields: dict[str, Any],
     ) -> Rendered:
         self._check_media(messages)
-        asked = {"messages": [message.for_template() for message in messages]} | fields
+        # Shapes and names are right already: what vLLM refuses when it reads the request is the constraint.
+        param = "messages" if guided is None else guided_field(guided)
+        asked: dict[str, Any] = {"messages": [message.for_template() for message in messages]} | fields
         if tools:
             asked["tools"] = [tool.for_template() for tool in tools]
             asked["tool_choice"] = _tool_choice(tool_choice)
+        if guided is not None:
+            asked["structured_outputs"] = structured_outputs(guided)
         try:
             chat = ChatCompletionRequest.model_validate(asked)
+            param = "messages"
             before = chat.skip_special_tokens, chat.spaces_between_special_tokens
             kwargs = self.online.effective_chat_template_kwargs(chat)
             result = await self.online.render_chat(chat)
         except Exception as error:
-            raise refusal(error, param="messages", context_length=self._model_config.max_model_len) from error
+            raise refusal(error, param=param, context_length=self._model_config.max_model_len) from error
         if isinstance(result, ErrorResponse):
             raise InvalidRequest(result.error.message, param=result.error.param or "messages")
         _, (engine_input,) = result

@@ -150,13 +150,15 @@ def test_reports_logprobs_and_several_choices(client: openai.OpenAI) -> None:
     logprobs = answer.choices[0].logprobs
     assert logprobs is not None
     assert logprobs.content is not None
-    assert "".join(token.token for token in logprobs.content).strip() == counted(1, 5)
+    *text, end = [token.token for token in logprobs.content]
+    assert "".join(text) == counted(1, 5)
+    assert end == "<|im_end|>"
     assert all(len(token.top_logprobs) == 3 for token in logprobs.content)
 
 
 async def test_answers_many_at_once_each_with_its_own(port: int) -> None:
     client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=300, max_retries=0)
-    ranges = [(first, first + 40) for first in range(1, 33)]
+    ranges = [(first, first + 40) for first in range(100, 132)]
 
     async def count(first: int, last: int) -> tuple[str | None, str]:
         raw = await client.chat.completions.with_raw_response.create(

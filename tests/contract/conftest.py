@@ -13,7 +13,7 @@ from tests.contract.subjects import SUBJECTS  # noqa: E402
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session", params=SUBJECTS, ids=lambda subject: subject.name)
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Running]:
-    if request.param.needs_ray:
-        request.getfixturevalue("ray_cluster")
+    if request.param.needs_serve:
+        request.getfixturevalue("serve_cluster")
     async with request.param.open() as engine:
         yield Running(engine, request.param.model, request.param.names(engine))

@@ -31,16 +31,12 @@ FLEET = FleetSettings.model_validate(
 
 @asynccontextmanager
 async def fleet() -> AsyncIterator[Engine]:
-    """Needs a Ray to connect to (`ray_cluster`)."""
+    """Needs Serve (`serve_cluster`)."""
     from ray import serve
 
     from deployments.app import build
 
-    def deploy() -> None:
-        serve.start(proxy_location="Disabled")
-        serve.run(build(FLEET), name=FLEET.name, route_prefix=None)
-
-    await asyncio.to_thread(deploy)
+    await asyncio.to_thread(serve.run, build(FLEET), name=FLEET.name, route_prefix=None)
     router = fleet_router(FLEET, DirectoryClient(FLEET.name))
     await router.start()
     try:

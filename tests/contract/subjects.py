@@ -26,14 +26,14 @@ class Subject:
         open: Starts it, and stops it on the way out; once per session, when the first test asks for it.
         model: The model's name in requests.
         names: The names that may be under its answers: its own, or, for a fleet, those of its instances.
-        needs_ray: It runs on the session's Ray.
+        needs_serve: It runs on the session's Ray and Serve.
     """
 
     name: str
     open: Callable[[], AbstractAsyncContextManager[Engine]]
     model: str = "model"
     names: Callable[[Engine], Collection[str]] = lambda engine: (engine.name,)
-    needs_ray: bool = False
+    needs_serve: bool = False
 
 
 @asynccontextmanager
@@ -67,5 +67,5 @@ SUBJECTS = (
     ),
     Subject("scripted", scripted),
     Subject("vllm", demo_engine, model="demo"),
-    Subject("fleet", fleet, names=instance_ids, needs_ray=True),
+    Subject("fleet", fleet, names=instance_ids, needs_serve=True),
 )

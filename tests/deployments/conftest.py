@@ -1,4 +1,4 @@
-"""Serve on the session's own Ray, and one fleet that most tests share."""
+"""One fleet that most tests share."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -9,16 +9,6 @@ import pytest
 
 from deployments.fleet import FleetSettings
 from tests.deployments.waiting import until
-
-
-@pytest.fixture(scope="session")
-def serve_cluster(ray_cluster: None) -> Iterator[None]:
-    """Ray Serve without its proxies: the fleet listens for itself."""
-    from ray import serve
-
-    serve.start(proxy_location="Disabled")
-    yield
-    serve.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -53,8 +53,8 @@ async def test_goes_on_at_any_event(vllm_engine: VllmEngine, request_: GenerateR
     for cut in cuts[:: max(1, len(cuts) // 12)] + cuts[-2:]:
         head = deltas[:cut]
         generated = ids_of(*head)
-        resumed = request_.model_copy(update={"resume": {"token_ids": generated}})
-        rest = await listen(vllm_engine, GenerateRequest.model_validate(resumed.model_dump()))
+        resumed = GenerateRequest.model_validate(request_.model_dump() | {"resume": {"token_ids": generated}})
+        rest = await listen(vllm_engine, resumed)
         assert flatten([*head, *rest]) == flatten(list(whole)), f"cut at {cut}"
         ids = generated + ids_of(*rest)
         assert ids == ids_of(*deltas), f"cut at {cut}"
