@@ -37,6 +37,9 @@ _DAEMONS_END_S = 3.0
 _FAILED_ONCE = "A replica failed to start with exception"
 """How Serve's message about a deployment begins whose replica it will try again."""
 _POLL_S = 0.25
+"""How often the screen is brought up to date while the fleet boots."""
+_CALM_POLL_S = 2.0
+"""The same once it is ready: nobody looks at a table any more, and two cores are not many."""
 _PROBE_TIMEOUT_S = 2.0
 
 _log = logging.getLogger(__name__)
@@ -154,7 +157,7 @@ class FleetProcess:
                 await asyncio.to_thread(self._check_boot)
                 if self._ready and self._job.address is not None:
                     return
-            await asyncio.to_thread(self._stop.wait, _POLL_S)
+            await asyncio.to_thread(self._stop.wait, _CALM_POLL_S if self._ready else _POLL_S)
 
     def _check_boot(self) -> None:
         application = serve.status().applications.get(self._fleet.name)

@@ -137,7 +137,8 @@ class _Serving:
             case ClusterUp(address=ray_address):
                 self._is_up = True
                 if self._is_local:
-                    self._run.model_copy(update={"ray_address": ray_address}).write()
+                    self._run = self._run.model_copy(update={"ray_address": ray_address})
+                    self._run.write()
             case Instances(rows=rows):
                 self._screen.instances(rows)
             case Ready():
@@ -182,6 +183,15 @@ def print_welcome(console: Console, fleet: FleetSettings, run: RunFile, *, is_lo
         "",
     ]
     console.print(f"Ready: [bold green]{base}[/]", highlight=False, soft_wrap=True)
+    if is_local:
+        lines += [
+            "import ray",
+            "from ray import serve",
+            f'ray.init("{run.ray_address}")',
+            f'print(serve.get_app_handle("{fleet.name}").complete.remote(',
+            f'    {{"model": "{model}", "messages": messages}}).result().text)',
+            "",
+        ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if is_local:

@@ -2,15 +2,20 @@
 
 import asyncio
 import json
+import os
+import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import openai
 import pytest
 
 import clusters
-from tests.clusters.conftest import Terminal, ask, free_port
+from tests.clusters.conftest import ROOT, Penstock, Terminal, ask, free_port
 
 pytest.importorskip("vllm", reason="the demo fleet runs on vLLM")
 
@@ -33,14 +38,26 @@ PERSON = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running `penstock serve` without a fleet file."""
+
+    port: int
+    penstock: Penstock
+
+
 @pytest.fixture(scope="module")
-def port(shared_terminal: Terminal) -> Iterator[int]:
-    """The port of `penstock serve` without a fleet file."""
+def served(shared_terminal: Terminal) -> Iterator[Served]:
     port = free_port()
     penstock = shared_terminal.start("serve", "--port", str(port))
     penstock.wait_for("Ctrl-C", VLLM_BOOT_S)
-    yield port
+    yield Served(port, penstock)
     assert penstock.interrupt() == 0, penstock.output
+
+
+@pytest.fixture(scope="module")
+def port(served: Served) -> int:
+    return served.port
 
 
 @pytest.fixture
@@ -182,6 +199,36 @@ def test_keeps_a_session_on_one_instance(client: openai.OpenAI) -> None:
     }
 
     assert len(instances) == 1
+
+
+def test_answers_a_handle_of_another_program(served: Served) -> None:
+    """The lines that `penstock serve` prints, in a program of its own."""
+    address = re.search(r'ray.init\("([^"]+)"\)', served.penstock.output)
+    assert address is not None, served.penstock.output
+    program = f"""
+import ray
+from ray import serve
+from engines.errors import ModelNotFound
+from engines.events import Finished, Started
+
+ray.init({address[1]!r}, log_to_driver=False)
+fleet = serve.get_app_handle("penstock")
+request = {{"model": "demo", "messages": [{{"role": "user", "content": "count from 1 to 5"}}]}}
+request["sampling"] = {{"temperature": 0}}
+print(fleet.complete.remote(request).result().text)
+first, *deltas, last = fleet.options(stream=True).generate.remote(request)
+assert isinstance(first, Started) and isinstance(last, Finished), (first, last)
+print("".join(delta.text for delta in deltas))
+try:
+    fleet.complete.remote(request | {{"model": "demi"}}).result()
+except ModelNotFound as error:
+    print(error.served)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=ROOT, env=dict(os.environ)
+    )
+
+    assert done.stdout.splitlines()[-3:] == [counted(1, 5), counted(1, 5), "('demo',)"], done.stderr
 
 
 def test_tokenizes_there_and_back(port: int) -> None:

@@ -31,12 +31,22 @@ def descendants() -> set[psutil.Process]:
     return found
 
 
-def is_alive(process: psutil.Process) -> bool:
-    """Whether it runs. A dead one whose new parent, process 1, has not looked yet holds nothing any more."""
+def alive(processes: set[psutil.Process]) -> list[str]:
+    """Those that still run; one that has exited, and waits to be reaped by whoever inherited it, does not."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"{process.pid} {process.name()} {process.status()}")
+    return found
+
+
+async def gone(processes: set[psutil.Process]) -> None:
+    """Returns when all of them have ended; fails naming those that have not."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        await eventually(lambda: not alive(processes))
+    except AssertionError:
+        pytest.fail(f"still there: {alive(processes)}")
 
 
 async def test_before_the_boot() -> None:
@@ -71,7 +81,7 @@ async def test_stop_in_the_middle_of_the_boot() -> None:
     with pytest.raises(EngineFailed):
         await boot
     assert not engine.ready
-    await eventually(lambda: not any(is_alive(process) for process in started))
+    await gone(started)
 
 
 async def test_death_is_noticed_and_leaves_nothing() -> None:
@@ -92,7 +102,7 @@ async def test_death_is_noticed_and_leaves_nothing() -> None:
             await engine.check_health()
         with pytest.raises(EngineDead):
             await ask(engine, counting(1, 5))
-    await eventually(lambda: not any(is_alive(process) for process in processes))
+    await gone(processes)
 
 
 async def test_host_that_is_killed_takes_the_engine_along() -> None:
@@ -121,12 +131,12 @@ async def test_host_that_is_killed_takes_the_engine_along() -> None:
             async with asyncio.timeout(BOOT_DEADLINE_S):
                 while await host.stdout.readline() != b"booted\n":
                     assert not host.stdout.at_eof(), "it did not boot"
-            processes = psutil.Process(host.pid).children(recursive=True)
+            processes = set(psutil.Process(host.pid).children(recursive=True))
             assert len(processes) >= 2
         finally:
             host.kill()
             await host.wait()
-        await eventually(lambda: not any(process.is_running() for process in processes))
+        await gone(processes)
 
 
 async def test_stop_fails_what_runs_and_frees_everything() -> None:
@@ -139,6 +149,6 @@ async def test_stop_fails_what_runs_and_frees_everything() -> None:
         await eventually(lambda: len(recorder.events) > 3)
         await engine.stop(timeout_s=20.0)
         assert isinstance(recorder.error, EngineDead)
-        await eventually(lambda: not any(is_alive(process) for process in processes))
+        await gone(processes)
         with pytest.raises(EngineDead):
             await ask(engine, counting(1, 5))
