@@ -185,6 +185,8 @@ def print_welcome(console: Console, fleet: FleetSettings, run: RunFile, *, is_lo
     console.print(f"Ready: [bold green]{base}[/]", highlight=False, soft_wrap=True)
     if is_local:
         lines += [
+            # Ray guards a local cluster with a token, and looks for it by itself only where no address is given.
+            'import os; os.environ["RAY_AUTH_MODE"] = "token"',
             "import ray",
             "from ray import serve",
             f'ray.init("{run.ray_address}")',

@@ -206,6 +206,8 @@ def test_answers_a_handle_of_another_program(served: Served) -> None:
     address = re.search(r'ray.init\("([^"]+)"\)', served.penstock.output)
     assert address is not None, served.penstock.output
     program = f"""
+import os
+os.environ["RAY_AUTH_MODE"] = "token"
 import ray
 from ray import serve
 from engines.errors import ModelNotFound
