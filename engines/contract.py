@@ -202,7 +202,7 @@ class PushEngine(Engine):
 
 
 class Mailbox:
-    """A sink that is read by one `get` after another: the bridge from push to pull."""
+    """A sink that is read by one `get` or `get_all` after another: the bridge from push to pull."""
 
     __slots__ = ("_error", "_events", "_waiter")
 
@@ -227,6 +227,21 @@ class Mailbox:
         Raises:
             PenstockError: The stream failed, and every event before was delivered.
         """
+        await self._filled()
+        return self._events.popleft()
+
+    async def get_all(self) -> list[Event]:
+        """All events that have come and were not read yet, at least one.
+
+        Raises:
+            PenstockError: The stream failed, and every event before was delivered.
+        """
+        await self._filled()
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+    async def _filled(self) -> None:
         while not self._events:
             if self._error is not None:
                 raise self._error
@@ -235,7 +250,6 @@ class Mailbox:
                 await self._waiter
             finally:
                 self._waiter = None
-        return self._events.popleft()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
