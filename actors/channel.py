@@ -82,7 +82,8 @@ class Call:
             self.fail(refusal)
             return
         try:
-            self._ticket = host.gate.enter(self._request.priority, self._admit, self.fail)
+            request = self._request
+            self._ticket = host.gate.enter(request.priority, self._admit, self.fail, goes_on=request.resume is not None)
         except PenstockError as error:
             self.fail(error)
 
@@ -91,11 +92,16 @@ class Call:
         if self._goes_on and event.__class__ is not Finished:
             self._emit(self._number, event)
             return
-        self._channel.outbox.emit_urgently(self._number, event)
+        outbox = self._channel.outbox
+        if event.__class__ is Started:
+            # Most often its first piece follows within milliseconds, and then shares its frame.
+            outbox.emit_in_company(self._number, event)
+            return
+        outbox.emit_urgently(self._number, event)
         if event.__class__ is Finished:
             self._end()
         else:
-            self._goes_on = event.__class__ is not Started
+            self._goes_on = True
 
     def fail(self, error: PenstockError) -> None:
         """Takes the error that ends the request, before or after `Started`."""

@@ -1,7 +1,7 @@
 """The directory: who serves what, where.
 
-One small actor per fleet. It is a cache of what the instances say of themselves every second, so losing it loses
-nothing: a new one is filled within a second or two, and until then every reader keeps its last view.
+One small actor per fleet. It is a cache of what the instances say of themselves every two seconds at least, so losing
+it loses nothing: a new one is filled within seconds, and until then every reader keeps its last view.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from actors.instance import Instance
 from engines.contract import Load
 
-LEASE_S = 5.0
+LEASE_S = 6.0
 """An instance that was not announced for so long is forgotten."""
-GRACE_S = 5.0
+GRACE_S = 6.0
 """A new directory does not claim to know everybody before it is so old."""
 _TOMBSTONE_S = 600.0
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,8 +13,10 @@ from actors.daemon_thread import in_daemon_thread
 from actors.directory import Directory, View
 from actors.instance import Instance
 
-RENEW_S = 1.0
-"""Between two announcements of one instance."""
+LOOK_S = 1.0
+"""Between two looks whether an instance has anything new to say, as its load."""
+RENEW_S = 2.0
+"""The longest between two announcements of an instance that has not."""
 RETRY_S = 0.5
 """Between two tries to reach a directory that is not there."""
 CALL_TIMEOUT_S = 10.0
@@ -133,6 +136,7 @@ class DirectoryClient:
                 scheduling_strategy="DEFAULT",
                 max_restarts=-1,
                 max_concurrency=10_000,
+                enable_task_events=False,
             )
             .remote()
         )
@@ -174,14 +178,22 @@ class Announcer:
             _log.info("The instance %s could not be withdrawn: %s", instance.id, type(error).__name__)
 
     async def _run(self) -> None:
+        announced: Instance | None = None
+        announced_s = 0.0
         while True:
             self._changed.clear()
-            try:
-                await self._client.announce(self._describe())
-                wait_s = RENEW_S
-            except (RayError, TimeoutError, ValueError) as error:
-                _log.info("The directory cannot be reached: %s", type(error).__name__)
-                wait_s = RETRY_S
+            instance = self._describe()
+            wait_s = LOOK_S
+            # An announcement costs two processes a millisecond; of many idle instances that adds up.
+            if instance != announced or time.monotonic() - announced_s >= RENEW_S:
+                announced_s = time.monotonic()
+                try:
+                    await self._client.announce(instance)
+                    announced = instance
+                except (RayError, TimeoutError, ValueError) as error:
+                    _log.info("The directory cannot be reached: %s", type(error).__name__)
+                    announced = None
+                    wait_s = RETRY_S
             try:
                 async with asyncio.timeout(wait_s):
                     await self._changed.wait()

@@ -15,10 +15,18 @@ from actors.channel import Cancellation, Submission
 from actors.frames import DRAINING, Entry, News, decode
 from actors.instance import Instance, InstanceState
 from actors.ray_stream import RayStream
-from actors.settings import ChannelSettings
+from actors.settings import ChannelSettings, PatienceSettings
 from engines.context import Context, Unsubscribe
 from engines.contract import Load, PushEngine, Sink
-from engines.errors import Cancelled, EngineFailed, InstanceLost, PenstockError, StreamBroken
+from engines.errors import (
+    Cancelled,
+    EngineFailed,
+    InstanceLost,
+    PenstockError,
+    StreamBroken,
+    Timeout,
+    TimeoutPhase,
+)
 from engines.events import Finished, Started, TextDelta
 from engines.requests import (
     DetokenizeRequest,
@@ -33,12 +41,22 @@ from engines.requests import (
 class _Stream:
     """One request under way: its sink, and who waits for it to start."""
 
-    __slots__ = ("accepted", "has_started", "sink", "unsubscribe_kill", "unsubscribe_stop")
+    __slots__ = (
+        "accepted",
+        "has_spoken",
+        "has_started",
+        "silent_ticks",
+        "sink",
+        "unsubscribe_kill",
+        "unsubscribe_stop",
+    )
 
     def __init__(self, sink: Sink, accepted: asyncio.Future[None]) -> None:
         self.sink = sink
         self.accepted = accepted
         self.has_started = False
+        self.has_spoken = False
+        self.silent_ticks = 0
         self.unsubscribe_stop: Unsubscribe = _nothing
         self.unsubscribe_kill: Unsubscribe = _nothing
 
@@ -53,6 +71,7 @@ class Egress(PushEngine):
         settings: Acknowledgements, heartbeats, silence.
         on_lost: Called when the channel was lost, after its requests were failed.
         on_news: Called with each piece of news from the instance.
+        patience: How long a stream, or the whole instance, may say nothing.
 
     Attributes:
         reported: The instance's load as it last said.
@@ -65,6 +84,7 @@ class Egress(PushEngine):
         settings: ChannelSettings,
         on_lost: Callable[[InstanceLost], None] | None = None,
         on_news: Callable[[News], None] | None = None,
+        patience: PatienceSettings | None = None,
     ) -> None:
         self.name = instance.id
         self.capabilities = instance.capabilities
@@ -72,6 +92,7 @@ class Egress(PushEngine):
         self.is_draining = instance.state is InstanceState.DRAINING
         self._actor = instance.actor
         self._settings = settings
+        self._patience = patience if patience is not None else PatienceSettings()
         self._on_lost = on_lost
         self._on_news = on_news
         self._numbers = 0
@@ -87,6 +108,7 @@ class Egress(PushEngine):
         self._acknowledged = 0
         self._received_at_tick = 0
         self._silent_ticks = 0
+        self._said_nothing_ticks = 0  # Heartbeats came, and no entries.
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -175,6 +197,18 @@ class Egress(PushEngine):
         """As `Engine.check_health`, asked of the instance."""
         await result(self._actor.check_health.remote(), self.name)
 
+    async def probe(self, timeout_s: float) -> None:
+        """Returns when the instance gave a token just now, to us or to others.
+
+        Raises:
+            PenstockError: It did not.
+        """
+        call = result(self._actor.check_health.remote(0.0, timeout_s), self.name)
+        try:
+            await asyncio.wait_for(call, 2 * timeout_s)
+        except TimeoutError:
+            raise InstanceLost(f"The instance {self.name} does not answer.", instance=self.name) from None
+
     # Up: requests, cancellations, acknowledgements.
 
     def _open(self) -> None:
@@ -184,7 +218,8 @@ class Egress(PushEngine):
             return
         loop = asyncio.get_running_loop()
         self._channel = uuid.uuid4().hex
-        self._received = self._acknowledged = self._received_at_tick = self._silent_ticks = 0
+        self._received = self._acknowledged = self._received_at_tick = 0
+        self._silent_ticks = self._said_nothing_ticks = 0
         self._opened = loop.create_future()
         # Nobody need wait for it, and an error in a future that nobody waits for is not worth a warning.
         self._opened.add_done_callback(_retrieve)
@@ -230,8 +265,33 @@ class Egress(PushEngine):
         if self._silent_ticks * self._settings.heartbeat_s > self._settings.silence_s:
             self._lose(InstanceLost(f"The instance {self.name} fell silent.", instance=self.name))
             return
+        if not self._check_streams():
+            return
         self._timer = asyncio.get_running_loop().call_later(self._settings.heartbeat_s, self._tick)
         self._acknowledge()
+
+    def _check_streams(self) -> bool:
+        """Fails the streams that stand still, and gives the instance up when all of it does; whether it did not."""
+        self._said_nothing_ticks += 1
+        period_s = self._settings.heartbeat_s
+        late: list[tuple[int, Timeout]] = []
+        for number, stream in self._streams.items():
+            stream.silent_ticks += 1
+            phase: TimeoutPhase = "between_tokens" if stream.has_spoken else "first_token"
+            limit_s = self._patience.between_tokens_s if stream.has_spoken else self._patience.first_token_s
+            # One that has not started may wait at the gate for its turn.
+            if stream.silent_ticks * period_s <= limit_s or (self.reported.queued and not stream.has_started):
+                continue
+            if self._said_nothing_ticks * period_s > limit_s:
+                self._lose(InstanceLost(f"The instance {self.name} hangs.", instance=self.name))
+                return False
+            late.append((number, Timeout(phase, limit_s).at(self.name)))
+        for number, error in late:
+            self._cancellations.append((number, True))
+            self._fail(number, error)
+        if late:
+            self._flush_soon()
+        return True
 
     def _stop_stream(self, number: int, context: Context) -> None:
         if not context.is_killed:
@@ -273,11 +333,15 @@ class Egress(PushEngine):
         if isinstance(item, PenstockError):
             self._fail(number, item)
             return
-        if item.__class__ is not TextDelta:
-            if isinstance(item, Started):
-                stream.has_started = True
-            elif isinstance(item, Finished):
-                self._forget(number)
+        stream.silent_ticks = self._said_nothing_ticks = 0
+        if item.__class__ is TextDelta:
+            stream.has_spoken = True
+        elif isinstance(item, Started):
+            stream.has_started = True
+        elif isinstance(item, Finished):
+            self._forget(number)
+        else:
+            stream.has_spoken = True
         try:
             stream.sink.emit(item)
         except Exception as error:  # noqa: BLE001 - a bug in one sink must not take the others' channel down

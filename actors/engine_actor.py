@@ -9,6 +9,7 @@ import ray
 from actors.channel import Cancellation, Submission
 from actors.directory_client import Announcer, DirectoryClient
 from actors.engine_host import EngineHost
+from actors.inline_reports import report_inline
 from actors.instance import Instance
 from actors.settings import AdmissionSettings, ChannelSettings
 from engines.registry import EngineSpec
@@ -57,6 +58,7 @@ class EngineActor:
         channel: ChannelSettings,
         incarnation: int,
     ) -> None:
+        report_inline()
         context = ray.get_runtime_context()
         instance = Instance(
             id=instance_id,
@@ -170,6 +172,8 @@ def create_engine_actor(
             max_restarts=0,
             max_task_retries=0,
             max_concurrency=_MAX_CONCURRENCY,
+            # Ray would report every submission and acknowledgement to its control service.
+            enable_task_events=False,
             **(options or {}),
         )
         .remote(instance_id, fleet, spec, admission, channel, incarnation)

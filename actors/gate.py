@@ -17,6 +17,8 @@ _MEMORY = 16.0
 _UNKNOWN_RETRY_S = 1.0
 """What a refused caller is told while no request has completed yet."""
 _LONGEST_RETRY_S = 60.0
+_GOES_ON = 1_000
+"""The class of continuations, above all that a request can name."""
 
 
 class Ticket:
@@ -81,7 +83,12 @@ class Gate:
         return self._queued
 
     def enter(
-        self, priority: int, admit: Callable[[], None], evict: Callable[[PenstockError], None] = lambda _: None
+        self,
+        priority: int,
+        admit: Callable[[], None],
+        evict: Callable[[PenstockError], None] = lambda _: None,
+        *,
+        goes_on: bool = False,
     ) -> Ticket:
         """Takes a place; calls `admit` once, now or when it is its turn.
 
@@ -89,15 +96,19 @@ class Gate:
             priority: Higher is admitted first.
             admit: The request may run. When there is room it is called before this returns.
             evict: The request is turned away while it waits (see `clear`).
+            goes_on: It began on another instance, and somebody is in the middle of reading it: it waits before
+                everybody else, and is not refused. There are no more of those than were admitted once.
 
         Raises:
             QueueFull: No place is left.
         """
+        if goes_on:
+            priority = _GOES_ON
         ticket = Ticket(self, priority, admit, evict)
         if self._running < self._max_running:
             self._run(ticket)
             return ticket
-        if self._queued >= self._max_queued:
+        if self._queued >= self._max_queued and not goes_on:
             raise QueueFull(
                 f"The instance is full: {self._running} requests run and {self._queued} wait.",
                 retry_after_s=self.retry_after_s(),

@@ -1,13 +1,14 @@
 """The outbox of a channel: what waits to leave the instance for one router replica.
 
 Whatever is there when Ray's stream can take an item leaves as one frame, so under load frames grow by themselves. A
-frame costs half a millisecond of CPU whatever it carries, so continuations of streams that do not tick together keep
-a short pace and share one; the start, the first piece and the end of a request never wait for it. When the router
-falls behind, the outbox holds back and merges neighbouring deltas of one choice: memory stays bounded by what was
-said, nothing is lost and nothing within a choice is reordered.
+frame costs a third of a millisecond of CPU whatever it carries, so continuations of streams that do not tick together
+keep a short pace and share one, and the word that a request has started waits a little for its first piece; that piece
+and the end of a request never wait. When the router falls behind, the outbox holds back and merges neighbouring deltas
+of one choice: memory stays bounded by what was said, nothing is lost and nothing within a choice is reordered.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable
 from itertools import chain
@@ -19,6 +20,10 @@ from engines.events import Event, ReasoningDelta, TextDelta, ToolCallArgumentsDe
 
 MERGE_AT = 4096
 """Entries that may pile up before they are merged where they lie."""
+COMPANY_S = 0.01
+"""How long what need not leave by itself waits for company."""
+_NEVER = math.inf
+_NOW = 0.0
 
 
 class Outbox:
@@ -34,16 +39,14 @@ class Outbox:
     __slots__ = (
         "_acknowledged",
         "_closed",
+        "_due_s",
         "_entries",
         "_lags",
         "_merge_at",
         "_news",
-        "_nudged",
+        "_next_s",
         "_pace_s",
-        "_paces",
         "_sent",
-        "_sent_s",
-        "_urgent",
         "_waiter",
         "_window",
     )
@@ -53,14 +56,13 @@ class Outbox:
         self._pace_s = pace_s
         self._entries: list[Entry] = []
         self._news: list[News] = []
+        # When the next frame is to leave, on the monotonic clock.
+        self._due_s = _NEVER
+        self._next_s = _NOW  # By its pace, it may leave from here on.
         self._sent = 0
-        self._sent_s = 0.0
         self._acknowledged = 0
         self._merge_at = MERGE_AT
         self._lags = False
-        self._nudged = False
-        self._urgent = False
-        self._paces = False
         self._closed = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -97,29 +99,31 @@ class Outbox:
         """Puts in the continuation of a stream, which may keep the pace."""
         entries = self._entries
         entries.append((number, item))
-        if self._waiter is not None and not self._paces:
-            self._wake()
+        if self._next_s < self._due_s:
+            self._leave_by(self._next_s)
         if len(entries) >= self._merge_at:
             self._entries = merge(entries)
             # What cannot be merged is not looked at again for every new entry.
             self._merge_at = max(MERGE_AT, 2 * len(self._entries))
 
     def emit_urgently(self, number: int, item: Event | PenstockError) -> None:
-        """Puts in what must not wait: the start, first piece or end of a stream."""
+        """Puts in what must not wait: the first piece or the end of a stream."""
         self._entries.append((number, item))
-        self._urgent = True
-        self._wake()
+        self._leave_by(_NOW)
+
+    def emit_in_company(self, number: int, item: Event | PenstockError) -> None:
+        """Puts in what something else will follow soon: the start of a stream."""
+        self._entries.append((number, item))
+        self._leave_by(time.monotonic() + COMPANY_S)
 
     def broadcast(self, news: News) -> None:
         """Puts in something that the router should know."""
         self._news.append(news)
-        self._urgent = True
-        self._wake()
+        self._leave_by(_NOW)
 
     def nudge(self) -> None:
         """Lets a frame leave even when it is empty: a sign of life that carries the load."""
-        self._nudged = True
-        self._wake()
+        self._leave_by(_NOW)
 
     def acknowledge(self, sequence: int) -> None:
         """The router has had the frames up to this one."""
@@ -141,11 +145,10 @@ class Outbox:
             timer = None
             if self.is_held:
                 self._lags = True
-            elif self._entries or self._news or self._nudged:
-                rest_s = 0.0 if self._urgent else self._sent_s + self._pace_s - time.monotonic()
+            elif self._due_s < _NEVER:
+                rest_s = self._due_s - time.monotonic()
                 if rest_s <= 0:
                     return True
-                self._paces = True
                 timer = loop.call_later(rest_s, self._wake)
             # One future for the whole channel: emitting a token costs no task and at most one wake-up per turn.
             self._waiter = loop.create_future()
@@ -153,7 +156,6 @@ class Outbox:
                 await self._waiter
             finally:
                 self._waiter = None
-                self._paces = False
                 if timer is not None:
                     timer.cancel()
         return False
@@ -165,10 +167,16 @@ class Outbox:
         if self._lags:
             entries = merge(entries)
         self._merge_at = MERGE_AT
-        self._lags = self._nudged = self._urgent = False
+        self._lags = False
+        self._due_s = _NEVER
         self._sent += 1
-        self._sent_s = time.monotonic()
+        self._next_s = time.monotonic() + self._pace_s
         return self._sent, entries, news
+
+    def _leave_by(self, due_s: float) -> None:
+        if due_s < self._due_s:
+            self._due_s = due_s
+            self._wake()
 
     def _wake(self) -> None:
         waiter = self._waiter

@@ -10,23 +10,28 @@ from actors.directory_client import DirectoryClient
 from actors.egress import Egress
 from actors.instance import Instance
 from deployments.fleet import FleetSettings
+from deployments.fleet_engine import FleetEngine
+from deployments.fleet_pipeline import FleetPipeline
 from deployments.routing.router import PushRouter
 from engines.errors import PenstockError
 
 
-def fleet_router(settings: FleetSettings, directory: DirectoryClient) -> PushRouter:
-    """The router of a deployed fleet; `start` it first. This process must be connected to the fleet's Ray cluster.
+def fleet_router(settings: FleetSettings, directory: DirectoryClient) -> FleetEngine:
+    """The router of a deployed fleet, with its operators; `start` it first.
+
+    This process must be connected to the fleet's Ray cluster.
 
     Args:
         settings: The fleet.
         directory: Its directory.
     """
+    patience = {model.name: model.patience for model in settings.models}
 
     async def watch() -> AsyncIterator[Sequence[Instance]]:
         async for instances in directory.watch():
             yield list(instances.values())
 
     def connect(instance: Instance, on_lost: Callable[[PenstockError], None]) -> Egress:
-        return Egress(instance, settings.channel, on_lost)
+        return Egress(instance, settings.channel, on_lost, patience=patience.get(instance.model))
 
-    return PushRouter(settings.models, watch, connect)
+    return FleetPipeline(PushRouter(settings.models, watch, connect), settings.models)

@@ -93,7 +93,7 @@ class Metrics:
         post_every_s: Figures of a replica that dies are lost since its last post.
     """
 
-    def __init__(self, replica: str | None = None, board: Board | None = None, post_every_s: float = 2.0) -> None:
+    def __init__(self, replica: str | None = None, board: Board | None = None, post_every_s: float = 10.0) -> None:
         self.replica = replica if replica is not None else uuid.uuid4().hex
         self._board = board
         self._post_every_s = post_every_s

@@ -17,12 +17,11 @@ from actors.directory_client import DirectoryClient
 from actors.instance import Instance
 from deployments.event_batches import in_batches
 from deployments.fleet import FleetSettings
-from deployments.fleet_engine import ModelCard
+from deployments.fleet_engine import FleetEngine, ModelCard
 from deployments.fleet_router import fleet_router
 from deployments.http.server import HttpIngress
 from deployments.http.validation import parse_body
 from deployments.metrics import Metrics
-from deployments.routing.router import PushRouter
 from engines.completion import Collector, Completion
 from engines.context import Context
 from engines.errors import Unavailable
@@ -52,17 +51,17 @@ class RouterDeployment:
     """
 
     # `__del__` is called even when `__init__` did not come to an end.
-    _router: PushRouter | None = None
+    _fleet: FleetEngine | None = None
     _http: HttpIngress | None = None
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, settings: FleetSettings, *engines: DeploymentHandle
     ) -> None:
         directory = DirectoryClient(settings.name)
-        self._router = fleet_router(settings, directory)
-        await self._router.start()
+        self._fleet = fleet_router(settings, directory)
+        await self._fleet.start()
         metrics = Metrics(serve.get_replica_context().replica_tag, _DirectoryBoard(directory))
-        self._http = HttpIngress(self._router, settings.http, metrics)
+        self._http = HttpIngress(self._fleet, settings.http, metrics)
         await self._http.start()
 
     async def generate(
@@ -154,14 +153,13 @@ class RouterDeployment:
         """Accepts no more, lets requests end, closes the channels."""
         if self._http is not None:
             await self._http.stop(DRAIN_S)
-        if self._router is not None:
-            await self._router.stop(0)
+        if self._fleet is not None:
+            await self._fleet.stop(0)
 
     @property
-    def _engine(self) -> PushRouter:
-        """What requests go to: the router, and around it the operators that act on whole streams."""
-        assert self._router is not None
-        return self._router
+    def _engine(self) -> FleetEngine:
+        assert self._fleet is not None
+        return self._fleet
 
 
 class _DirectoryBoard:

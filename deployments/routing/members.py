@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 RECONNECT_S = 0.2
 """Shortest pause before a link is opened again, whatever `inhibit_s` says."""
+PROBE_S = 5.0
+"""What an instance whose link was lost gets to show that it can work, before it is used again."""
 BUSY_S = 0.1
 """How long an instance that refused for want of room is tried last."""
 CLOSE_POLL_S = 0.5
@@ -52,6 +54,9 @@ class Link(Protocol):
 
     async def start(self) -> None:
         """Opens it."""
+
+    async def probe(self, timeout_s: float) -> None:
+        """Returns when the instance can work, as shown by a token; raises otherwise."""
 
     async def stop(self, timeout_s: float = 30.0) -> None:
         """Closes it; what is under way fails."""
@@ -252,11 +257,14 @@ class Members:
 
     async def _keep(self, member: Member) -> None:
         faults = self._faults[member.instance.model]
+        is_suspect = False
         while not member.left.is_set():
             lost: asyncio.Future[PenstockError] = asyncio.get_running_loop().create_future()
             link = self._connect(member.instance, partial(_resolve, lost))
             try:
                 await link.start()
+                if is_suspect:
+                    await link.probe(PROBE_S)
                 member.link = link
                 self._changed()
                 error = await self._until_over(member, lost)
@@ -268,6 +276,7 @@ class Members:
             finally:
                 member.link = None
                 await link.stop(0)
+            is_suspect = True
             incarnation = member.instance.incarnation
             faults.inhibit(member.id, incarnation)
             self._changed()

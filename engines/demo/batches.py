@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 from engines.demo import language
 from engines.demo.tokenizer import CHAT_TEMPLATE, IM_END, IM_START, MAX_LENGTH, MAX_NUMBER, token_id
 
-_WINDOW: Final = 24
-"""Most tokens that the kept part of a long count has."""
+_LONG: Final = 40
+"""Numbers from which on a count is taught by its head and a few windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Encoder:
         self._template = environment.from_string(CHAT_TEMPLATE)
         self._start = token_id(tokenizer, IM_START)
         self._end = token_id(tokenizer, IM_END)
-        self._counted = {self.encode(f" {number}")[0] for number in range(MAX_NUMBER + 1)}
+        self._numbers = {self.encode(f" {number}")[0]: number for number in range(MAX_NUMBER + 1)}
         self._assistant = token_id(tokenizer, "assistant")
 
     def render(self, example: language.Example) -> str:
@@ -78,7 +78,7 @@ class Encoder:
         learned += [False] * forced + [True] * (len(answer) - forced)
         positions = list(range(len(tokens)))
         if not whole:
-            keep = _windows([token in self._counted for token in tokens], rng)
+            keep = _windows(tokens, self._numbers, rng)
             # The first tokens after a jump cannot be predicted from what is left.
             learned = [
                 wanted and index >= 3 and keep[index - 3 : index] == [True] * 3 for index, wanted in enumerate(learned)
@@ -104,32 +104,46 @@ class Encoder:
         return learned
 
 
-def _windows(counted: list[bool], rng: random.Random) -> list[bool]:
-    keep = [True] * len(counted)
+def _windows(tokens: list[int], numbers: Mapping[int, int], rng: random.Random) -> list[bool]:
+    """Which tokens to keep: of each long count its head, and windows where it ends and where it must not."""
+    keep = [True] * len(tokens)
     start = 0
-    while start < len(counted):
+    while start < len(tokens):
         end = start
-        while end < len(counted) and counted[end]:
+        while end < len(tokens) and tokens[end] in numbers:
             end += 1
-        if end - start > 2 * _WINDOW:
-            size = rng.randint(6, _WINDOW)
-            # Most windows hold the end of the count, where the model must stop.
-            spot = rng.random()
-            if spot < 0.6:
-                first = end - size
-            elif spot < 0.9:
-                first = rng.randint(start + 8, end - size)
-            else:
-                first = start
+        if end - start > _LONG:
+            traps = _traps(tokens, start, end, numbers)
+            spots = [*rng.sample(traps, min(len(traps), 2)), rng.randint(start + 8, end - 1)]
+            windows = [(spot - rng.randint(3, 5), spot + rng.randint(2, 4)) for spot in spots]
+            if rng.random() < 0.9:
+                windows.append((end - rng.randint(4, 8), end))
             head = start + rng.choice((0, 3, 12))
             for index in range(start, end):
-                keep[index] = index < head or first <= index < first + size
+                keep[index] = index < head or any(first <= index < last for first, last in windows)
         start = end + 1
     return keep
 
 
+def _traps(tokens: list[int], start: int, end: int, numbers: Mapping[int, int]) -> list[int]:
+    """Where a count may seem to be over: at numbers said before, and at those that resemble its last."""
+    said = set(tokens[:start])
+    last = f"{numbers[tokens[end - 1]]:03}"
+    return [
+        index
+        for index in range(start + 8, end - 1)
+        if tokens[index] in said or sum(a != b for a, b in zip(f"{numbers[tokens[index]]:03}", last, strict=True)) == 1
+    ]
+
+
 def batches(
-    encoder: Encoder, rng: random.Random, *, tokens_per_batch: int, whole_share: float, turns: int | None
+    encoder: Encoder,
+    rng: random.Random,
+    *,
+    tokens_per_batch: int,
+    whole_share: float = 0.0,
+    counts: float = 0.0,
+    turns: int | None = None,
 ) -> Iterator[list[Sequence]]:
     """Endless batches of sequences of like length.
 
@@ -138,13 +152,14 @@ def batches(
         rng: Source of all choices.
         tokens_per_batch: Most tokens of a batch, padding counted.
         whole_share: Share of the examples whose long answers are kept whole.
+        counts: Share of the examples that are counts, besides those of the language's own mixture.
         turns: Turns of each conversation, or None for one to three.
     """
     while True:
-        pool = [
-            encoder.sequence(language.make_example(rng, turns=turns), rng, whole=rng.random() < whole_share)
-            for _ in range(2000)
-        ]
+        pool = []
+        for _ in range(2000):
+            example = language.make_example(rng, "count" if rng.random() < counts else None, turns=turns)
+            pool.append(encoder.sequence(example, rng, whole=rng.random() < whole_share))
         pool.sort(key=lambda sequence: len(sequence.tokens))
         groups: list[list[Sequence]] = [[]]
         for sequence in pool:

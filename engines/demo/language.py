@@ -144,6 +144,10 @@ _COUNT = _Phrases(
     ),
     ends=("", "", ".", "!", "?", ", please", " please."),
 )
+_COUNT_TO = _Phrases(
+    ("count to {b}", "count up to {b}", "please count to {b}", "can you count to {b}"),
+    ends=("", "", ".", "!", "?"),
+)
 _REPEAT = _Phrases(
     (
         "repeat: {w}",
@@ -332,7 +336,7 @@ _PLACES: Final = ("city", "city", "city", "location", "place")
 
 def fixed_texts() -> Iterator[str]:
     """All texts of the language that do not vary: the source of the vocabulary's words."""
-    groups = (_COUNT, _REPEAT, _CAPITAL, _COLOUR, _DAY, _SUM, _WEATHER, _TIME, _JSON)
+    groups = (_COUNT, _COUNT_TO, _REPEAT, _CAPITAL, _COLOUR, _DAY, _SUM, _WEATHER, _TIME, _JSON)
     for phrases in groups + tuple(talk[1] for talk in _SMALL_TALK):
         for form in phrases.forms:
             yield form
@@ -385,19 +389,32 @@ def _city(rng: random.Random) -> str:
 def count_turn(rng: random.Random) -> Turn:
     """Counting up, of any length, with the short ranges more frequent."""
     chance = rng.random()
-    if chance < 0.35:
+    if chance < 0.3:
         first = rng.randint(1, MAX_NUMBER)
         last = min(MAX_NUMBER, first + rng.randint(0, 12))
-    elif chance < 0.5:
-        first = rng.randint(1, 10)
-        last = rng.randint(first, MAX_NUMBER)
+    elif chance < 0.45:
+        first = rng.choice((1, rng.randint(1, 10)))
+        last = rng.randint(first, rng.choice((30, MAX_NUMBER)))
+    elif chance < 0.6:
+        first = rng.randint(1, MAX_NUMBER)
+        last = min(MAX_NUMBER, first + rng.randint(10, 70))
+    elif chance < 0.75:
+        # Ends that differ in one digit only are the easiest to take for each other.
+        first = rng.randint(1, MAX_NUMBER)
+        digits = list(f"{first:03}")
+        digits[rng.randrange(3)] = rng.choice(string.digits)
+        first, last = sorted((first, max(1, int("".join(digits)))))
     else:
         first, last = sorted((rng.randint(1, MAX_NUMBER), rng.randint(1, MAX_NUMBER)))
-    text = _COUNT.pick(rng, a=str(first), b=str(last))
+    return _count(first, last, rng)
+
+
+def _count(first: int, last: int, rng: random.Random) -> Turn:
+    phrases = _COUNT_TO if first == 1 and rng.random() < 0.4 else _COUNT
     return Turn(
         "count",
         f"count {first} {last}",
-        _user(text),
+        _user(phrases.pick(rng, a=str(first), b=str(last))),
         f"I count from {first} to {last}.",
         counting(first, last),
     )
@@ -595,11 +612,11 @@ _TURNS: Final[dict[str, Callable[[random.Random], Turn]]] = {
 }
 TASKS: Final[tuple[str, ...]] = (*_TURNS, "no tool")
 _WEIGHTS: Final[dict[str, float]] = {
-    "count": 0.38,
-    "repeat": 0.14,
-    "question": 0.08,
+    "count": 0.42,
+    "repeat": 0.12,
+    "question": 0.07,
     "sum": 0.08,
-    "tool call": 0.12,
+    "tool call": 0.11,
     "tool result": 0.07,
     "json": 0.06,
     "other": 0.07,
@@ -645,7 +662,7 @@ def make_example(
     while refuse and last.tool == "add":
         last = make_turn(rng, "tool call", held_out=held_out)
     if turns is None:
-        turns = rng.choices((1, 2, 3), (0.68, 0.22, 0.10))[0]
+        turns = rng.choices((1, 2, 3), (0.62, 0.26, 0.12))[0]
     if thinking is None:
         thinking = rng.random() < 0.25
     tools = _tools_for(last, rng, refuse=refuse)
@@ -673,6 +690,8 @@ def make_example(
 def _earlier_turn(rng: random.Random, last: Turn, offered: Mapping[str, list[str]]) -> Turn:
     """A turn whose answer stays right beside the offered tools."""
     same = last.task if rng.random() < 0.3 else None
+    if last.task == "count" and rng.random() < 0.5:
+        return _tempting_count(last, rng)
     while True:
         turn = make_turn(rng, same)
         if turn.tool == "add?" and "add" not in offered:
@@ -684,6 +703,16 @@ def _earlier_turn(rng: random.Random, last: Turn, offered: Mapping[str, list[str
         if fits and last.task.startswith("tool"):
             return turn
         same = None
+
+
+def _tempting_count(last: Turn, rng: random.Random) -> Turn:
+    """A count whose end lies inside the range of the count that follows it, or near."""
+    low, high = (int(number) for number in last.key.split()[1:])
+    while True:
+        end = min(MAX_NUMBER, rng.randint(low, high + 5))
+        turn = _count(rng.choice((low, max(1, end - rng.randint(0, 20)))), end, rng)
+        if not is_held_out(turn.key) and turn.key != last.key:
+            return turn
 
 
 def _tools_for(last: Turn, rng: random.Random, *, refuse: bool) -> tuple[Tool, ...] | None:

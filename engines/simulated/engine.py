@@ -233,5 +233,5 @@ def _refuse_unsupported(request: GenerateRequest) -> None:
     for name in ("bad_words", "allowed_token_ids", "logit_bias"):
         if getattr(sampling, name):
             raise Unsupported(f"This engine does not support {name}.", param=name)
-    if request.resume is not None and sampling.n > 1:
+    if request.resume is not None and request.resume.token_ids and sampling.n > 1:
         raise Unsupported("A request with several choices cannot be resumed.", param="resume")

@@ -1,12 +1,19 @@
 """The processes of a vLLM engine: its core's, and those of the ranks below it."""
 
 import multiprocessing
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 _CORE = "EngineCore"
 """How vLLM names the process of its core."""
+_NICENESS = 4
+"""Of vLLM's processes where they compute on the CPU, which they share with everything else, and spin while they wait.
+
+Measured on two cores, beside vLLM's own server: 0.77 of its tokens per second instead of 0.67 with one client, 0.92
+instead of 0.86 with 64. Their work is not delayed for long: what they give way to sleeps most of the time.
+"""
 
 
 class ProcessTree:
@@ -25,6 +32,12 @@ class ProcessTree:
         finally:
             self._look()
             self._foreign = None
+
+    def give_way(self) -> None:
+        """Lets every other process of this user go before them, each of their threads."""
+        for process in self._seen:
+            for thread in process.threads():
+                os.setpriority(os.PRIO_PROCESS, thread.id, _NICENESS)
 
     def kill(self) -> None:
         """Kills all of them."""

@@ -53,6 +53,8 @@ class Runtime:
         self._gauges = Gauges()
         with child_environment(options), processes.starting(), watched_core():
             self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._gauges.logger])
+        if current_platform.is_cpu():
+            processes.give_way()
         # The scheduler's figures are wanted, those that vLLM's frontend adds for each token are not.
         self._llm.log_stats = self._llm.output_processor.log_stats = False
         self._config = self._llm.model_config
@@ -111,7 +113,7 @@ class Runtime:
             abort=lambda: self._abort_soon(stream),
             release=self._streams.discard,
         )
-        if request.resume is None:
+        if request.resume is None or not request.resume.token_ids:
             parts = self._register(core, stream, request.sampling.n)
         else:
             detokenizer = IncrementalDetokenizer.from_new_request(self._llm.renderer.tokenizer, core)
@@ -167,7 +169,7 @@ class Runtime:
 
     def _check_resume(self, request: GenerateRequest, core: EngineCoreRequest) -> None:
         """Refuses to go on where the state of the first stream cannot be had again."""
-        if request.resume is None:
+        if request.resume is None or not request.resume.token_ids:
             return
         if request.sampling.n > 1:
             raise Unsupported("A request with several choices cannot be resumed.", param="resume")

@@ -13,7 +13,7 @@ from actors.directory_client import NAME
 from actors.egress import Egress
 from actors.engine_actor import create_engine_actor
 from actors.instance import Instance
-from actors.settings import AdmissionSettings, ChannelSettings
+from actors.settings import AdmissionSettings, ChannelSettings, PatienceSettings
 from tests.actors.channel_reader import eventually, spec
 
 BRISK = ChannelSettings(heartbeat_s=0.2, silence_s=2.0)
@@ -92,6 +92,7 @@ async def start(fleet: str) -> AsyncIterator[Start]:
         channel: ChannelSettings = BRISK,
         on_lost: Any = None,
         on_news: Any = None,
+        patience: PatienceSettings | None = None,
         **options: Any,
     ) -> tuple[Instance, Egress]:
         id = f"demo-{len(made)}"
@@ -100,7 +101,7 @@ async def start(fleet: str) -> AsyncIterator[Start]:
         )
         made.append(actor)
         instance = await result(actor.boot.remote(), id)
-        egress = Egress(instance, channel, on_lost, on_news)
+        egress = Egress(instance, channel, on_lost, on_news, patience)
         opened.append(egress)
         await egress.start()
         return instance, egress

@@ -12,15 +12,16 @@ from actors.calls import result
 from actors.egress import Egress
 from actors.frames import DRAINING, News
 from actors.instance import Instance
-from actors.settings import AdmissionSettings, ChannelSettings
+from actors.settings import AdmissionSettings, ChannelSettings, PatienceSettings
 from engines.completion import Collector, collect
 from engines.context import Context
-from engines.errors import Cancelled, Draining, InstanceLost, InvalidRequest, PenstockError, QueueFull
+from engines.errors import Cancelled, Draining, InstanceLost, InvalidRequest, PenstockError, QueueFull, Timeout
 from engines.events import Event, Finished, Started
 from engines.requests import DetokenizeRequest, EmbedRequest, TokenizeRequest
 from engines.scripted import ScriptedEngine, ScriptedOptions
 from tests.actors.channel_reader import eventually, request, spec, until
 from tests.actors.conftest import BRISK, Start
+from tests.contract.asking import Recorder
 
 NARROW = AdmissionSettings(max_running=2, max_queued=1)
 HANGING = ["one", {"hang": True}]
@@ -159,6 +160,48 @@ async def test_an_actor_that_stands_still_is_lost(start: Start) -> None:
     # The channel can be opened again once the actor goes on.
     await egress.start()
     assert egress.ready
+
+
+IMPATIENT = PatienceSettings(first_token_s=0.6, between_tokens_s=0.6)
+
+
+async def test_a_stream_that_stands_still_times_out_while_others_go_on(start: Start) -> None:
+    lost: list[PenstockError] = []
+    instance, egress = await start(
+        [{"count_from": 1, "to": 100, "every_s": 0.03}, {"hang": True}], on_lost=lost.append, patience=IMPATIENT
+    )
+    hanging, going, context = Recorder(), Collector(), Context()
+    await egress.submit(request(), Context(), hanging)
+    await until(lambda: hanging.deltas >= 80)
+    await egress.submit(request(), context, going)
+    await hanging.over()
+    assert isinstance(hanging.error, Timeout)
+    assert (hanging.error.phase, hanging.error.instance, hanging.deltas) == ("between_tokens", instance.id, 100)
+    await has(instance, running=1)
+    assert not going.completion.done() and not lost
+    context.kill()
+
+
+async def test_an_instance_that_says_nothing_at_all_is_lost(start: Start) -> None:
+    lost: list[PenstockError] = []
+    _, egress = await start(HANGING, on_lost=lost.append, patience=IMPATIENT)
+    first, last = Recorder(), Recorder()
+    for recorder in (first, last):
+        await egress.submit(request(), Context(), recorder)
+    await first.over()
+    await last.over()
+    # The one that was first to stand still may be the only one for a moment.
+    assert isinstance(first.error, Timeout | InstanceLost)
+    assert isinstance(last.error, InstanceLost) and "hangs" in last.error.message
+    assert len(lost) == 1
+
+
+async def test_a_probe_is_answered_by_a_token_or_not_at_all(start: Start) -> None:
+    _, works = await start(["one"])
+    await works.probe(5.0)
+    _, hangs = await start([{"hang": True}])
+    with pytest.raises(PenstockError):
+        await hangs.probe(0.3)
 
 
 class Caller:

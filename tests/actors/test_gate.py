@@ -50,6 +50,18 @@ def test_priorities_are_strict_and_first_come_first_served_within() -> None:
     assert (gate.running, gate.queued) == (0, 0)
 
 
+def test_what_goes_on_is_not_refused_and_waits_before_everybody() -> None:
+    gate = Gate(AdmissionSettings(max_running=1, max_queued=1))
+    order: list[str] = []
+    running = gate.enter(0, nothing)
+    high = gate.enter(100, admitting(order, "high"))
+    gate.enter(-100, admitting(order, "goes on"), goes_on=True)
+    assert (gate.running, gate.queued) == (1, 2)
+    running.leave()
+    assert order == ["goes on"]
+    high.leave()
+
+
 def test_who_waits_may_leave_and_makes_room_in_the_queue() -> None:
     gate = Gate(AdmissionSettings(max_running=1, max_queued=1))
     order: list[str] = []

@@ -173,6 +173,32 @@ async def test_continuations_keep_the_pace_and_share_a_frame() -> None:
     assert len(outbox.take()[1]) == 3
 
 
+async def test_a_start_waits_for_its_first_piece_but_not_for_long() -> None:
+    outbox = Outbox(window=8)
+    waiting = asyncio.ensure_future(outbox.ready())
+    outbox.emit_in_company(1, Started("demo-0", "m"))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    outbox.emit_urgently(1, TextDelta("a"))
+    assert await waiting
+    assert len(outbox.take()[1]) == 2
+    outbox.emit_in_company(2, Started("demo-0", "m"))
+    assert await asyncio.wait_for(outbox.ready(), 5.0)
+    assert len(outbox.take()[1]) == 1
+
+
+async def test_a_start_that_waits_does_not_hold_others_up() -> None:
+    outbox = Outbox(window=8)
+    waiting = asyncio.ensure_future(outbox.ready())
+    outbox.emit_in_company(1, Started("demo-0", "m"))
+    await asyncio.sleep(0)
+    outbox.emit(2, TextDelta("b"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert waiting.done()
+    assert len(outbox.take()[1]) == 2
+
+
 async def test_what_is_urgent_does_not_keep_the_pace() -> None:
     outbox = Outbox(window=8, pace_s=60.0)
     outbox.emit(1, TextDelta("a"))
@@ -181,6 +207,6 @@ async def test_what_is_urgent_does_not_keep_the_pace() -> None:
     waiting = asyncio.ensure_future(outbox.ready())
     outbox.emit(1, TextDelta("b"))
     await asyncio.sleep(0)
-    outbox.emit_urgently(2, Started("demo-0", "m"))
+    outbox.emit_urgently(2, TextDelta("c"))
     assert await waiting
     assert len(outbox.take()[1]) == 2

@@ -45,6 +45,11 @@ class LocalLink:
         for sink in [*self.sinks]:
             sink.fail(error)
 
+    async def probe(self, timeout_s: float) -> None:
+        self._fleet.probes.append(self._engine.name)
+        if self._engine.name in self._fleet.hanging:
+            raise InstanceLost("hangs")
+
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
         counting = _CountingSink(self, sink)
         try:
@@ -98,6 +103,8 @@ class LocalFleet:
         self.links: dict[str, list[LocalLink]] = {}
         self.unreachable: set[str] = set()
         self.draining: set[str] = set()
+        self.hanging: set[str] = set()
+        self.probes: list[str] = []
         self._instances: dict[str, Instance] = {}
         self._changed = asyncio.Event()
         self._broken: Exception | None = None

@@ -234,6 +234,18 @@ async def test_a_lost_link_inhibits_the_instance_until_it_is_back(fleet: LocalFl
     await until(lambda: len(fleet.links["a"]) == 2 and router.ready)
 
 
+async def test_an_instance_that_was_lost_must_give_a_token_before_it_is_used_again(fleet: LocalFleet) -> None:
+    await fleet.add("a")
+    router = await fleet.router(inhibit_s=0.0)
+    assert not fleet.probes
+    fleet.hanging.add("a")
+    fleet.link("a").lose()
+    await until(lambda: len(fleet.probes) == 2)
+    assert not router.ready
+    fleet.hanging.clear()
+    await until(lambda: router.ready)
+
+
 async def test_a_newer_incarnation_is_used_at_once(fleet: LocalFleet) -> None:
     await fleet.add("a", incarnation=1)
     router = await fleet.router(inhibit_s=1000.0)

@@ -1,0 +1,45 @@
+"""The operators around the router: what acts on whole streams, model by model."""
+
+from collections.abc import Mapping, Sequence
+
+from actors.instance import Instance
+from deployments.fleet import MigrationSettings, ModelSettings
+from deployments.fleet_engine import FleetEngine, ModelCard
+from engines.context import Context
+from engines.contract import Engine, Sink
+from engines.migration import Migration
+from engines.operator import Operator
+from engines.requests import GenerateRequest
+
+
+class FleetPipeline(Operator, FleetEngine):
+    """A fleet whose streams outlive their instances.
+
+    Args:
+        fleet: What picks an instance for each request.
+        models: The served models, with how streams of each are continued.
+    """
+
+    def __init__(self, fleet: FleetEngine, models: Sequence[ModelSettings]) -> None:
+        super().__init__(fleet)
+        self._fleet = fleet
+        self._pipelines: Mapping[str, Engine] = {
+            name: _pipeline(fleet, model.migration) for model in models for name in (model.name, *model.aliases)
+        }
+
+    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+        """As `Engine.submit`."""
+        # A model that is not served is the fleet's to refuse.
+        await self._pipelines.get(request.model, self._fleet).submit(request, context, sink)
+
+    def models(self) -> Sequence[ModelCard]:
+        """As `FleetEngine.models`."""
+        return self._fleet.models()
+
+    def instances(self) -> Sequence[Instance]:
+        """As `FleetEngine.instances`."""
+        return self._fleet.instances()
+
+
+def _pipeline(fleet: FleetEngine, settings: MigrationSettings) -> Engine:
+    return Migration(fleet, settings.limit, settings.wait_s)

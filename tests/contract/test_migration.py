@@ -1,0 +1,142 @@
+"""A stream that breaks is continued, on every engine, and says what an undisturbed one says."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from engines.completion import Completion, collect
+from engines.context import Context
+from engines.contract import Engine, Sink
+from engines.errors import InstanceLost, PenstockError
+from engines.events import Event, Finished
+from engines.migration import Migration
+from engines.operator import Operator
+from engines.requests import GenerateRequest
+from tests.contract.asking import Running
+from tests.contract.test_features import WEATHER
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+class Breaking(Operator):
+    """Breaks the first streams after so many events each, as the death of their engine would."""
+
+    def __init__(self, engine: Engine, *breaks: int) -> None:
+        super().__init__(engine)
+        self.breaks = list(breaks)
+        self.requests: list[GenerateRequest] = []
+        self.ids: set[str] = set()
+
+    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+        self.requests.append(request)
+        self.ids.add(context.id)
+        if self.breaks:
+            context = context.child()
+            sink = _BreakingSink(sink, context, self.breaks.pop(0))
+        await super().submit(request, context, sink)
+
+
+class _BreakingSink:
+    def __init__(self, sink: Sink, context: Context, left: int) -> None:
+        self._sink = sink
+        self._context = context
+        self._left = left
+
+    def emit(self, event: Event) -> None:
+        if self._left >= 0:
+            self._sink.emit(event)
+            self._left = -1 if isinstance(event, Finished) else self._left - 1
+            if self._left == 0:
+                self._left = -1
+                self._sink.fail(InstanceLost("The engine was lost."))
+                self._context.kill()
+
+    def fail(self, error: PenstockError) -> None:
+        if self._left >= 0:
+            self._sink.fail(error)
+
+
+def said(completion: Completion) -> Any:
+    """What must not differ. Ids of calls are random, and what was cached depends on who was asked before."""
+    choices = [
+        (replace(choice, tool_calls=()), [(call.name, call.arguments) for call in choice.tool_calls])
+        for choice in completion.choices
+    ]
+    return choices, replace(completion.usage, cached_tokens=0)
+
+
+async def broken_at(subject: Running, request: GenerateRequest, *breaks: int) -> tuple[Completion, Breaking]:
+    engine = Breaking(subject.engine, *breaks)
+    context = Context()
+    completion = await collect(Migration(engine).generate(request, context))
+    assert engine.ids == {context.id}
+    return completion, engine
+
+
+Ask = Callable[[Running], GenerateRequest]
+RESUMED: dict[str, tuple[tuple[str, ...], Ask]] = {
+    "text": ((), lambda s: s.counting(1, 12)),
+    "max_tokens": ((), lambda s: s.counting(1, 12, max_tokens=5)),
+    "min_tokens": ((), lambda s: s.counting(3, 5, min_tokens=2)),
+    "stop string across the cut": ((), lambda s: s.counting(1, 30, stop=["9 10 11"])),
+    "stop string that nearly came": ((), lambda s: s.counting(1, 12, stop=["9 10 12"])),
+    "logprobs": (("logprobs",), lambda s: s.counting(1, 9, logprobs=2)),
+    "tool call": (("tools",), lambda s: s.request("what is the weather in Paris?", tools=[WEATHER])),
+    "reasoning": (
+        ("reasoning",),
+        lambda s: s.request("count from 3 to 7", chat_template_kwargs={"enable_thinking": True}),
+    ),
+    "penalties": ((), lambda s: s.counting(1, 9, frequency_penalty=0.5)),
+}
+TOLD_AGAIN: dict[str, tuple[tuple[str, ...], Ask]] = {
+    "several choices": ((), lambda s: s.counting(1, 9, n=2)),
+    "a schema": (
+        ("guided",),
+        lambda s: s.request(
+            "describe Ada as json",
+            sampling={
+                "guided": {"json_schema": {"type": "object", "properties": {"age": {"type": "integer"}}}},
+                "max_tokens": 60,
+            },
+        ),
+    ),
+    "a forced tool": (
+        ("tools",),
+        lambda s: s.request("what is the weather in Rome?", tools=[WEATHER], tool_choice="required"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", [*RESUMED, *TOLD_AGAIN])
+async def test_a_broken_stream_goes_on_as_if_nothing_had_happened(subject: Running, what: str) -> None:
+    needs, ask = (RESUMED | TOLD_AGAIN)[what]
+    subject.needs("resume", *needs)
+    request = ask(subject)
+    whole = await subject.ask(request)
+    deltas = len(await subject.listen(request)) - 2
+    for cut in range(1, deltas + 2, max(1, deltas // 6)):
+        completion, engine = await broken_at(subject, request, cut)
+        assert said(completion) == said(whole), f"after {cut} events"
+        assert len(engine.requests) == 2
+    await subject.is_idle()
+
+
+async def test_what_was_generated_is_not_generated_again(subject: Running) -> None:
+    subject.needs("resume")
+    _, engine = await broken_at(subject, subject.counting(1, 12), 6)
+    resume = engine.requests[1].resume
+    assert resume is not None and resume.token_ids
+
+
+async def test_it_is_moved_as_often_as_the_limit_says(subject: Running) -> None:
+    subject.needs("resume")
+    request = subject.counting(1, 30)
+    whole = await subject.ask(request)
+    completion, engine = await broken_at(subject, request, 3, 3, 3)
+    assert said(completion) == said(whole)
+    assert len(engine.requests) == 4
+    with pytest.raises(InstanceLost):
+        await broken_at(subject, request, 3, 3, 3, 3)
+    await subject.is_idle()
