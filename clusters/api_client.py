@@ -16,6 +16,11 @@ API_KEYS_ENV = "PENSTOCK_API_KEYS"
 """The same variable that the server reads; the first key in it is sent."""
 
 
+def api_key() -> str:
+    """The key to send; empty: none."""
+    return os.environ.get(API_KEYS_ENV, "").split(",")[0].strip()
+
+
 class ApiClient:
     """Talks to one fleet.
 
@@ -80,7 +85,7 @@ class ApiClient:
 
     def _open(self, path: str, body: bytes | None, timeout_s: float) -> Any:
         headers = {"content-type": "application/json"}
-        key = os.environ.get(API_KEYS_ENV, "").split(",")[0].strip()
+        key = api_key()
         if key:
             headers["authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self.url + path, data=body, headers=headers)  # noqa: S310 - http(s), see above

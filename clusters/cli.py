@@ -1,4 +1,4 @@
-"""The command line: `penstock serve | status | chat | check | build | down`.
+"""The command line: `penstock serve | status | chat | check | build | chaos | down`.
 
 A person's mistake costs one line on the error stream and exit code 1, never a traceback.
 """
@@ -95,6 +95,45 @@ def build(fleet: FleetArgument = None) -> None:
     from clusters.serve_config import serve_config
 
     typer.echo(serve_config(load_fleet(fleet or DEMO_FLEET)), nl=False)
+
+
+@app.command()
+def chaos(
+    fault: Annotated[list[str] | None, typer.Argument(metavar="[FAULT]...", help="Which faults; default: all.")] = None,
+    model: Annotated[str | None, typer.Option(help="Which model counts; default: the first that is served.")] = None,
+    clients: Annotated[int, typer.Option(min=1, help="How many clients count at a time.")] = 20,
+    length: Annotated[int, typer.Option(min=2, max=999, help="Numbers of each answer.")] = 300,
+    times: Annotated[int, typer.Option(min=1, help="How often each fault happens.")] = 1,
+    recovery_s: Annotated[float, typer.Option(min=1, help="Seconds to full capacity after a fault.")] = 300.0,
+    port: PortOfFleet = None,
+    url: Url = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster of a fleet that is not local; needs --url.")] = None,
+    name: Annotated[str, typer.Option(help="Name of that fleet.")] = "penstock",
+) -> None:
+    """Harms a running fleet on purpose, under load, and shows what its clients saw. Not for production hours."""
+    from clusters.run_file import find_fleet
+
+    if address is None:
+        local = find_fleet(port)
+        url, name, address = local.url, local.name, local.ray_address
+        # A local cluster lets in whoever can read the token in the user's home. Ray reads this when it is imported.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    elif url is None:
+        raise ClusterError("With --address, say where the fleet answers, too: --url http://HOST:8000")
+    from clusters.chaos.command import Where, chaos_command
+
+    raise typer.Exit(
+        chaos_command(
+            Where(url, name, address),
+            Console(),
+            names=fault or [],
+            model=model,
+            clients=clients,
+            length=length,
+            times=times,
+            recovery_s=recovery_s,
+        )
+    )
 
 
 @app.command()

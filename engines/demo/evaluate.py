@@ -14,6 +14,8 @@ from engines.demo.batches import Encoder
 from engines.demo.tokenizer import MAX_LENGTH, build_tokenizer
 
 _SEED: Final = 1234
+_FIRST_TURN_FACTOR: Final = 8
+"""Counts in a first turn are what tests and chaos lean on: so many times the other rows' examples."""
 
 LONG_COUNTS: Final[tuple[tuple[int, int], ...]] = (
     (1, 500),
@@ -25,10 +27,10 @@ LONG_COUNTS: Final[tuple[tuple[int, int], ...]] = (
 )
 
 
-def held_out_examples(task: str, count: int, *, thinking: bool) -> list[language.Example]:
-    """Held-out examples of one task, always the same ones."""
+def held_out_examples(task: str, count: int, *, thinking: bool, turns: int | None = None) -> list[language.Example]:
+    """Held-out examples of one task, always the same ones, in conversations of so many turns, or of one to three."""
     rng = random.Random(f"{_SEED} {task} {thinking}")
-    return [language.make_example(rng, task, held_out=True, thinking=thinking) for _ in range(count)]
+    return [language.make_example(rng, task, held_out=True, thinking=thinking, turns=turns) for _ in range(count)]
 
 
 def long_counts() -> list[language.Example]:
@@ -84,7 +86,13 @@ def main() -> None:
         disable_log_stats=True,
     )
     encoder = Encoder(build_tokenizer())
-    rows: list[tuple[str, list[language.Example]]] = [("long count", long_counts())]
+    rows: list[tuple[str, list[language.Example]]] = [
+        ("long count", long_counts()),
+        (
+            "count, first turn",
+            held_out_examples("count", _FIRST_TURN_FACTOR * arguments.count, thinking=False, turns=1),
+        ),
+    ]
     for task in language.TASKS:
         for thinking in (False, True):
             name = f"{task}, thinking" if thinking else task

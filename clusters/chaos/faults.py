@@ -1,0 +1,148 @@
+"""The faults, by name: each does its harm, and returns once it is done."""
+
+import asyncio
+import random
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import aiohttp
+
+from actors.instance import Instance
+from clusters.api_client import api_key
+from clusters.chaos.targets import Targets
+
+STILL_S = 10.0
+"""How long a process stands still: longer than any channel bears."""
+STORM_CLIENTS = 200
+STORM_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Where faults happen.
+
+    Attributes:
+        targets: The fleet's processes.
+        url: Where it answers.
+        model: The model under load.
+        random: Picks the victims.
+    """
+
+    targets: Targets
+    url: str
+    model: str
+    random: random.Random
+
+
+class NotHere(Exception):
+    """The fleet has nothing that this fault could happen to; says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One kind of harm.
+
+    Attributes:
+        name: For the command line and the table.
+        what: One line for a person.
+        strike: Does it. Raises NotHere where it cannot happen.
+        cuts: Whether connections of clients break by it, as nothing can be done about.
+    """
+
+    name: str
+    what: str
+    strike: Callable[[Scene], Awaitable[None]]
+    cuts: bool = False
+
+
+async def _kill_actor(scene: Scene) -> None:
+    await scene.targets.signal_actor(await _victim(scene), signal.SIGKILL)
+
+
+async def _stop_actor(scene: Scene) -> None:
+    victim = await _victim(scene)
+    await scene.targets.signal_actor(victim, signal.SIGSTOP)
+    await asyncio.sleep(STILL_S)
+    try:
+        await scene.targets.signal_actor(victim, signal.SIGCONT)
+    except ProcessLookupError:
+        return  # Serve has replaced it.
+
+
+async def _kill_engine(scene: Scene) -> None:
+    victim, pids = await _engine(scene)
+    await scene.targets.signal_engine(victim, pids[:1], signal.SIGKILL)
+
+
+async def _stop_engine(scene: Scene) -> None:
+    victim, pids = await _engine(scene)
+    await scene.targets.signal_engine(victim, pids, signal.SIGSTOP)
+
+
+async def _kill_router(scene: Scene) -> None:
+    scene.targets.kill_a_router()
+
+
+async def _kill_directory(scene: Scene) -> None:
+    scene.targets.kill_directory()
+
+
+async def _kill_controller(scene: Scene) -> None:
+    scene.targets.kill_controller()
+
+
+async def _kill_everything(scene: Scene) -> None:
+    victim = await _victim(scene)
+    scene.targets.kill_controller()
+    scene.targets.kill_directory()
+    await scene.targets.signal_actor(victim, signal.SIGKILL)
+
+
+async def _disconnect(scene: Scene) -> None:
+    """Many clients that ask for a long answer and leave in the middle of it."""
+    key = api_key()
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    body = {
+        "model": scene.model,
+        "messages": [{"role": "user", "content": "count from 1 to 999"}],
+        "temperature": 0,
+        "stream": True,
+    }
+
+    async def leave(session: aiohttp.ClientSession) -> None:
+        async with session.post(f"{scene.url}/v1/chat/completions", json=body) as response:
+            await response.content.readany()
+            await asyncio.sleep(scene.random.random() * STORM_S)
+            response.close()
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers) as session:
+        await asyncio.gather(*(leave(session) for _ in range(STORM_CLIENTS)))
+
+
+async def _victim(scene: Scene) -> Instance:
+    instances = [one for one in await scene.targets.instances() if one.model == scene.model]
+    if len(instances) < 2:
+        raise NotHere("it takes two ready instances of the model")
+    return scene.random.choice(instances)
+
+
+async def _engine(scene: Scene) -> tuple[Instance, list[int]]:
+    victim = await _victim(scene)
+    pids = await scene.targets.engine_processes(victim)
+    if not pids:
+        raise NotHere("the engine has no process of its own")
+    return victim, pids
+
+
+FAULTS: tuple[Fault, ...] = (
+    Fault("kill-actor", "an engine actor is killed (kill -9)", _kill_actor),
+    Fault("stop-actor", f"an engine actor stands still for {STILL_S:g} s (SIGSTOP)", _stop_actor),
+    Fault("kill-engine", "the process of an engine is killed, its actor lives", _kill_engine),
+    Fault("stop-engine", "the processes of an engine stand still for good", _stop_engine),
+    Fault("kill-directory", "the directory is killed", _kill_directory),
+    Fault("kill-controller", "Serve's controller is killed", _kill_controller),
+    Fault("kill-all", "controller, directory and an engine actor are killed at once", _kill_everything),
+    Fault("disconnects", f"{STORM_CLIENTS} clients leave in the middle of their answers", _disconnect),
+    Fault("kill-router", "a router replica is killed: its own connections drop", _kill_router, cuts=True),
+)
