@@ -99,7 +99,13 @@ async def test_routers_share_a_port_and_listen_while_an_engine_boots(launch: Lau
 
 
 async def test_a_killed_instance_is_lost_to_its_requests_and_replaced(launch: Launch) -> None:
-    settings = fleet_of("dies", replicas=2, options={"script": ["x", {"hang": True}]}, health={"period_s": 0.5})
+    settings = fleet_of(
+        "dies",
+        replicas=2,
+        options={"script": ["x", {"hang": True}]},
+        health={"period_s": 0.5},
+        migration={"limit": 0},
+    )
     fleet = await launch(settings)
 
     async def both_ready() -> bool:
