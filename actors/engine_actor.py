@@ -9,6 +9,7 @@ import ray
 from actors.channel import Cancellation, Submission
 from actors.directory_client import Announcer, DirectoryClient
 from actors.engine_host import EngineHost
+from actors.frozen_heap import freeze_heap
 from actors.inline_reports import report_inline
 from actors.instance import Instance
 from actors.settings import AdmissionSettings, ChannelSettings
@@ -79,6 +80,7 @@ class EngineActor:
         """
         self._announcer.start()
         await self._host.boot()
+        freeze_heap()
         return self._host.describe()
 
     async def describe(self) -> Instance:

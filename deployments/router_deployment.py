@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle
 
 from actors.directory_client import DirectoryClient
+from actors.frozen_heap import freeze_heap
 from actors.instance import Instance
 from deployments.event_batches import in_batches
 from deployments.fleet import FleetSettings
@@ -63,6 +64,7 @@ class RouterDeployment:
         metrics = Metrics(serve.get_replica_context().replica_tag, _DirectoryBoard(directory))
         self._http = HttpIngress(self._fleet, settings.http, metrics)
         await self._http.start()
+        freeze_heap()
 
     async def generate(
         self, request: GenerateRequest | Mapping[str, Any], request_id: str | None = None

@@ -11,6 +11,7 @@ other fails clearly.
 
 import asyncio
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -108,7 +109,8 @@ class _Stream:
         self._emit: Callable[[Event], None] = sink.emit
         self._moves = 0
         self._started: Started | None = None
-        self._ids: list[int] = list(request.resume.token_ids) if request.resume is not None else []
+        # Four bytes each: a thousand long answers are kept at a time.
+        self._ids = array("i", request.resume.token_ids if request.resume is not None else ())
         # What was said, where the ids are not enough to go on from.
         self._telling = None if migration.capabilities.resume and _is_resumable(request) else Telling()
         self._retelling: Retelling | None = None
@@ -142,7 +144,7 @@ class _Stream:
 
     def rest(self) -> GenerateRequest:
         """What is to be asked of the next instance."""
-        resume = Resume(token_ids=self._ids if self._telling is None else [])
+        resume = Resume(token_ids=list(self._ids) if self._telling is None else [])
         # Whoever was named is the one that was lost.
         return self._request.model_copy(update={"resume": resume, "instance": None})
 

@@ -1,7 +1,8 @@
 """A load of counting requests, whose answers show each lost or repeated token.
 
 Each client asks the fleet, over HTTP, to count from one number to another, reads the numbers as they come, and asks
-again. What an answer should say is known from the question, so nothing that goes wrong on the way can hide.
+again. What an answer should say is known from the question, so nothing that goes wrong on the way can hide. Every
+question is asked once before the harm begins: one that the model itself gets wrong is not asked again.
 """
 
 import asyncio
@@ -15,10 +16,14 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from clusters.api_client import api_key
+from clusters.errors import ClusterError
 
 _NUMBERS = 999
+_QUESTIONS = 40
 _RETRY_S = 0.2
 """How long a client that was refused waits when it was not told how long."""
+_STILL_S = 120.0
+"""A connection that brings nothing for so long is given up."""
 _NUMBER = re.compile(r"\d+")
 
 
@@ -53,6 +58,18 @@ class Tally:
         """Whether no answer failed, lost or repeated anything."""
         return not (self.failed or self.lost or self.repeated)
 
+    def add(self, other: "Tally") -> None:
+        """Adds another tally to this one."""
+        self.asked += other.asked
+        self.served += other.served
+        self.refused += other.refused
+        self.failed += other.failed
+        self.cut += other.cut
+        self.lost += other.lost
+        self.repeated += other.repeated
+        self.pauses_s += other.pauses_s
+        self.reasons |= other.reasons
+
 
 class CountingLoad:
     """Clients that count, until they are told to stop.
@@ -78,15 +95,29 @@ class CountingLoad:
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self._random = random.Random(0)  # noqa: S311
+        self._questions = [self._random.randint(1, _NUMBERS - self._length + 1) for _ in range(_QUESTIONS)]
 
     async def __aenter__(self) -> "CountingLoad":
+        """Tries the questions, and starts.
+
+        Raises:
+            ClusterError: The model gives no exact answer.
+        """
         key = api_key()
-        headers = {"authorization": f"Bearer {key}"} if key else {}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
-            headers=headers,
-            timeout=aiohttp.ClientTimeout(total=None, sock_read=None),
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            timeout=aiohttp.ClientTimeout(total=None, sock_read=_STILL_S),
         )
+        tries = await asyncio.gather(*(self._count(first) for first in self._questions))
+        known = [
+            first for first, (tally, _) in zip(self._questions, tries, strict=True) if tally.served and tally.is_whole
+        ]
+        if not known:
+            await self._session.close()
+            reasons = sorted({reason for tally, _ in tries for reason in tally.reasons}) or ["its answers are wrong"]
+            raise ClusterError(f"The model {self._model!r} does not count to {self._length}: {reasons[0]}")
+        self._questions = known
         self._tasks = [asyncio.create_task(self._client()) for _ in range(self._clients)]
         return self
 
@@ -103,61 +134,38 @@ class CountingLoad:
 
     async def _client(self) -> None:
         while not self._stopping:
-            first = self._random.randint(1, _NUMBERS - self._length + 1)
-            wait_s = await self._count(first, first + self._length - 1)
-            if wait_s:
-                await asyncio.sleep(wait_s)
+            tally, wait_s = await self._count(self._random.choice(self._questions))
+            self.tally.add(tally)
+            await asyncio.sleep(wait_s)
 
-    async def _count(self, first: int, last: int) -> float:
-        """Asks one question; returns how long to wait before the next."""
+    async def _count(self, first: int) -> tuple[Tally, float]:
+        """Asks one question; what became of it, and how long to wait before the next."""
+        numbers = range(first, first + self._length)
         body = {
             "model": self._model,
-            "messages": [{"role": "user", "content": f"count from {first} to {last}"}],
+            "messages": [{"role": "user", "content": f"count from {numbers[0]} to {numbers[-1]}"}],
             "temperature": 0,
             "stream": True,
         }
         answer = _Answer()
-        error, is_over, wait_s = "", False, 0.0
         try:
             async with self._session.post(self._url, json=body) as response:
                 if response.status in (429, 503):
-                    self.tally.refused += 1
-                    self.tally.asked += 1
-                    return float(response.headers.get("retry-after", _RETRY_S))
+                    wait_s = float(response.headers.get("retry-after", _RETRY_S))
+                    return Tally(asked=1, refused=1, reasons={answer.refusal(await response.text())}), wait_s
                 if response.status != 200:
-                    error, wait_s = await response.text(), _RETRY_S
+                    answer.error = answer.refusal(await response.text())
                 else:
                     self.open += 1
                     try:
                         async for data in _events(response.content):
-                            if data == "[DONE]":
-                                is_over = True
-                            elif (failure := answer.take(data)) is not None:
-                                error = failure
+                            answer.take(data)
                     finally:
                         self.open -= 1
-        except aiohttp.ClientError:
+        except aiohttp.ClientError as error:
             # Nobody can go on with a connection whose other end is gone.
-            self.tally.cut += 1
-            self.tally.asked += 1
-            return _RETRY_S
-        self._note(answer, error if error or is_over else "The answer ended without [DONE].", range(first, last + 1))
-        return wait_s
-
-    def _note(self, answer: "_Answer", error: str, wanted: range) -> None:
-        tally = self.tally
-        tally.asked += 1
-        said = [int(number) for number in _NUMBER.findall(answer.text)]
-        unique = set(said)
-        tally.repeated += len(said) - len(unique & set(wanted))
-        if error:
-            tally.failed += 1
-            tally.reasons.add(error[:200])
-            wanted = wanted[: len(unique)]  # What had been said by then must be whole.
-        else:
-            tally.served += 1
-            tally.pauses_s.append(answer.pause_s)
-        tally.lost += len(set(wanted) - unique)
+            return Tally(asked=1, cut=1, reasons={f"{type(error).__name__}: {error}"}), _RETRY_S
+        return answer.tally(numbers), _RETRY_S if answer.error else 0.0
 
 
 class _Answer:
@@ -165,23 +173,52 @@ class _Answer:
 
     def __init__(self) -> None:
         self.text = ""
-        self.pause_s = 0.0
+        self.error = ""
+        self._is_over = False
+        self._pause_s = 0.0
         self._last_s = 0.0
 
-    def take(self, data: str) -> str | None:
-        """Takes the next event; returns the error that it carries."""
+    def take(self, data: str) -> None:
+        """Takes the next event."""
+        if data == "[DONE]":
+            self._is_over = True
+            return
         event = json.loads(data)
         if "error" in event:
-            return str(event["error"]["message"])
+            self.error = str(event["error"]["message"])
+            return
         for choice in event["choices"]:
             piece = choice["delta"].get("content")
             if piece:
                 now_s = time.monotonic()
                 if self._last_s:
-                    self.pause_s = max(self.pause_s, now_s - self._last_s)
+                    self._pause_s = max(self._pause_s, now_s - self._last_s)
                 self._last_s = now_s
                 self.text += piece
-        return None
+
+    def refusal(self, body: str) -> str:
+        """What the body of an error says."""
+        try:
+            return str(json.loads(body)["error"]["message"])
+        except (ValueError, KeyError, TypeError):
+            return body[:200]
+
+    def tally(self, wanted: range) -> Tally:
+        """What became of the request, now that its answer is over."""
+        said = [int(number) for number in _NUMBER.findall(self.text)]
+        right = set(said) & set(wanted)
+        tally = Tally(asked=1, repeated=len(said) - len(right))
+        error = self.error or ("" if self._is_over else "The answer ended without [DONE].")
+        if error:
+            tally.failed = 1
+            tally.reasons.add(error)
+            # What had been said by then must be whole.
+            tally.lost = len(set(wanted[: len(right)]) - right)
+        else:
+            tally.served = 1
+            tally.pauses_s.append(self._pause_s)
+            tally.lost = len(wanted) - len(right)
+        return tally
 
 
 async def _events(stream: aiohttp.StreamReader) -> AsyncIterator[str]:

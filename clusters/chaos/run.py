@@ -134,13 +134,5 @@ def table(outcomes: Iterable[Outcome]) -> Table:
 def _sum(tallies: Iterable[Tally]) -> Tally:
     total = Tally()
     for tally in tallies:
-        total.asked += tally.asked
-        total.served += tally.served
-        total.refused += tally.refused
-        total.failed += tally.failed
-        total.cut += tally.cut
-        total.lost += tally.lost
-        total.repeated += tally.repeated
-        total.pauses_s += tally.pauses_s
-        total.reasons |= tally.reasons
+        total.add(tally)
     return total

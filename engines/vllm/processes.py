@@ -8,12 +8,6 @@ from typing import Any
 
 _CORE = "EngineCore"
 """How vLLM names the process of its core."""
-_NICENESS = 4
-"""Of vLLM's processes where they compute on the CPU, which they share with everything else, and spin while they wait.
-
-Measured on two cores, beside vLLM's own server: 0.77 of its tokens per second instead of 0.67 with one client, 0.92
-instead of 0.86 with 64. Their work is not delayed for long: what they give way to sleeps most of the time.
-"""
 
 
 class ProcessTree:
@@ -34,10 +28,19 @@ class ProcessTree:
             self._foreign = None
 
     def give_way(self) -> None:
-        """Lets every other process of this user go before them, each of their threads."""
+        """Lets their threads wait for the end of others' turns, where the kernel knows such a policy (Linux).
+
+        On the CPU they compute on the cores that everything else runs on, and spin while they wait. Measured on two
+        cores, beside vLLM's own server: 0.98 of its tokens per second instead of 0.90 with 64 clients, 0.74 instead of
+        0.66 with one. A nice value does as much for the tokens, and lets clients on the same machine stand still for
+        half a second at times.
+        """
+        batch = getattr(os, "SCHED_BATCH", None)
+        if batch is None:
+            return
         for process in self._seen:
             for thread in process.threads():
-                os.setpriority(os.PRIO_PROCESS, thread.id, _NICENESS)
+                os.sched_setscheduler(thread.id, batch, os.sched_param(0))
 
     def kill(self) -> None:
         """Kills all of them."""

@@ -3,7 +3,7 @@
 Both servers are up all the time. An idle vLLM spins for a second after its last step and then costs a hundredth of a
 core; an idle Ray costs a tenth of one, which on a small machine would be a handicap for whoever it stands beside. So
 the side whose turn it is not is suspended, all its processes at once. Ray bears that for as long as a load takes, and
-before a side is measured again it must have given an answer.
+before a side is measured again it must have given an answer, and answered a short load.
 """
 
 import asyncio
@@ -20,8 +20,9 @@ from tests.benchmarks.servers import HOST, Server, ServerPlan, answer, running
 TOKENS = 128
 """Of each answer."""
 WARM_UP_S = 3.0
-SETTLE_S = 2.0
-"""Before each load: what the side needs to find itself again after its suspension."""
+SETTLE_S = 1.0
+WAKE_UP_S = 1.0
+"""Of a first load that is not counted, before each one that is: a side that was suspended is slow at first."""
 MAX_DURATION_S = 10.0
 """Of one load. A Ray that was suspended for much longer takes its own parts for dead."""
 _ANSWER_LIMIT_S = 120.0
@@ -86,6 +87,7 @@ async def compare(
                     with frozen(other.pid for other in servers if other is not server):
                         await asyncio.sleep(SETTLE_S)
                         await answer(server.plan, _WAKE_LIMIT_S)
+                        await measure(_spec(server, clients, WAKE_UP_S, seed=spec.seed + 500_000), server.pid)
                         measured = await measure(spec, server.pid)
                     measurements.setdefault((server.plan.name, clients), []).append(measured)
                     say(

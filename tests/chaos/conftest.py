@@ -1,0 +1,65 @@
+"""A fleet of simulated engines, started as a person starts it; `penstock chaos` harms it."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.clusters.conftest import Terminal, free_port
+from tests.clusters.conftest import shared_terminal as shared_terminal
+
+_FLEET = """
+name: chaos
+router: {replicas: 2, cpus: 0.1}
+models:
+  - {name: moves, engine: simulated, replicas: 3, cpus: 0.1, health: {period_s: 1}}
+  - {name: stays, engine: simulated, replicas: 2, cpus: 0.1, health: {period_s: 1}, migration: {limit: 0}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the table."""
+
+    fault: str
+    open: int
+    served: int
+    broken: int
+    cut: int
+    lost: int
+    repeated: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChaosFleet:
+    """A running fleet, and the command that harms it."""
+
+    terminal: Terminal
+    port: int
+
+    def strike(self, *arguments: str) -> tuple[int, list[Row], str]:
+        """Exit code, table and whole output of `penstock chaos`."""
+        done = self.terminal.run("chaos", "--port", str(self.port), *arguments, timeout_s=600.0)
+        return done.returncode, table(done.stdout), done.stdout + done.stderr
+
+
+def table(output: str) -> list[Row]:
+    """The rows of the table that a chaos run printed."""
+    rows = []
+    for line in output.splitlines():
+        cells = re.split(r"\s{2,}", line.strip())
+        if len(cells) == 10 and cells[1].isdecimal():
+            open_, served, _, broken, cut, lost, repeated = map(int, cells[1:8])
+            rows.append(Row(cells[0], open_, served, broken, cut, lost, repeated))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def fleet(shared_terminal: Terminal) -> Iterator[ChaosFleet]:
+    port = free_port()
+    (shared_terminal.home / "chaos.yaml").write_text(_FLEET)
+    penstock = shared_terminal.start("serve", "chaos.yaml", "--port", str(port))
+    penstock.wait_for("Ctrl-C ends it.")
+    yield ChaosFleet(shared_terminal, port)
+    assert penstock.interrupt() == 0, penstock.output

@@ -1,0 +1,35 @@
+"""Whatever dies in a fleet, its clients read on."""
+
+import pytest
+
+from tests.chaos.conftest import ChaosFleet
+
+LOAD = ("--clients", "30", "--length", "200")
+
+
+@pytest.mark.parametrize(
+    "fault", ["kill-actor", "stop-actor", "kill-directory", "kill-controller", "kill-all", "disconnects"]
+)
+def test_no_client_sees_anything_of_it(fleet: ChaosFleet, fault: str) -> None:
+    code, (row,), output = fleet.strike(fault, "--model", "moves", *LOAD)
+    assert code == 0, output
+    assert row.open > 0 and row.served > row.open, output
+    assert (row.broken, row.cut, row.lost, row.repeated) == (0, 0, 0, 0), output
+
+
+def test_without_migration_streams_break_and_the_command_says_so(fleet: ChaosFleet) -> None:
+    code, (row,), output = fleet.strike("kill-actor", "--model", "stays", *LOAD)
+    assert code == 1, output
+    assert 0 < row.broken <= row.open, output
+
+
+def test_a_fault_that_cannot_happen_is_said(fleet: ChaosFleet) -> None:
+    code, rows, output = fleet.strike("kill-engine", "--model", "moves", *LOAD)
+    assert (code, rows) == (0, [])
+    assert "the engine has no process of its own" in output
+
+
+def test_an_unknown_fault_names_those_there_are(fleet: ChaosFleet) -> None:
+    code, _, output = fleet.strike("kill-everybody")
+    assert code == 1
+    assert "kill-actor, stop-actor" in output and len(output.strip().splitlines()) == 1
