@@ -17,7 +17,15 @@ from dataclasses import replace
 
 from engines.context import Context
 from engines.contract import Engine, Sink
-from engines.errors import Cancelled, EngineDead, InstanceLost, PenstockError, StreamBroken, Timeout
+from engines.errors import (
+    Cancelled,
+    EngineDead,
+    EngineFailed,
+    InstanceLost,
+    PenstockError,
+    StreamBroken,
+    Timeout,
+)
 from engines.events import Delta, Event, Finished, FinishReason, Started, TextDelta, Usage
 from engines.messages import NamedToolChoice
 from engines.operator import Operator
@@ -48,7 +56,7 @@ class Migration(Operator):
         if not self._limit:
             await self._engine.submit(request, context, sink)
             return
-        await self._engine.submit(request, context, _Stream(self, request, context, sink))
+        await self._engine.submit(request, context, _Stream(self, self._limit, request, context, sink))
 
     def move(self, stream: "_Stream", lost: PenstockError) -> None:
         """Submits a broken stream again, in the background."""
@@ -69,16 +77,14 @@ class Migration(Operator):
                     if not stream.ends_early():
                         stream.give_up(lost, error)
                     return
+            except Exception as error:  # noqa: BLE001 - the caller waits: it must hear of a bug, too
+                stream.give_up(lost, EngineFailed(f"{type(error).__name__}: {error}"))
+                return
             # An instance that comes up, or drains its queue, does not say so here; a pause this short nobody notices.
             with_stop = asyncio.ensure_future(stream.context.stopped())
             await asyncio.wait([with_stop], timeout=min(pause_s, left_s))
             with_stop.cancel()
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-
-    @property
-    def limit(self) -> int:
-        """How often one stream is moved."""
-        return self._limit
 
 
 class _Stream:
@@ -91,6 +97,7 @@ class _Stream:
     __slots__ = (
         "_emit",
         "_ids",
+        "_limit",
         "_migration",
         "_moves",
         "_request",
@@ -101,9 +108,12 @@ class _Stream:
         "context",
     )
 
-    def __init__(self, migration: Migration, request: GenerateRequest, context: Context, sink: Sink) -> None:
+    def __init__(
+        self, migration: Migration, limit: int, request: GenerateRequest, context: Context, sink: Sink
+    ) -> None:
         self.context = context
         self._migration = migration
+        self._limit = limit
         self._request = request
         self._sink = sink
         self._emit: Callable[[Event], None] = sink.emit
@@ -180,7 +190,7 @@ class _Stream:
             return False
         if isinstance(error, Timeout) and error.phase == "total":
             return False
-        if self._started is None or self._moves >= self._migration.limit:
+        if self._started is None or self._moves >= self._limit:
             return False
         return self._telling is None or self.can_start_over()
 
