@@ -36,7 +36,8 @@ async def until_refused_no_more(fleet: FleetHandle, context: Context) -> str:
     async with asyncio.timeout(20):
         while True:
             try:
-                async for event in fleet.generate(SLOW, context):
+                # A stream that ends, refused or not, kills the context it was given.
+                async for event in fleet.generate(SLOW, context.child()):
                     if isinstance(event, TextDelta):
                         return event.text
             except Overload:
