@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from contextlib import aclosing
 from typing import Any
 
 import aiohttp
@@ -21,6 +22,7 @@ from engines.errors import (
 )
 from engines.events import Finished, Started, TextDelta
 from engines.requests import DetokenizeRequest, EmbedRequest, GenerateRequest, Session, TokenizeRequest
+from tests.deployments.waiting import until
 
 ECHO = {"model": "echo", "prompt": "one two three"}
 SLOW = {"model": "org/slow", "prompt": "x"}
@@ -37,9 +39,10 @@ async def until_refused_no_more(fleet: FleetHandle, context: Context) -> str:
         while True:
             try:
                 # A stream that ends, refused or not, kills the context it was given.
-                async for event in fleet.generate(SLOW, context.child()):
-                    if isinstance(event, TextDelta):
-                        return event.text
+                async with aclosing(fleet.generate(SLOW, context.child())) as events:  # type: ignore[type-var]
+                    async for event in events:
+                        if isinstance(event, TextDelta):
+                            return event.text
             except Overload:
                 await asyncio.sleep(0.05)
 
@@ -139,16 +142,12 @@ async def test_cancelling_a_bare_handle_stream_frees_its_slot(fleet: FleetHandle
 
 
 async def until_overloaded(fleet: FleetHandle) -> None:
-    """Returns when every slot is taken; asks with a deadline, since a call that gets a slot keeps it."""
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                async with asyncio.timeout(0.5):
-                    await fleet.complete(SLOW)
-            except TimeoutError:
-                continue
-            except Overload:
-                return
+    """Returns when every slot is taken. It looks, and asks nothing: a question might take one of the slots."""
+
+    async def is_full() -> bool:
+        return [instance.load.running for instance in await fleet.instances() if instance.model == SLOW["model"]] == [2]
+
+    await until(is_full)
 
 
 async def test_stop_ends_a_stream_politely_and_kill_at_once(fleet: FleetHandle) -> None:
