@@ -245,7 +245,7 @@ class Channel:
         Ticks are counted rather than seconds: a loop that stood still must not blame the router for it.
         """
         self._silent_ticks += 1
-        if self._silent_ticks * self._settings.heartbeat_s > self._settings.silence_s:
+        if self._silent_ticks * self._settings.heartbeat_s >= self._settings.silence_s:
             return False
         if self._sent_at_tick == self.outbox.sent:
             self.outbox.nudge()

@@ -27,7 +27,7 @@ from engines.errors import (
     Timeout,
     TimeoutPhase,
 )
-from engines.events import Finished, Started, TextDelta
+from engines.events import Finished, Started
 from engines.requests import (
     DetokenizeRequest,
     Embeddings,
@@ -262,7 +262,7 @@ class Egress(PushEngine):
         # Ticks are counted rather than seconds: a loop that stood still must not blame the instance for it.
         self._silent_ticks = self._silent_ticks + 1 if self._received == self._received_at_tick else 0
         self._received_at_tick = self._received
-        if self._silent_ticks * self._settings.heartbeat_s > self._settings.silence_s:
+        if self._silent_ticks * self._settings.heartbeat_s >= self._settings.silence_s:
             self._lose(InstanceLost(f"The instance {self.name} fell silent.", instance=self.name))
             return
         if not self._check_streams():
@@ -334,14 +334,12 @@ class Egress(PushEngine):
             self._fail(number, item)
             return
         stream.silent_ticks = self._said_nothing_ticks = 0
-        if item.__class__ is TextDelta:
-            stream.has_spoken = True
-        elif isinstance(item, Started):
+        if item.__class__ is Started:
             stream.has_started = True
-        elif isinstance(item, Finished):
-            self._forget(number)
         else:
             stream.has_spoken = True
+            if item.__class__ is Finished:
+                self._forget(number)
         try:
             stream.sink.emit(item)
         except Exception as error:  # noqa: BLE001 - a bug in one sink must not take the others' channel down

@@ -37,7 +37,7 @@ class ChannelSettings(Settings):
     window: int = Field(64, ge=2)
     ack_every: int = Field(32, ge=1)
     heartbeat_s: float = Field(1.0, gt=0)
-    silence_s: float = Field(5.0, gt=0)
+    silence_s: float = Field(4.0, gt=0)
     pace_s: float = Field(0.001, ge=0, le=0.1)
     rotate_after: int = Field(4000, ge=16)
 

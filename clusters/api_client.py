@@ -16,9 +16,10 @@ API_KEYS_ENV = "PENSTOCK_API_KEYS"
 """The same variable that the server reads; the first key in it is sent."""
 
 
-def api_key() -> str:
-    """The key to send; empty: none."""
-    return os.environ.get(API_KEYS_ENV, "").split(",")[0].strip()
+def auth_headers() -> dict[str, str]:
+    """What shows the server the key, if there is one."""
+    key = os.environ.get(API_KEYS_ENV, "").split(",")[0].strip()
+    return {"authorization": f"Bearer {key}"} if key else {}
 
 
 class ApiClient:
@@ -84,10 +85,7 @@ class ApiClient:
             raise ClusterError(f"The answer broke off: {error or type(error).__name__}") from None
 
     def _open(self, path: str, body: bytes | None, timeout_s: float) -> Any:
-        headers = {"content-type": "application/json"}
-        key = api_key()
-        if key:
-            headers["authorization"] = f"Bearer {key}"
+        headers = {"content-type": "application/json"} | auth_headers()
         request = urllib.request.Request(self.url + path, data=body, headers=headers)  # noqa: S310 - http(s), see above
         try:
             return urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310

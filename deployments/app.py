@@ -48,7 +48,7 @@ def build(args: Mapping[str, Any] | FleetSettings) -> Application:
         ray_actor_options={"num_cpus": settings.router.cpus},
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         graceful_shutdown_wait_loop_s=WAIT_LOOP_S,
-        graceful_shutdown_timeout_s=router_deployment.DRAIN_S + router_deployment.MARGIN_S,
+        graceful_shutdown_timeout_s=router_deployment.shutdown_timeout_s(settings),
         logging_config=NO_ACCESS_LOG,
     )
     application: Application = router.bind(settings, *engines)

@@ -151,6 +151,8 @@ class HttpSettings(Settings):
         write_timeout_s: A client that reads nothing for so long is dropped, and its request killed.
         api_keys_env: Environment variable with the API keys, separated by commas; empty or unset: no key is asked for.
         session_header: Header that carries a session id.
+        notice_s: How long a router replica that ends still takes connections, while `/ready` says 503 already: what
+            load balancers need to notice.
     """
 
     host: str = "127.0.0.1"
@@ -161,6 +163,7 @@ class HttpSettings(Settings):
     write_timeout_s: float = Field(60.0, gt=0)
     api_keys_env: str = "PENSTOCK_API_KEYS"
     session_header: str = "x-session-id"
+    notice_s: float = Field(1.0, ge=0, le=600)
 
 
 class FleetSettings(Settings):

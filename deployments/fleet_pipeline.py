@@ -1,13 +1,14 @@
 """The operators around the router: what acts on whole streams, model by model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from actors.instance import Instance
-from deployments.fleet import MigrationSettings, ModelSettings
+from deployments.fleet import ModelSettings
 from deployments.fleet_engine import FleetEngine, ModelCard
 from engines.context import Context
 from engines.contract import Engine, Sink
-from engines.migration import Migration
+from engines.migration import Migration, Move
 from engines.operator import Operator
 from engines.requests import GenerateRequest
 
@@ -18,13 +19,18 @@ class FleetPipeline(Operator, FleetEngine):
     Args:
         fleet: What picks an instance for each request.
         models: The served models, with how streams of each are continued.
+        on_move: Hears of each stream that broke: its model, and what became of it.
     """
 
-    def __init__(self, fleet: FleetEngine, models: Sequence[ModelSettings]) -> None:
+    def __init__(
+        self, fleet: FleetEngine, models: Sequence[ModelSettings], on_move: Callable[[str, Move], None]
+    ) -> None:
         super().__init__(fleet)
         self._fleet = fleet
         self._pipelines: Mapping[str, Engine] = {
-            name: _pipeline(fleet, model.migration) for model in models for name in (model.name, *model.aliases)
+            name: Migration(fleet, model.migration.limit, model.migration.wait_s, partial(on_move, model.name))
+            for model in models
+            for name in (model.name, *model.aliases)
         }
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
@@ -39,7 +45,3 @@ class FleetPipeline(Operator, FleetEngine):
     def instances(self) -> Sequence[Instance]:
         """As `FleetEngine.instances`."""
         return self._fleet.instances()
-
-
-def _pipeline(fleet: FleetEngine, settings: MigrationSettings) -> Engine:
-    return Migration(fleet, settings.limit, settings.wait_s)

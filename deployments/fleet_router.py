@@ -14,9 +14,14 @@ from deployments.fleet_engine import FleetEngine
 from deployments.fleet_pipeline import FleetPipeline
 from deployments.routing.router import PushRouter
 from engines.errors import PenstockError
+from engines.migration import Move
 
 
-def fleet_router(settings: FleetSettings, directory: DirectoryClient) -> FleetEngine:
+def fleet_router(
+    settings: FleetSettings,
+    directory: DirectoryClient,
+    on_move: Callable[[str, Move], None] = lambda model, move: None,
+) -> FleetEngine:
     """The router of a deployed fleet, with its operators; `start` it first.
 
     This process must be connected to the fleet's Ray cluster.
@@ -24,6 +29,7 @@ def fleet_router(settings: FleetSettings, directory: DirectoryClient) -> FleetEn
     Args:
         settings: The fleet.
         directory: Its directory.
+        on_move: Hears of each stream that broke: its model, and what became of it.
     """
     patience = {model.name: model.patience for model in settings.models}
 
@@ -34,4 +40,4 @@ def fleet_router(settings: FleetSettings, directory: DirectoryClient) -> FleetEn
     def connect(instance: Instance, on_lost: Callable[[PenstockError], None]) -> Egress:
         return Egress(instance, settings.channel, on_lost, patience=patience.get(instance.model))
 
-    return FleetPipeline(PushRouter(settings.models, watch, connect), settings.models)
+    return FleetPipeline(PushRouter(settings.models, watch, connect), settings.models, on_move)

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from actors.instance import Instance
 from engines.errors import Unavailable
 from engines.events import Usage
+from engines.migration import Move
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 CUMULATIVE_PREFIX = "metrics/cumulative/"
@@ -30,6 +31,7 @@ GAUGES_PREFIX = "metrics/gauges/"
 
 _LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300)
 _FIRST_TOKEN_BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_MOVE_PAUSE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _PER_TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 
 
@@ -120,6 +122,19 @@ class Metrics:
             "Connections closed because the client read nothing for too long.",
             registry=self._cumulative,
         )
+        self._moves = Counter(
+            "penstock_migrations",
+            "Streams that broke, by what became of them.",
+            ["model", "outcome"],
+            registry=self._cumulative,
+        )
+        self._move_pause = Histogram(
+            "penstock_migration_pause_seconds",
+            "From a stream's break to its continuation elsewhere.",
+            ["model"],
+            buckets=_MOVE_PAUSE_BUCKETS_S,
+            registry=self._cumulative,
+        )
         self._prompt_tokens = Counter(
             "penstock_prompt_tokens", "Tokens of prompts.", ["model"], registry=self._cumulative
         )
@@ -205,6 +220,12 @@ class Metrics:
     def dropped(self) -> None:
         """A client that read nothing was dropped."""
         self._dropped.inc()
+
+    def moved(self, model: str, move: Move) -> None:
+        """A stream broke."""
+        self._moves.labels(model, move.outcome).inc()
+        if move.outcome == "continued":
+            self._move_pause.labels(model).observe(move.pause_s)
 
     async def post_forever(self) -> None:
         """Posts this replica's figures until cancelled; returns at once without a board."""

@@ -39,6 +39,11 @@ MARGIN_S = 10.0
 """What closing listeners and links may take besides."""
 
 
+def shutdown_timeout_s(settings: FleetSettings) -> float:
+    """Seconds after which Serve may kill a replica that was asked to end."""
+    return settings.http.notice_s + DRAIN_S + MARGIN_S
+
+
 class RouterDeployment:
     """One router replica.
 
@@ -59,9 +64,10 @@ class RouterDeployment:
         self, settings: FleetSettings, *engines: DeploymentHandle
     ) -> None:
         directory = DirectoryClient(settings.name)
-        self._fleet = fleet_router(settings, directory)
-        await self._fleet.start()
         metrics = Metrics(serve.get_replica_context().replica_tag, _DirectoryBoard(directory))
+        self._fleet = fleet_router(settings, directory, metrics.moved)
+        await self._fleet.start()
+        self._notice_s = settings.http.notice_s
         self._http = HttpIngress(self._fleet, settings.http, metrics)
         await self._http.start()
         freeze_heap()
@@ -154,7 +160,7 @@ class RouterDeployment:
     async def __del__(self) -> None:
         """Accepts no more, lets requests end, closes the channels."""
         if self._http is not None:
-            await self._http.stop(DRAIN_S)
+            await self._http.stop(DRAIN_S, self._notice_s)
         if self._fleet is not None:
             await self._fleet.stop(0)
 

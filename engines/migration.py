@@ -13,7 +13,9 @@ import asyncio
 import time
 from array import array
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from engines.context import Context
 from engines.contract import Engine, Sink
@@ -36,6 +38,24 @@ _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 0.5
 
 
+MoveOutcome = Literal["continued", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What became of a stream that broke.
+
+    Attributes:
+        instance: Which instance was lost; None where nobody knows.
+        outcome: Another instance went on with it, none could, or its caller gave up.
+        pause_s: Seconds from the break to that.
+    """
+
+    instance: str | None
+    outcome: MoveOutcome
+    pause_s: float
+
+
 class Migration(Operator):
     """Continues broken streams.
 
@@ -43,12 +63,20 @@ class Migration(Operator):
         engine: What to submit to: a router, which picks another instance each time.
         limit: How often one stream is moved before it fails; 0: never.
         wait_s: How long a broken stream waits for an instance that takes it.
+        on_move: Hears of each break, once it is known what became of the stream.
     """
 
-    def __init__(self, engine: Engine, limit: int = 3, wait_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        limit: int = 3,
+        wait_s: float = 30.0,
+        on_move: Callable[[Move], None] = lambda _: None,
+    ) -> None:
         super().__init__(engine)
         self._limit = limit
         self._wait_s = wait_s
+        self._on_move = on_move
         self._moves: set[asyncio.Task[None]] = set()
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
@@ -65,26 +93,32 @@ class Migration(Operator):
         task.add_done_callback(self._moves.discard)
 
     async def _move(self, stream: "_Stream", lost: PenstockError) -> None:
-        deadline_s = time.monotonic() + self._wait_s
+        began_s = time.monotonic()
+        outcome = await self._find_another(stream, lost, began_s + self._wait_s)
+        self._on_move(Move(lost.instance, outcome, time.monotonic() - began_s))
+
+    async def _find_another(self, stream: "_Stream", lost: PenstockError, deadline_s: float) -> MoveOutcome:
         pause_s = _FIRST_PAUSE_S
         while not stream.ends_early():
             try:
                 await self._engine.submit(stream.rest(), stream.context, stream)
-                return
+                return "continued"
             except PenstockError as error:
                 left_s = deadline_s - time.monotonic()
                 if not error.retryable or left_s <= 0:
-                    if not stream.ends_early():
-                        stream.give_up(lost, error)
-                    return
+                    if stream.ends_early():
+                        break
+                    stream.give_up(lost, error)
+                    return "failed"
             except Exception as error:  # noqa: BLE001 - the caller waits: it must hear of a bug, too
                 stream.give_up(lost, EngineFailed(f"{type(error).__name__}: {error}"))
-                return
+                return "failed"
             # An instance that comes up, or drains its queue, does not say so here; a pause this short nobody notices.
-            with_stop = asyncio.ensure_future(stream.context.stopped())
-            await asyncio.wait([with_stop], timeout=min(pause_s, left_s))
-            with_stop.cancel()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(pause_s, left_s)):
+                    await stream.context.stopped()
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        return "cancelled"
 
 
 class _Stream:
@@ -149,7 +183,7 @@ class _Stream:
             return
         self._moves += 1
         if self._telling is not None:
-            self.start_over()
+            self._retelling = Retelling(self._telling)
         self._migration.move(self, error)
 
     def rest(self) -> GenerateRequest:
@@ -157,15 +191,6 @@ class _Stream:
         resume = Resume(token_ids=list(self._ids) if self._telling is None else [])
         # Whoever was named is the one that was lost.
         return self._request.model_copy(update={"resume": resume, "instance": None})
-
-    def can_start_over(self) -> bool:
-        """Whether another telling says the same."""
-        return self._telling is not None and (self._telling.is_empty or _is_greedy(self._request.sampling))
-
-    def start_over(self) -> None:
-        """What comes next begins from the start."""
-        assert self._telling is not None
-        self._retelling = Retelling(self._telling)
 
     def ends_early(self) -> bool:
         """Ends the stream if its caller has cancelled it meanwhile; whether it did."""
@@ -192,7 +217,8 @@ class _Stream:
             return False
         if self._started is None or self._moves >= self._limit:
             return False
-        return self._telling is None or self.can_start_over()
+        # By its ids, or told again by an engine that says the same.
+        return self._telling is None or self._telling.is_empty or _is_greedy(self._request.sampling)
 
     def _tell(self, event: Delta) -> None:
         assert self._telling is not None

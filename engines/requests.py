@@ -110,8 +110,8 @@ class Resume(_Request):
     """Where to go on: what the request has generated on an instance that died.
 
     Attributes:
-        token_ids: Ids generated so far; the engine feeds them silently through its detokenizer and parsers. None: it
-            starts over, and is only known to have waited already.
+        token_ids: Ids generated so far; the engine feeds them silently through its detokenizer and parsers. Empty:
+            it starts over, and is only known to have waited already.
     """
 
     token_ids: TokenIds

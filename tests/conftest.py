@@ -4,6 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+# Only what is imported later is rewritten, and more than one room asks with its helpers.
+pytest.register_assert_rewrite("tests.contract.asking")
+
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:

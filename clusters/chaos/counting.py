@@ -12,13 +12,15 @@ import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 
-from clusters.api_client import api_key
+from clusters.api_client import auth_headers
 from clusters.errors import ClusterError
 
-_NUMBERS = 999
+LAST = 999
+"""The last number that the demo model can count to."""
 _QUESTIONS = 40
 _RETRY_S = 0.2
 """How long a client that was refused waits when it was not told how long."""
@@ -27,12 +29,21 @@ _STILL_S = 120.0
 _NUMBER = re.compile(r"\d+")
 
 
+def counting_request(model: str, first: int, last: int) -> dict[str, Any]:
+    """The body of a request for these numbers, streamed."""
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": f"count from {first} to {last}"}],
+        "temperature": 0,
+        "stream": True,
+    }
+
+
 @dataclass(slots=True)
 class Tally:
     """What became of the requests of a load.
 
     Attributes:
-        asked: Requests made. Each of them is one of the four below in the end.
         served: Answers that came to their end.
         refused: Refused before they began (429, 503): the client asks again.
         failed: Ended by an error, before or after their first token.
@@ -43,7 +54,6 @@ class Tally:
         reasons: What the errors said, each once.
     """
 
-    asked: int = 0
     served: int = 0
     refused: int = 0
     failed: int = 0
@@ -60,7 +70,6 @@ class Tally:
 
     def add(self, other: "Tally") -> None:
         """Adds another tally to this one."""
-        self.asked += other.asked
         self.served += other.served
         self.refused += other.refused
         self.failed += other.failed
@@ -81,21 +90,20 @@ class CountingLoad:
         length: How many numbers each answer has.
 
     Attributes:
-        tally: Of the requests that ended since it was last replaced.
         open: Answers that are being read now.
     """
 
     def __init__(self, url: str, model: str, clients: int, length: int) -> None:
-        self.tally = Tally()
+        self._tally = Tally()
         self.open = 0
         self._url = f"{url}/v1/chat/completions"
         self._model = model
-        self._length = min(length, _NUMBERS)
+        self._length = min(length, LAST)
         self._clients = clients
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self._random = random.Random(0)  # noqa: S311
-        self._questions = [self._random.randint(1, _NUMBERS - self._length + 1) for _ in range(_QUESTIONS)]
+        self._questions = [self._random.randint(1, LAST - self._length + 1) for _ in range(_QUESTIONS)]
 
     async def __aenter__(self) -> "CountingLoad":
         """Tries the questions, and starts.
@@ -103,10 +111,9 @@ class CountingLoad:
         Raises:
             ClusterError: The model gives no exact answer.
         """
-        key = api_key()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
-            headers={"authorization": f"Bearer {key}"} if key else {},
+            headers=auth_headers(),
             timeout=aiohttp.ClientTimeout(total=None, sock_read=_STILL_S),
         )
         tries = await asyncio.gather(*(self._count(first) for first in self._questions))
@@ -128,31 +135,26 @@ class CountingLoad:
         await self._session.close()
 
     def take(self) -> Tally:
-        """The tally so far; the next one starts from nothing."""
-        tally, self.tally = self.tally, Tally()
+        """What became of the requests that ended since it was last taken."""
+        tally, self._tally = self._tally, Tally()
         return tally
 
     async def _client(self) -> None:
         while not self._stopping:
             tally, wait_s = await self._count(self._random.choice(self._questions))
-            self.tally.add(tally)
+            self._tally.add(tally)
             await asyncio.sleep(wait_s)
 
     async def _count(self, first: int) -> tuple[Tally, float]:
         """Asks one question; what became of it, and how long to wait before the next."""
         numbers = range(first, first + self._length)
-        body = {
-            "model": self._model,
-            "messages": [{"role": "user", "content": f"count from {numbers[0]} to {numbers[-1]}"}],
-            "temperature": 0,
-            "stream": True,
-        }
+        body = counting_request(self._model, numbers[0], numbers[-1])
         answer = _Answer()
         try:
             async with self._session.post(self._url, json=body) as response:
                 if response.status in (429, 503):
                     wait_s = float(response.headers.get("retry-after", _RETRY_S))
-                    return Tally(asked=1, refused=1, reasons={answer.refusal(await response.text())}), wait_s
+                    return Tally(refused=1, reasons={answer.refusal(await response.text())}), wait_s
                 if response.status != 200:
                     answer.error = answer.refusal(await response.text())
                 else:
@@ -164,7 +166,7 @@ class CountingLoad:
                         self.open -= 1
         except aiohttp.ClientError as error:
             # Nobody can go on with a connection whose other end is gone.
-            return Tally(asked=1, cut=1, reasons={f"{type(error).__name__}: {error}"}), _RETRY_S
+            return Tally(cut=1, reasons={f"{type(error).__name__}: {error}"}), _RETRY_S
         return answer.tally(numbers), _RETRY_S if answer.error else 0.0
 
 
@@ -207,7 +209,7 @@ class _Answer:
         """What became of the request, now that its answer is over."""
         said = [int(number) for number in _NUMBER.findall(self.text)]
         right = set(said) & set(wanted)
-        tally = Tally(asked=1, repeated=len(said) - len(right))
+        tally = Tally(repeated=len(said) - len(right))
         error = self.error or ("" if self._is_over else "The answer ended without [DONE].")
         if error:
             tally.failed = 1

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import aiohttp
 
 from actors.instance import Instance
-from clusters.api_client import api_key
+from clusters.api_client import auth_headers
+from clusters.chaos.counting import LAST, counting_request
 from clusters.chaos.targets import Targets
 
 STILL_S = 10.0
@@ -57,27 +58,28 @@ class Fault:
 
 
 async def _kill_actor(scene: Scene) -> None:
-    await scene.targets.signal_actor(await _victim(scene), signal.SIGKILL)
+    victim = await _victim(scene)
+    await scene.targets.signal(victim.node, [victim.pid], signal.SIGKILL)
 
 
 async def _stop_actor(scene: Scene) -> None:
     victim = await _victim(scene)
-    await scene.targets.signal_actor(victim, signal.SIGSTOP)
+    await scene.targets.signal(victim.node, [victim.pid], signal.SIGSTOP)
     await asyncio.sleep(STILL_S)
     try:
-        await scene.targets.signal_actor(victim, signal.SIGCONT)
+        await scene.targets.signal(victim.node, [victim.pid], signal.SIGCONT)
     except ProcessLookupError:
         return  # Serve has replaced it.
 
 
 async def _kill_engine(scene: Scene) -> None:
     victim, pids = await _engine(scene)
-    await scene.targets.signal_engine(victim, pids[:1], signal.SIGKILL)
+    await scene.targets.signal(victim.node, pids[:1], signal.SIGKILL)
 
 
 async def _stop_engine(scene: Scene) -> None:
     victim, pids = await _engine(scene)
-    await scene.targets.signal_engine(victim, pids, signal.SIGSTOP)
+    await scene.targets.signal(victim.node, pids, signal.SIGSTOP)
 
 
 async def _kill_router(scene: Scene) -> None:
@@ -96,19 +98,12 @@ async def _kill_everything(scene: Scene) -> None:
     victim = await _victim(scene)
     scene.targets.kill_controller()
     scene.targets.kill_directory()
-    await scene.targets.signal_actor(victim, signal.SIGKILL)
+    await scene.targets.signal(victim.node, [victim.pid], signal.SIGKILL)
 
 
 async def _disconnect(scene: Scene) -> None:
     """Many clients that ask for a long answer and leave in the middle of it."""
-    key = api_key()
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    body = {
-        "model": scene.model,
-        "messages": [{"role": "user", "content": "count from 1 to 999"}],
-        "temperature": 0,
-        "stream": True,
-    }
+    body = counting_request(scene.model, 1, LAST)
 
     async def leave(session: aiohttp.ClientSession) -> None:
         async with session.post(f"{scene.url}/v1/chat/completions", json=body) as response:
@@ -116,7 +111,7 @@ async def _disconnect(scene: Scene) -> None:
             await asyncio.sleep(scene.random.random() * STORM_S)
             response.close()
 
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=auth_headers()) as session:
         await asyncio.gather(*(leave(session) for _ in range(STORM_CLIENTS)))
 
 

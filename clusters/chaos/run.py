@@ -84,10 +84,8 @@ async def run_chaos(plan: ChaosPlan, console: Console) -> list[Outcome]:
         for fault in (fault for fault in plan.faults for _ in range(plan.times)):
             console.print(f"{fault.name}: {fault.what}", style="dim", highlight=False)
             outcomes.append(await _strike(fault, scene, load, capacity, plan.recovery_s))
-        load_tally = load
     # What was still being read when the last fault was over belongs to it.
-    last, rest = outcomes[-1], load_tally.take()
-    outcomes[-1] = Outcome(last.fault, last.open, _sum([last.tally, rest]), last.recovered_s, last.not_here)
+    outcomes[-1].tally.add(load.take())
     console.print(table(outcomes))
     for reason in sorted({reason for outcome in outcomes for reason in outcome.tally.reasons}):
         console.print(f"error: {reason}", style="red", markup=False, highlight=False)
@@ -95,12 +93,12 @@ async def run_chaos(plan: ChaosPlan, console: Console) -> list[Outcome]:
 
 
 async def _strike(fault: Fault, scene: Scene, load: CountingLoad, capacity: int, recovery_s: float) -> Outcome:
-    before = load.take()
+    tally = load.take()
     open_streams, began_s = load.open, time.monotonic()
     try:
         await fault.strike(scene)
     except NotHere as error:
-        return Outcome(fault, open_streams, before, None, str(error))
+        return Outcome(fault, open_streams, tally, None, str(error))
     recovered_s = None
     # Whoever was hurt must be seen to be gone before its successor counts.
     await asyncio.sleep(SETTLE_S)
@@ -110,7 +108,8 @@ async def _strike(fault: Fault, scene: Scene, load: CountingLoad, capacity: int,
             break
         await asyncio.sleep(_POLL_S)
     await asyncio.sleep(SETTLE_S)
-    return Outcome(fault, open_streams, _sum([before, load.take()]), recovered_s)
+    tally.add(load.take())
+    return Outcome(fault, open_streams, tally, recovered_s)
 
 
 def table(outcomes: Iterable[Outcome]) -> Table:
@@ -129,10 +128,3 @@ def table(outcomes: Iterable[Outcome]) -> Table:
         style = "" if outcome.is_good else "red"
         result.add_row(outcome.fault.name, *map(str, numbers), pause, whole, style=style)
     return result
-
-
-def _sum(tallies: Iterable[Tally]) -> Tally:
-    total = Tally()
-    for tally in tallies:
-        total.add(tally)
-    return total

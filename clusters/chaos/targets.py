@@ -15,6 +15,7 @@ from actors.directory_client import NAME as DIRECTORY
 from actors.directory_client import DirectoryClient
 from actors.instance import Instance, InstanceState
 from clusters.errors import ClusterError
+from deployments.app import ROUTER
 
 _RETRY_S = 0.2
 _SERVE = "serve"
@@ -47,18 +48,18 @@ class Targets:
         ready = [instance for instance in view.instances.values() if instance.state is InstanceState.READY]
         return sorted(ready, key=lambda instance: instance.id)
 
-    async def signal_actor(self, instance: Instance, number: signal.Signals) -> None:
-        """Signals the engine actor of an instance."""
-        await _on_node(instance.node, _signal, [instance.pid], number)
-
     async def engine_processes(self, instance: Instance) -> list[int]:
         """The processes that the engine of an instance has besides its actor's; a simulated engine has none."""
         pids: list[int] = await _on_node(instance.node, _children, instance.pid)
         return pids
 
-    async def signal_engine(self, instance: Instance, pids: list[int], number: signal.Signals) -> None:
-        """Signals processes of an engine."""
-        await _on_node(instance.node, _signal, pids, number)
+    async def signal(self, node: str, pids: list[int], number: signal.Signals) -> None:
+        """Signals processes of a node.
+
+        Raises:
+            ProcessLookupError: One is gone.
+        """
+        await _on_node(node, _signal, pids, number)
 
     def kill_directory(self) -> None:
         """Kills the directory; Ray starts it again."""
@@ -74,7 +75,7 @@ class Targets:
         Raises:
             ClusterError: There is none.
         """
-        prefix = f"SERVE_REPLICA::{self._fleet}#router#"
+        prefix = f"SERVE_REPLICA::{self._fleet}#{ROUTER}#"
         actors = ray.util.list_named_actors(all_namespaces=True)
         name = next((str(actor["name"]) for actor in actors if str(actor["name"]).startswith(prefix)), None)
         if name is None:

@@ -83,10 +83,12 @@ class HttpIngress:
         if self._services is not None:
             self._services.draining = True
 
-    async def stop(self, timeout_s: float = 30.0) -> None:
-        """Drains, takes no new connection, lets the requests under way end, and ends what is left at the deadline.
+    async def stop(self, timeout_s: float = 30.0, notice_s: float = 0.0) -> None:
+        """Drains, takes no new connection, lets the requests under way end, and ends what is left. Idempotent.
 
-        Idempotent.
+        Args:
+            timeout_s: What the requests under way get.
+            notice_s: How long connections are still taken, for load balancers that have to see `/ready` first.
         """
         self.drain()
         listener, self._listener = self._listener, None
@@ -94,12 +96,16 @@ class HttpIngress:
         poster, self._poster = self._poster, None
         if listener is None or server is None or poster is None:
             return
+        await asyncio.sleep(notice_s)
+        for _ in range(2):
+            # The kernel has answered some already, and would reset them: one turn of the loop accepts them.
+            await asyncio.sleep(0)
         listener.close()
         deadline_s = asyncio.get_running_loop().time() + timeout_s
-        while self._metrics.in_flight and asyncio.get_running_loop().time() < deadline_s:
-            server.close_idle()
+        while self._metrics.in_flight and asyncio.get_running_loop().time() < deadline_s:  # noqa: ASYNC110
             await asyncio.sleep(POLL_S)
-        # Connections that are still busy are cut here; cutting one kills its request.
+        # Idle connections were left open, for a request that is on its way; each closes after its next answer.
+        # Those that are still busy are cut here; cutting one kills its request.
         await server.shutdown(timeout=POLL_S)
         poster.cancel()
         await asyncio.wait([poster])
@@ -132,10 +138,6 @@ class _Server(web.Server):
 
     def __call__(self) -> Connection:
         return Connection(self, **self._options)
-
-    def close_idle(self) -> None:
-        """Closes the connections that no request runs on; the others close after their answer."""
-        self.pre_shutdown()
 
 
 def _cannot_listen(settings: HttpSettings, error: OSError) -> CannotListen:

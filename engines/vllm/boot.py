@@ -1,8 +1,8 @@
 """Booting vLLM without blocking the event loop, and ending it with all of its processes.
 
 vLLM takes a minute to boot: it imports half of the machine learning world, then starts a process for its core, which
-starts one for each rank. All of that happens in a thread of its own, which cannot be interrupted; what a cancelled
-boot leaves is ended by killing its processes, on which the thread fails.
+starts one for each rank if there are several. All of that happens in a thread of its own, which cannot be interrupted;
+what a cancelled boot leaves is ended by killing its processes, on which the thread fails.
 """
 
 import asyncio

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class VllmEngine(PushEngine):
-    """One vLLM engine, with its core and its ranks in child processes."""
+    """One vLLM engine, with its core, and several ranks, in child processes."""
 
     def __init__(self, name: str, spec: EngineSpec, options: VllmOptions) -> None:
         self.name = name

@@ -17,9 +17,9 @@ from tests.benchmarks.comparison import MAX_DURATION_S, Comparison, ComparisonPl
 from tests.benchmarks.load_process import LoadFailed
 from tests.benchmarks.machine import machine
 from tests.benchmarks.memory import StreamsClosed, run_memory
-from tests.benchmarks.report import print_comparison
+from tests.benchmarks.report import print_comparison, print_speed
 from tests.benchmarks.servers import NoAnswer
-from tests.benchmarks.sides import EngineOptions, penstock_plan, vllm_plan
+from tests.benchmarks.sides import STOCK, EngineOptions, penstock_plan, vllm_plan
 
 FULL = ComparisonPlan(rounds=5, clients=(1, 8, 32, 64, 128), duration_s=6.0)
 QUICK = ComparisonPlan(rounds=3, clients=(1, 8, 64, 128), duration_s=3.0)
@@ -36,7 +36,7 @@ def main() -> int:
     )
     console = Console(file=sys.stdout, width=200)
     try:
-        asyncio.run(_run(plan, arguments.model, arguments.json, console))
+        asyncio.run(_run(plan, arguments.model, arguments.stock, arguments.json, console))
     except (NoAnswer, LoadFailed, StreamsClosed) as error:
         console.print(f"FAILED: {error}", markup=False)
         return 1
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", type=Path, default=MODEL_PATH, help="directory of the model; default: the demo model"
     )
+    parser.add_argument("--stock", action="store_true", help=f"measure {STOCK}, too: half as long again")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there, too")
     return parser
 
@@ -70,14 +71,17 @@ def _positive(kind: type[int] | type[float], limit: float = math.inf) -> Any:
     return number
 
 
-async def _run(plan: ComparisonPlan, model: Path, json_file: Path | None, console: Console) -> None:
+async def _run(plan: ComparisonPlan, model: Path, stock: bool, json_file: Path | None, console: Console) -> None:
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
         options = EngineOptions(model)
         theirs, ours = vllm_plan(options), penstock_plan(options, Path(folder))
-        comparison = await compare((theirs, ours), plan, Path(folder), console.print)
+        sides = (theirs, ours, vllm_plan(options, stock=True)) if stock else (theirs, ours)
+        comparison = await compare(sides, plan, Path(folder), console.print)
     described = ", ".join(f"{name} {value}" for name, value in machine().items())
     console.print(f"\n{described}\n", markup=False)
     print_comparison(console, comparison, ours=ours.name, theirs=theirs.name)
+    if stock:
+        print_speed(console, comparison, ours=ours.name, theirs=STOCK)
     if json_file is not None:
         _write(json_file, comparison, options)
         console.print(f"every measurement is in {json_file}\n", markup=False)

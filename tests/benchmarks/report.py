@@ -21,14 +21,19 @@ _Figure = Callable[[Measurement], float]
 
 def print_comparison(console: Console, comparison: Comparison, ours: str, theirs: str) -> None:
     """Prints speed with its targets, latencies, and CPU per token."""
-    console.print("Tokens per second: median (min-max) of the rounds")
-    console.print(_speed(comparison, ours, theirs))
+    print_speed(console, comparison, ours, theirs)
     if 1 in comparison.plan.clients:
         console.print(_ttft_verdict(comparison, ours, theirs))
     console.print("Latencies in milliseconds: medians of the rounds")
     console.print(_latencies(comparison, ours, theirs))
-    console.print("CPU microseconds per token by process: medians; `serving` is all but the engine's own two")
+    console.print("CPU microseconds per token by process: medians; `serving` is all but the engine's own")
     console.print(_cpu(comparison, ours, theirs))
+
+
+def print_speed(console: Console, comparison: Comparison, ours: str, theirs: str) -> None:
+    """Prints the tokens per second of two sides, and their ratio."""
+    console.print("Tokens per second: median (min-max) of the rounds")
+    console.print(_speed(comparison, ours, theirs))
 
 
 def table(*columns: str) -> Table:

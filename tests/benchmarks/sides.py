@@ -10,6 +10,7 @@ import yaml
 from tests.benchmarks.servers import HOST, ServerPlan, free_port
 
 MODEL = "demo"
+STOCK = "vLLM as it comes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,14 @@ class EngineOptions:
         }
 
 
-def vllm_plan(options: EngineOptions) -> ServerPlan:
-    """vLLM's own server, without the logs and statistics per request, which Penstock does not make either."""
+def vllm_plan(options: EngineOptions, *, stock: bool = False) -> ServerPlan:
+    """vLLM's own server, without the logs and statistics per request, which Penstock does not make either.
+
+    Args:
+        options: Of the engine.
+        stock: With the executor that vLLM picks on the CPU, a process more that spins. Otherwise with that of
+            Penstock's engine, and of vLLM itself on a GPU: a single rank shares the process of the core.
+    """
     port = free_port()
     command = [
         sys.executable,
@@ -69,13 +76,15 @@ def vllm_plan(options: EngineOptions) -> ServerPlan:
         *("--disable-uvicorn-access-log", "--disable-log-stats"),
         *("--kv-cache-memory-bytes", str(options.kv_cache_bytes)),
     ]
+    if not stock:
+        command += ["--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"]
     for name, value in options.named().items():
         flag = "--" + name.replace("_", "-")
         if value is False:
             command.append(flag.replace("--", "--no-", 1))
         else:
             command += [flag] if value is True else [flag, str(value)]
-    return ServerPlan("vLLM", tuple(command), options.environment(), MODEL, port)
+    return ServerPlan(STOCK if stock else "vLLM", tuple(command), options.environment(), MODEL, port)
 
 
 def penstock_plan(options: EngineOptions, directory: Path) -> ServerPlan:

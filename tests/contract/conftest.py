@@ -5,10 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-pytest.register_assert_rewrite("tests.contract.asking")
-
-from tests.contract.asking import Running  # noqa: E402 - only what is imported later is rewritten
-from tests.contract.subjects import SUBJECTS  # noqa: E402
+from tests.contract.asking import Running
+from tests.contract.subjects import SUBJECTS
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session", params=SUBJECTS, ids=lambda subject: subject.name)

@@ -92,6 +92,29 @@ async def test_stop_lets_requests_end(serving: Serving) -> None:
             await served.get("/live")
 
 
+async def test_connections_are_taken_until_the_notice_is_over(serving: Serving) -> None:
+    async with serving(["Hi"]) as served:
+        stopping = asyncio.create_task(served.ingress.stop(20, notice_s=30))
+        await asyncio.sleep(0)  # It has begun.
+        for path, status in (("/ready", 503), ("/live", 200)):
+            answer = await served.get(path)  # Over a new connection each: the last was closed.
+            assert (answer.status, answer.headers["Connection"]) == (status, "close")
+        assert (await served.chat()).status == 200
+        stopping.cancel()
+
+
+async def test_a_kept_connection_is_good_for_one_more_request(serving: Serving) -> None:
+    async with serving(["Hi", 0.3, " there"]) as served:
+        await asyncio.gather(served.chat(), served.chat())
+        asked = asyncio.create_task(served.chat(stream=True))
+        await until(lambda: bool(served.engine.active))
+        stopping = asyncio.create_task(served.ingress.stop(20))
+        await asyncio.sleep(0)
+        assert (await served.chat()).status == 200
+        assert b"[DONE]" in (await asked).body
+        await stopping
+
+
 async def test_stop_ends_what_is_left_at_the_deadline(serving: Serving) -> None:
     async with serving(["Hi", Hang()]) as served:
         asked = asyncio.create_task(served.chat(stream=True))

@@ -75,7 +75,7 @@ async def test_stop_in_the_middle_of_the_boot() -> None:
     before = descendants()
     engine: VllmEngine = make_vllm("vllm-1", model="demo", enforce_eager=True)
     boot = asyncio.create_task(engine.start())
-    await eventually(lambda: len(descendants() - before) >= 2)  # the core, and its rank
+    await eventually(lambda: bool(descendants() - before))  # the core
     started = descendants() - before
     await engine.stop()
     with pytest.raises(EngineFailed):
@@ -105,12 +105,13 @@ async def test_death_is_noticed_and_leaves_nothing() -> None:
     await gone(processes)
 
 
-async def test_host_that_is_killed_takes_the_engine_along() -> None:
+async def test_host_that_is_killed_takes_core_and_ranks_along() -> None:
     code = (
         "import asyncio, sys\n"
         "from tests.engines.vllm.booted import DEMO_OPTIONS, make_vllm\n"
         "async def main():\n"
-        "    await make_vllm('vllm-1', **DEMO_OPTIONS).start()\n"
+        "    ranks = {'distributed_executor_backend': 'mp'}\n"
+        "    await make_vllm('vllm-1', **DEMO_OPTIONS, engine_args=ranks).start()\n"
         "    print('booted', flush=True)\n"
         "    await asyncio.sleep(3600)\n"
         "if __name__ == '__main__':\n"
@@ -132,7 +133,7 @@ async def test_host_that_is_killed_takes_the_engine_along() -> None:
                 while await host.stdout.readline() != b"booted\n":
                     assert not host.stdout.at_eof(), "it did not boot"
             processes = set(psutil.Process(host.pid).children(recursive=True))
-            assert len(processes) >= 2
+            assert len(processes) >= 2  # the core, and its rank
         finally:
             host.kill()
             await host.wait()
@@ -143,7 +144,7 @@ async def test_stop_fails_what_runs_and_frees_everything() -> None:
     before = descendants()
     async with demo_engine() as engine:
         processes = descendants() - before
-        assert len(processes) >= 2
+        assert processes
         recorder = Recorder()
         await engine.submit(counting(1, 500), Context(), recorder)
         await eventually(lambda: len(recorder.events) > 3)
