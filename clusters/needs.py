@@ -21,8 +21,13 @@ _VLLM_KV_BYTES = 256 * 2**20
 
 
 def logical_cpus(fleet: FleetSettings, cores: int) -> int:
-    """CPUs that a local Ray is told it has: a count to place by, so that a fleet of one machine always fits."""
-    needed = sum(model.cpus * model.replicas for model in fleet.models) + fleet.router.cpus * fleet.router.replicas
+    """CPUs that a local Ray is told it has: a count to place by, so that a fleet of one machine always fits.
+
+    An upgrade included, which makes new routers, and new instances as `surge_percent` says, before the old ones end.
+    """
+    needed = 2 * fleet.router.cpus * fleet.router.replicas
+    for model in fleet.models:
+        needed += model.cpus * math.ceil(model.replicas * (100 + model.surge_percent) / 100)
     return max(cores, math.ceil(needed) + 1)
 
 

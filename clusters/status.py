@@ -29,12 +29,14 @@ class Scrape:
         at_s: Monotonic time of it.
         rows: The instances, by id.
         tokens: Tokens generated so far, by model.
+        moved: Streams that broke and went on elsewhere, by model.
         in_flight: Requests under way in the whole fleet.
     """
 
     at_s: float
     rows: list[InstanceRow] = field(default_factory=list)
     tokens: dict[str, float] = field(default_factory=dict)
+    moved: dict[str, int] = field(default_factory=dict)
     in_flight: int = 0
 
     def tokens_per_s(self, before: "Scrape") -> dict[str, float]:
@@ -105,6 +107,8 @@ def parse_metrics(text: str, at_s: float) -> Scrape:
                 case "penstock_generation_tokens_total":
                     model = sample.labels["model"]
                     result.tokens[model] = result.tokens.get(model, 0.0) + sample.value
+                case "penstock_migrations_total" if sample.labels["outcome"] == "continued":
+                    result.moved[sample.labels["model"]] = int(sample.value)
                 case "penstock_requests_in_flight":
                     result.in_flight += int(sample.value)
     for id, labels in sorted(info.items()):

@@ -47,6 +47,8 @@ def build(args: Mapping[str, Any] | FleetSettings) -> Application:
         num_replicas=settings.router.replicas,
         ray_actor_options={"num_cpus": settings.router.cpus},
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
+        # The port is shared, so an upgrade need not close it: each replica's successor listens before it ends.
+        max_surge_percent=100,
         graceful_shutdown_wait_loop_s=WAIT_LOOP_S,
         graceful_shutdown_timeout_s=router_deployment.shutdown_timeout_s(settings),
         logging_config=NO_ACCESS_LOG,
@@ -67,6 +69,7 @@ def _engine_deployment(name: str, model: ModelSettings, settings: FleetSettings)
         # Ray knows no empty bundle: an instance that reserves nothing lives without a placement group.
         placement_group_bundles=[bundle] if bundle else None,
         placement_group_strategy="STRICT_PACK" if bundle else None,
+        max_surge_percent=model.surge_percent,
         health_check_period_s=model.health.period_s,
         health_check_timeout_s=model.health.timeout_s,
         graceful_shutdown_wait_loop_s=WAIT_LOOP_S,

@@ -83,6 +83,8 @@ class ModelSettings(Settings):
         engine: Kind of engine (`vllm`, `simulated`, ...).
         options: Options of that kind of engine.
         replicas: Instances.
+        surge_percent: How many more there may be while an upgrade replaces them, in percent. 0: one ends before its
+            successor boots, as a cluster without room to spare needs; a model with one instance is away meanwhile.
         tensor_parallel_size: GPUs (or CPU ranks) that one instance spreads its model over.
         gpus: GPUs of one instance. None: `tensor_parallel_size` where the cluster has GPUs and the engine uses them,
             else 0. A fraction (0.5) shares one GPU among instances; give each its `gpu_memory_utilization`, then.
@@ -98,6 +100,7 @@ class ModelSettings(Settings):
     engine: str = "vllm"
     options: dict[str, Any] = {}
     replicas: int = Field(1, ge=1, le=1000)
+    surge_percent: int = Field(0, ge=0, le=100)
     tensor_parallel_size: int = Field(1, ge=1)
     gpus: float | None = Field(None, ge=0)
     cpus: float = Field(1.0, ge=0)

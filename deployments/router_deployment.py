@@ -63,11 +63,11 @@ class RouterDeployment:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, settings: FleetSettings, *engines: DeploymentHandle
     ) -> None:
+        self._settings = settings
         directory = DirectoryClient(settings.name)
         metrics = Metrics(serve.get_replica_context().replica_tag, _DirectoryBoard(directory))
         self._fleet = fleet_router(settings, directory, metrics.moved)
         await self._fleet.start()
-        self._notice_s = settings.http.notice_s
         self._http = HttpIngress(self._fleet, settings.http, metrics)
         await self._http.start()
         freeze_heap()
@@ -148,6 +148,10 @@ class RouterDeployment:
         """Every instance that is not gone, with its latest load, as this replica sees it."""
         return self._engine.instances()
 
+    async def settings(self) -> FleetSettings:
+        """What the fleet was deployed with."""
+        return self._settings
+
     async def http_port(self) -> int:
         """The port that this replica listens on."""
         assert self._http is not None
@@ -160,7 +164,7 @@ class RouterDeployment:
     async def __del__(self) -> None:
         """Accepts no more, lets requests end, closes the channels."""
         if self._http is not None:
-            await self._http.stop(DRAIN_S, self._notice_s)
+            await self._http.stop(DRAIN_S, self._settings.http.notice_s)
         if self._fleet is not None:
             await self._fleet.stop(0)
 

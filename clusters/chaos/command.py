@@ -1,6 +1,7 @@
 """`penstock chaos`: joins a fleet's Ray cluster, and does it harm."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,6 +58,8 @@ def chaos_command(
         times=times,
         recovery_s=recovery_s,
     )
+    # What Serve says of an upgrade is not what the table is about.
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
         ray.init(address=where.ray_address, namespace=where.name, log_to_driver=False, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import random
 import re
+import socket
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -18,12 +19,14 @@ import aiohttp
 
 from clusters.api_client import auth_headers
 from clusters.errors import ClusterError
+from deployments.http.dispatch import INSTANCE_HEADER
 
 LAST = 999
 """The last number that the demo model can count to."""
 _QUESTIONS = 40
 _RETRY_S = 0.2
 """How long a client that was refused waits when it was not told how long."""
+_SMALL_BYTES = 4096
 _STILL_S = 120.0
 """A connection that brings nothing for so long is given up."""
 _NUMBER = re.compile(r"\d+")
@@ -50,7 +53,6 @@ class Tally:
         cut: Connections that broke, as they do when the router behind them dies.
         lost: Numbers that an answer should have said and did not.
         repeated: Numbers that an answer said more than once, or that nobody asked for.
-        pauses_s: The longest pause between two pieces of each answer that was served.
         reasons: What the errors said, each once.
     """
 
@@ -60,7 +62,6 @@ class Tally:
     cut: int = 0
     lost: int = 0
     repeated: int = 0
-    pauses_s: list[float] = field(default_factory=list)
     reasons: set[str] = field(default_factory=set)
 
     @property
@@ -76,7 +77,6 @@ class Tally:
         self.cut += other.cut
         self.lost += other.lost
         self.repeated += other.repeated
-        self.pauses_s += other.pauses_s
         self.reasons |= other.reasons
 
 
@@ -93,9 +93,11 @@ class CountingLoad:
         open: Answers that are being read now.
     """
 
+    open: set["Answer"]
+
     def __init__(self, url: str, model: str, clients: int, length: int) -> None:
         self._tally = Tally()
-        self.open = 0
+        self.open = set()
         self._url = f"{url}/v1/chat/completions"
         self._model = model
         self._length = min(length, LAST)
@@ -116,7 +118,7 @@ class CountingLoad:
             headers=auth_headers(),
             timeout=aiohttp.ClientTimeout(total=None, sock_read=_STILL_S),
         )
-        tries = await asyncio.gather(*(self._count(first) for first in self._questions))
+        tries = await asyncio.gather(*(self._count(first, self._session) for first in self._questions))
         known = [
             first for first, (tally, _) in zip(self._questions, tries, strict=True) if tally.served and tally.is_whole
         ]
@@ -139,45 +141,62 @@ class CountingLoad:
         tally, self._tally = self._tally, Tally()
         return tally
 
+    async def read_late(self, clients: int, wait_s: float) -> None:
+        """So many clients more: each asks once, reads nothing for so long, and then everything."""
+        # Little fits into their sockets, so that it is the server who waits for them.
+        connector = aiohttp.TCPConnector(limit=0, socket_factory=_small_socket)
+        async with aiohttp.ClientSession(connector=connector, headers=auth_headers(), read_bufsize=1024) as session:
+            questions = (self._random.choice(self._questions) for _ in range(clients))
+            for tally, _ in await asyncio.gather(*(self._count(first, session, wait_s) for first in questions)):
+                self._tally.add(tally)
+
     async def _client(self) -> None:
         while not self._stopping:
-            tally, wait_s = await self._count(self._random.choice(self._questions))
+            tally, wait_s = await self._count(self._random.choice(self._questions), self._session)
             self._tally.add(tally)
             await asyncio.sleep(wait_s)
 
-    async def _count(self, first: int) -> tuple[Tally, float]:
-        """Asks one question; what became of it, and how long to wait before the next."""
+    async def _count(self, first: int, session: aiohttp.ClientSession, late_s: float = 0.0) -> tuple[Tally, float]:
+        """Asks one question, reads from `late_s` on; what became of it, and how long to wait before the next."""
         numbers = range(first, first + self._length)
         body = counting_request(self._model, numbers[0], numbers[-1])
-        answer = _Answer()
+        answer = Answer()
         try:
-            async with self._session.post(self._url, json=body) as response:
+            async with session.post(self._url, json=body) as response:
                 if response.status in (429, 503):
                     wait_s = float(response.headers.get("retry-after", _RETRY_S))
                     return Tally(refused=1, reasons={answer.refusal(await response.text())}), wait_s
                 if response.status != 200:
                     answer.error = answer.refusal(await response.text())
                 else:
-                    self.open += 1
+                    answer.instance = response.headers.get(INSTANCE_HEADER, "")
+                    self.open.add(answer)
                     try:
+                        await asyncio.sleep(late_s)
                         async for data in _events(response.content):
                             answer.take(data)
                     finally:
-                        self.open -= 1
+                        self.open.discard(answer)
         except aiohttp.ClientError as error:
             # Nobody can go on with a connection whose other end is gone.
             return Tally(cut=1, reasons={f"{type(error).__name__}: {error}"}), _RETRY_S
         return answer.tally(numbers), _RETRY_S if answer.error else 0.0
 
 
-class _Answer:
-    """What has come of one answer."""
+class Answer:
+    """What has come of one answer.
+
+    Attributes:
+        instance: Where it began.
+        pause_s: The longest pause between two of its pieces.
+    """
 
     def __init__(self) -> None:
+        self.instance = ""
+        self.pause_s = 0.0
         self.text = ""
         self.error = ""
         self._is_over = False
-        self._pause_s = 0.0
         self._last_s = 0.0
 
     def take(self, data: str) -> None:
@@ -194,7 +213,7 @@ class _Answer:
             if piece:
                 now_s = time.monotonic()
                 if self._last_s:
-                    self._pause_s = max(self._pause_s, now_s - self._last_s)
+                    self.pause_s = max(self.pause_s, now_s - self._last_s)
                 self._last_s = now_s
                 self.text += piece
 
@@ -218,9 +237,15 @@ class _Answer:
             tally.lost = len(set(wanted[: len(right)]) - right)
         else:
             tally.served = 1
-            tally.pauses_s.append(self._pause_s)
             tally.lost = len(wanted) - len(right)
         return tally
+
+
+def _small_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SMALL_BYTES)
+    return made
 
 
 async def _events(stream: aiohttp.StreamReader) -> AsyncIterator[str]:

@@ -4,18 +4,20 @@ import asyncio
 import random
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import aiohttp
 
 from actors.instance import Instance
 from clusters.api_client import auth_headers
-from clusters.chaos.counting import LAST, counting_request
+from clusters.chaos.counting import LAST, CountingLoad, counting_request
 from clusters.chaos.targets import Targets
 
 STILL_S = 10.0
 """How long a process stands still: longer than any channel bears."""
-STORM_CLIENTS = 200
+SLOW_READERS = 50
+STORM_CLIENTS = 1000
 STORM_S = 0.5
 
 
@@ -27,12 +29,14 @@ class Scene:
         targets: The fleet's processes.
         url: Where it answers.
         model: The model under load.
+        load: The load.
         random: Picks the victims.
     """
 
     targets: Targets
     url: str
     model: str
+    load: CountingLoad
     random: random.Random
 
 
@@ -47,39 +51,43 @@ class Fault:
     Attributes:
         name: For the command line and the table.
         what: One line for a person.
-        strike: Does it. Raises NotHere where it cannot happen.
+        strike: Does it, and returns the id of the instance that it took, if it took one. Raises NotHere where it cannot
+            happen.
         cuts: Whether connections of clients break by it, as nothing can be done about.
     """
 
     name: str
     what: str
-    strike: Callable[[Scene], Awaitable[None]]
+    strike: Callable[[Scene], Awaitable[str | None]]
     cuts: bool = False
 
 
-async def _kill_actor(scene: Scene) -> None:
+async def _kill_actor(scene: Scene) -> str:
     victim = await _victim(scene)
-    await scene.targets.signal(victim.node, [victim.pid], signal.SIGKILL)
+    await scene.targets.kill(victim, victim.pid)
+    return victim.id
 
 
-async def _stop_actor(scene: Scene) -> None:
+async def _stop_actor(scene: Scene) -> str:
     victim = await _victim(scene)
     await scene.targets.signal(victim.node, [victim.pid], signal.SIGSTOP)
     await asyncio.sleep(STILL_S)
-    try:
+    # Serve may have replaced it by now.
+    with suppress(ProcessLookupError):
         await scene.targets.signal(victim.node, [victim.pid], signal.SIGCONT)
-    except ProcessLookupError:
-        return  # Serve has replaced it.
+    return victim.id
 
 
-async def _kill_engine(scene: Scene) -> None:
+async def _kill_engine(scene: Scene) -> str:
     victim, pids = await _engine(scene)
-    await scene.targets.signal(victim.node, pids[:1], signal.SIGKILL)
+    await scene.targets.kill(victim, pids[0])
+    return victim.id
 
 
-async def _stop_engine(scene: Scene) -> None:
+async def _stop_engine(scene: Scene) -> str:
     victim, pids = await _engine(scene)
     await scene.targets.signal(victim.node, pids, signal.SIGSTOP)
+    return victim.id
 
 
 async def _kill_router(scene: Scene) -> None:
@@ -94,11 +102,20 @@ async def _kill_controller(scene: Scene) -> None:
     scene.targets.kill_controller()
 
 
-async def _kill_everything(scene: Scene) -> None:
+async def _kill_all(scene: Scene) -> str:
     victim = await _victim(scene)
     scene.targets.kill_controller()
     scene.targets.kill_directory()
-    await scene.targets.signal(victim.node, [victim.pid], signal.SIGKILL)
+    await scene.targets.kill(victim, victim.pid)
+    return victim.id
+
+
+async def _upgrade(scene: Scene) -> None:
+    await scene.targets.upgrade()
+
+
+async def _read_late(scene: Scene) -> None:
+    await scene.load.read_late(SLOW_READERS, STILL_S)
 
 
 async def _disconnect(scene: Scene) -> None:
@@ -119,7 +136,8 @@ async def _victim(scene: Scene) -> Instance:
     instances = [one for one in await scene.targets.instances() if one.model == scene.model]
     if len(instances) < 2:
         raise NotHere("it takes two ready instances of the model")
-    return scene.random.choice(instances)
+    # One that carries streams, as far as is known: one that has just come up would not be missed.
+    return scene.random.choice([one for one in instances if one.load.running] or instances)
 
 
 async def _engine(scene: Scene) -> tuple[Instance, list[int]]:
@@ -137,7 +155,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault("stop-engine", "the processes of an engine stand still for good", _stop_engine),
     Fault("kill-directory", "the directory is killed", _kill_directory),
     Fault("kill-controller", "Serve's controller is killed", _kill_controller),
-    Fault("kill-all", "controller, directory and an engine actor are killed at once", _kill_everything),
+    Fault("kill-all", "controller, directory and an engine actor are killed at once", _kill_all),
     Fault("disconnects", f"{STORM_CLIENTS} clients leave in the middle of their answers", _disconnect),
+    Fault("slow-readers", f"{SLOW_READERS} clients read nothing for {STILL_S:g} s, then everything", _read_late),
+    Fault("rolling-upgrade", "the fleet is deployed anew: every replica is replaced, one after another", _upgrade),
     Fault("kill-router", "a router replica is killed: its own connections drop", _kill_router, cuts=True),
 )

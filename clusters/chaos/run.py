@@ -4,18 +4,20 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.table import Table
 
+from clusters.api_client import ApiClient
 from clusters.chaos.counting import CountingLoad, Tally
 from clusters.chaos.faults import Fault, NotHere, Scene
 from clusters.chaos.targets import Targets
+from clusters.status import scrape
 
 WARM_UP_S = 2.0
-SETTLE_S = 3.0
-"""How long a load goes on after the fleet has its full capacity again."""
+SETTLE_S = 2.0
+"""How long a load goes on after a fault, and again after the fleet has its full capacity back."""
 _POLL_S = 0.1
 
 
@@ -46,44 +48,45 @@ class ChaosPlan:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
-    """What one fault did.
+    """What one fault did, each time that it happened.
 
     Attributes:
         fault: Which one.
         open: Answers that were being read when it happened.
-        tally: What became of the requests from then on.
+        moved: Streams that broke and went on elsewhere, as the fleet counts them.
+        pauses_s: The longest pause in each answer whose instance it took.
         recovered_s: Seconds to full capacity; None: not within the time it got.
+        tally: What became of the requests from then on.
         not_here: Why it could not happen; empty when it did.
     """
 
     fault: Fault
-    open: int
-    tally: Tally
-    recovered_s: float | None
+    open: list[int] = field(default_factory=list)
+    moved: int = 0
+    pauses_s: list[float] = field(default_factory=list)
+    recovered_s: list[float | None] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
     not_here: str = ""
 
     @property
     def is_good(self) -> bool:
         """Whether no client saw anything of it, except where nothing can be done about it."""
-        if self.not_here:
-            return True
         cut = self.tally.cut and not self.fault.cuts
-        return self.tally.is_whole and not cut and self.recovered_s is not None
+        return self.tally.is_whole and not cut and None not in self.recovered_s
 
 
 async def run_chaos(plan: ChaosPlan, console: Console) -> list[Outcome]:
-    """Runs the plan, and shows each outcome as it comes."""
-    targets = Targets(plan.fleet)
-    capacity = len(await targets.instances())
-    scene = Scene(targets, plan.url, plan.model, random.Random(plan.seed))  # noqa: S311
-    outcomes: list[Outcome] = []
+    """Runs the plan, and shows what came of it."""
+    outcomes = [Outcome(fault) for fault in plan.faults]
     async with CountingLoad(plan.url, plan.model, plan.clients, plan.length) as load:
+        chaos = _Chaos(plan, load)
         await asyncio.sleep(WARM_UP_S)
-        for fault in (fault for fault in plan.faults for _ in range(plan.times)):
-            console.print(f"{fault.name}: {fault.what}", style="dim", highlight=False)
-            outcomes.append(await _strike(fault, scene, load, capacity, plan.recovery_s))
+        for outcome in outcomes:
+            console.print(f"{outcome.fault.name}: {outcome.fault.what}", style="dim", highlight=False)
+            for _ in range(plan.times):
+                await chaos.strike(outcome)
     # What was still being read when the last fault was over belongs to it.
     outcomes[-1].tally.add(load.take())
     console.print(table(outcomes))
@@ -92,39 +95,68 @@ async def run_chaos(plan: ChaosPlan, console: Console) -> list[Outcome]:
     return outcomes
 
 
-async def _strike(fault: Fault, scene: Scene, load: CountingLoad, capacity: int, recovery_s: float) -> Outcome:
-    tally = load.take()
-    open_streams, began_s = load.open, time.monotonic()
-    try:
-        await fault.strike(scene)
-    except NotHere as error:
-        return Outcome(fault, open_streams, tally, None, str(error))
-    recovered_s = None
-    # Whoever was hurt must be seen to be gone before its successor counts.
-    await asyncio.sleep(SETTLE_S)
-    while time.monotonic() - began_s < recovery_s:
-        if len(await scene.targets.instances()) >= capacity:
-            recovered_s = time.monotonic() - began_s
-            break
-        await asyncio.sleep(_POLL_S)
-    await asyncio.sleep(SETTLE_S)
-    tally.add(load.take())
-    return Outcome(fault, open_streams, tally, recovered_s)
+class _Chaos:
+    def __init__(self, plan: ChaosPlan, load: CountingLoad) -> None:
+        self._load = load
+        self._client = ApiClient(plan.url)
+        self._model = plan.model
+        self._recovery_s = plan.recovery_s
+        self._targets = Targets(plan.fleet)
+        self._scene = Scene(self._targets, plan.url, plan.model, load, random.Random(plan.seed))  # noqa: S311
+        self._capacity = 0
+
+    async def strike(self, outcome: Outcome) -> None:
+        """Lets the fault happen once, and watches what comes of it."""
+        self._capacity = self._capacity or len(await self._targets.instances())
+        moved_before = await self._moved()
+        answers, began_s = list(self._load.open), time.monotonic()
+        try:
+            victim = await outcome.fault.strike(self._scene)
+        except NotHere as error:
+            outcome.not_here = str(error)
+        else:
+            outcome.open.append(len(answers))
+            await asyncio.sleep(SETTLE_S)
+            outcome.recovered_s.append(await self._recovered_s(began_s))
+            await asyncio.sleep(SETTLE_S)
+            outcome.moved += await self._moved() - moved_before
+            outcome.pauses_s += [answer.pause_s for answer in answers if answer.instance == victim]
+        outcome.tally.add(self._load.take())
+
+    async def _moved(self) -> int:
+        metrics = await asyncio.to_thread(scrape, self._client)
+        return metrics.moved.get(self._model, 0)
+
+    async def _recovered_s(self, began_s: float) -> float | None:
+        while time.monotonic() - began_s < self._recovery_s:
+            if len(await self._targets.instances()) >= self._capacity:
+                return time.monotonic() - began_s
+            await asyncio.sleep(_POLL_S)
+        return None
 
 
 def table(outcomes: Iterable[Outcome]) -> Table:
     """The outcomes, a row each."""
     result = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for column in ("fault", "open", "served", "refused", "broken", "cut", "lost", "repeated", "longest pause", "whole"):
+    for column in (
+        *("fault", "times", "open", "moved", "served", "refused", "broken", "cut", "lost", "repeated"),
+        *("pause p50", "pause p99", "whole after"),
+    ):
         result.add_column(column, justify="left" if column == "fault" else "right", no_wrap=column == "fault")
     for outcome in outcomes:
         tally = outcome.tally
         if outcome.not_here:
             result.add_row(outcome.fault.name, outcome.not_here)
             continue
-        numbers = (outcome.open, tally.served, tally.refused, tally.failed, tally.cut, tally.lost, tally.repeated)
-        pause = f"{1e3 * max(tally.pauses_s, default=0.0):.0f} ms"
-        whole = "never" if outcome.recovered_s is None else f"{outcome.recovered_s:.1f} s"
+        events = (len(outcome.open), min(outcome.open), outcome.moved)
+        ends = (tally.served, tally.refused, tally.failed, tally.cut, tally.lost, tally.repeated)
+        pauses = (_ms(outcome.pauses_s, 0.5), _ms(outcome.pauses_s, 0.99))
+        whole = "never" if None in outcome.recovered_s else f"{max(filter(None, outcome.recovered_s)):.1f} s"
         style = "" if outcome.is_good else "red"
-        result.add_row(outcome.fault.name, *map(str, numbers), pause, whole, style=style)
+        result.add_row(outcome.fault.name, *map(str, (*events, *ends)), *pauses, whole, style=style)
     return result
+
+
+def _ms(seconds: Sequence[float], share: float) -> str:
+    """The value that so large a share of them does not exceed."""
+    return f"{1e3 * sorted(seconds)[round(share * (len(seconds) - 1))]:.0f} ms" if seconds else ""

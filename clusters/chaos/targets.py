@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 import ray
+from ray import serve
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -15,7 +16,8 @@ from actors.directory_client import NAME as DIRECTORY
 from actors.directory_client import DirectoryClient
 from actors.instance import Instance, InstanceState
 from clusters.errors import ClusterError
-from deployments.app import ROUTER
+from deployments.app import ROUTER, build
+from deployments.fleet import FleetSettings
 
 _RETRY_S = 0.2
 _SERVE = "serve"
@@ -33,9 +35,11 @@ class Targets:
     def __init__(self, fleet: str) -> None:
         self._fleet = fleet
         self._directory = DirectoryClient(fleet)
+        # The directory shows them until their lease is over.
+        self._killed: set[str] = set()
 
     async def instances(self) -> list[Instance]:
-        """The instances that are ready, by id. Waits for a directory that was killed."""
+        """The instances that are ready, sorted by id. Waits for a directory that was killed."""
         while True:
             try:
                 view = await self._directory.snapshot()
@@ -45,13 +49,18 @@ class Targets:
             if view.is_complete:
                 break
             await asyncio.sleep(_RETRY_S)
-        ready = [instance for instance in view.instances.values() if instance.state is InstanceState.READY]
-        return sorted(ready, key=lambda instance: instance.id)
+        instances = [view.instances[id] for id in sorted(view.instances) if id not in self._killed]
+        return [instance for instance in instances if instance.state is InstanceState.READY]
 
     async def engine_processes(self, instance: Instance) -> list[int]:
-        """The processes that the engine of an instance has besides its actor's; a simulated engine has none."""
-        pids: list[int] = await _on_node(instance.node, _children, instance.pid)
+        """As `engine_pids`, on whatever node it is."""
+        pids: list[int] = await _on_node(instance.node, engine_pids, instance.pid)
         return pids
+
+    async def kill(self, instance: Instance, pid: int) -> None:
+        """Kills a process without which the instance is nothing."""
+        self._killed.add(instance.id)
+        await self.signal(instance.node, [pid], signal.SIGKILL)
 
     async def signal(self, node: str, pids: list[int], number: signal.Signals) -> None:
         """Signals processes of a node.
@@ -82,6 +91,19 @@ class Targets:
             raise ClusterError(f"The fleet {self._fleet!r} has no router replica.")
         ray.kill(ray.get_actor(name, namespace=_SERVE))
 
+    async def upgrade(self) -> None:
+        """Deploys the fleet anew as it is, and waits until every replica was replaced."""
+        before = {instance.id for instance in await self.instances()}
+        settings = await serve.get_app_handle(self._fleet).settings.remote()
+        await asyncio.to_thread(_deploy, settings)
+        while not before.isdisjoint(instance.id for instance in await self.instances()):  # noqa: ASYNC110
+            await asyncio.sleep(_RETRY_S)
+
+
+def _deploy(settings: FleetSettings) -> None:
+    target = serve.RunTarget(build(settings), name=settings.name, route_prefix=None)
+    serve.run_many([target], wait_for_applications_running=True)
+
 
 async def _on_node(node: str, work: Callable[..., object], *arguments: object) -> Any:
     remote = ray.remote(work).options(
@@ -95,5 +117,8 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def _children(pid: int) -> list[int]:
-    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+def engine_pids(actor: int) -> list[int]:
+    """The processes that an engine has besides its actor's, its core first; a simulated engine has none."""
+    children = psutil.Process(actor).children(recursive=True)
+    # Python's own, which knows of shared memory: no engine stops without it.
+    return [child.pid for child in children if not any("resource_tracker" in part for part in child.cmdline())]

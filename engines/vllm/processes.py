@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 _CORE = "EngineCore"
@@ -40,7 +40,9 @@ class ProcessTree:
             return
         for process in self._seen:
             for thread in process.threads():
-                os.sched_setscheduler(thread.id, batch, os.sched_param(0))
+                # One that has just ended needs no time any more; one that begins inherits from whoever starts it.
+                with suppress(ProcessLookupError):
+                    os.sched_setscheduler(thread.id, batch, os.sched_param(0))
 
     def kill(self) -> None:
         """Kills all of them."""

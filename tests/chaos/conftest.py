@@ -23,7 +23,9 @@ class Row:
     """One row of the table."""
 
     fault: str
+    times: int
     open: int
+    moved: int
     served: int
     broken: int
     cut: int
@@ -49,9 +51,9 @@ def table(output: str) -> list[Row]:
     rows = []
     for line in output.splitlines():
         cells = re.split(r"\s{2,}", line.strip())
-        if len(cells) == 10 and cells[1].isdecimal():
-            open_, served, _, broken, cut, lost, repeated = map(int, cells[1:8])
-            rows.append(Row(cells[0], open_, served, broken, cut, lost, repeated))
+        if len(cells) > 10 and all(cell.isdecimal() for cell in cells[1:10]):
+            times, open_, moved, served, _, broken, cut, lost, repeated = map(int, cells[1:10])
+            rows.append(Row(cells[0], times, open_, moved, served, broken, cut, lost, repeated))
     return rows
 
 

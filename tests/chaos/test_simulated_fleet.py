@@ -2,19 +2,30 @@
 
 import pytest
 
-from tests.chaos.conftest import ChaosFleet
+from tests.chaos.conftest import ChaosFleet, Row
 
 LOAD = ("--clients", "30", "--length", "200")
 
 
+@pytest.mark.parametrize("fault", ["kill-actor", "stop-actor", "kill-all"])
+def test_streams_move_and_no_client_sees_anything_of_it(fleet: ChaosFleet, fault: str) -> None:
+    row = unseen(fleet, fault)
+    assert row.moved > 0, row
+
+
 @pytest.mark.parametrize(
-    "fault", ["kill-actor", "stop-actor", "kill-directory", "kill-controller", "kill-all", "disconnects"]
+    "fault", ["kill-directory", "kill-controller", "disconnects", "slow-readers", "rolling-upgrade"]
 )
 def test_no_client_sees_anything_of_it(fleet: ChaosFleet, fault: str) -> None:
+    unseen(fleet, fault)
+
+
+def unseen(fleet: ChaosFleet, fault: str) -> Row:
     code, (row,), output = fleet.strike(fault, "--model", "moves", *LOAD)
     assert code == 0, output
     assert row.open > 0 and row.served > row.open, output
     assert (row.broken, row.cut, row.lost, row.repeated) == (0, 0, 0, 0), output
+    return row
 
 
 def test_without_migration_streams_break_and_the_command_says_so(fleet: ChaosFleet) -> None:

@@ -14,6 +14,10 @@ def test_a_local_ray_has_room_for_every_instance() -> None:
     assert logical_cpus(fleet(), cores=64) == 64
 
 
+def test_and_for_an_upgrade() -> None:
+    assert logical_cpus(fleet(replicas=10, surge_percent=50), cores=2) >= 15
+
+
 def test_too_little_memory_says_how_much_for_what() -> None:
     with pytest.raises(ClusterError, match=r"needs about .* GiB \(2 x demo .*\), and 1\.0 GiB are free"):
         check_memory(fleet(replicas=2), 2**30)

@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -97,6 +98,24 @@ def test_an_interrupt_ends_everything_and_a_second_start_works_at_once(terminal:
     second = boot(terminal, port)
     assert ask(port, "/ready")[0] == 200
     assert second.interrupt(signal.SIGTERM) == 0
+    assert terminal.processes() == []
+
+
+def test_a_terminated_fleet_says_so_and_finishes_what_it_began(terminal: Terminal, port: int) -> None:
+    terminal.fleet_file("http: {notice_s: 5}\nmodels: [{name: sim, engine: simulated, cpus: 0.1}]\n")
+    started = terminal.start("serve", "fleet.yaml", "--port", str(port))
+    started.wait_for("Ctrl-C ends it.")
+    body = {"model": "sim", "prompt": "go on", "stream": True, "max_tokens": 1500, "ignore_eos": True}
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=END_S) as answer:
+        answer.readline()
+        started.process.send_signal(signal.SIGTERM)
+        until(lambda: ask(port, "/ready")[0] == 503)
+        assert ask(port, "/live")[0] == 200
+        assert b"[DONE]" in answer.read()
+    assert started.process.wait(END_S) == 0
     assert terminal.processes() == []
 
 

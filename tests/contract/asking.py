@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -17,6 +17,22 @@ from engines.requests import GenerateRequest, Sampling
 
 DEADLINE_S = 60.0
 """Far beyond what any engine needs: only a hang reaches it."""
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def said(completion: Completion) -> Any:
+    """What two runs must not differ in. Ids of calls are random, and what was cached depends on who asked before."""
+    choices = [
+        (replace(choice, tool_calls=()), [(call.name, call.arguments) for call in choice.tool_calls])
+        for choice in completion.choices
+    ]
+    return choices, replace(completion.usage, cached_tokens=0)
 
 
 @dataclass(frozen=True, slots=True)

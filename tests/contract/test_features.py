@@ -16,17 +16,9 @@ from engines.events import (
     ToolCallStarted,
 )
 from engines.requests import DetokenizeRequest, EmbedRequest, Resume, TokenizeRequest
-from tests.contract.asking import Running, counted
+from tests.contract.asking import WEATHER, Running, counted
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
 
 
 async def test_a_tool_call_comes_in_order(subject: Running) -> None:

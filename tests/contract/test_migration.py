@@ -1,8 +1,6 @@
 """A stream that breaks is continued, on every engine, and says what an undisturbed one says."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -14,8 +12,7 @@ from engines.events import Event, Finished
 from engines.migration import Migration
 from engines.operator import Operator
 from engines.requests import GenerateRequest
-from tests.contract.asking import Running
-from tests.contract.test_features import WEATHER
+from tests.contract.asking import WEATHER, Running, said
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -56,15 +53,6 @@ class _BreakingSink:
     def fail(self, error: PenstockError) -> None:
         if self._left >= 0:
             self._sink.fail(error)
-
-
-def said(completion: Completion) -> Any:
-    """What must not differ. Ids of calls are random, and what was cached depends on who was asked before."""
-    choices = [
-        (replace(choice, tool_calls=()), [(call.name, call.arguments) for call in choice.tool_calls])
-        for choice in completion.choices
-    ]
-    return choices, replace(completion.usage, cached_tokens=0)
 
 
 async def broken_at(subject: Running, request: GenerateRequest, *breaks: int) -> tuple[Completion, Breaking]:

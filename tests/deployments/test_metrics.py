@@ -10,6 +10,7 @@ from deployments.metrics import Metrics, RequestMeter
 from engines.contract import Load
 from engines.errors import NotReady
 from engines.events import Usage
+from engines.migration import Move
 
 
 class MemoryBoard:
@@ -77,6 +78,17 @@ async def test_an_error_is_counted_by_its_code() -> None:
     figures = values(await metrics.text([]))
     key = "penstock_request_errors_total{code=queue_full,endpoint=/v1/chat/completions,model=}"
     assert figures[key] == 1
+
+
+async def test_streams_that_broke_are_counted_by_what_became_of_them() -> None:
+    metrics = Metrics()
+    metrics.moved("demo", Move("demo-0", "continued", pause_s=0.02))
+    metrics.moved("demo", Move("demo-0", "failed", pause_s=30.0))
+    figures = values(await metrics.text([]))
+    assert figures["penstock_migrations_total{model=demo,outcome=continued}"] == 1
+    assert figures["penstock_migrations_total{model=demo,outcome=failed}"] == 1
+    # What a reader noticed is the pause of those that went on.
+    assert figures["penstock_migration_pause_seconds_sum{model=demo}"] == 0.02
 
 
 async def test_tokens_count_while_a_request_runs() -> None:

@@ -1,0 +1,179 @@
+"""Kills instances of the demo fleet in the middle of answers, which must be those of an undisturbed run.
+
+`RAY_AUTH_MODE=token python -m tests.chaos.exact_kills`, beside `make serve`. It ends with 1 if a single answer differs.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+
+import ray
+from rich.console import Console
+
+from actors.instance import InstanceState
+from clusters.chaos.targets import engine_pids
+from clusters.run_file import RunFile, find_fleet
+from deployments.handle import FleetHandle
+from engines.completion import Completion, collect
+from engines.context import Context
+from engines.events import Event, Finished, ReasoningDelta, Started, TextDelta, ToolCallArgumentsDelta
+from engines.requests import GenerateRequest, Sampling
+from tests.contract.asking import WEATHER, said
+
+MODEL = "demo"
+COUNTING = 14
+RECOVERY_S = 600.0
+ANSWERS_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """When to kill what.
+
+    Attributes:
+        process: What is killed of the instance: the engine's own process, or the actor with it.
+        moment: For a person.
+        request: Whose answer tells the moment, and loses its instance.
+        is_now: Whether this event of its answer, with its number, is the moment.
+    """
+
+    process: str
+    moment: str
+    request: int
+    is_now: Callable[[Event, int], bool]
+
+
+KILLS = (
+    Kill("actor", "while it counts", 0, lambda event, number: isinstance(event, TextDelta) and number > 50),
+    Kill(
+        "engine", "inside of a tool call's arguments", COUNTING, lambda event, _: type(event) is ToolCallArgumentsDelta
+    ),
+    Kill("engine", "while it thinks", COUNTING + 1, lambda event, n: isinstance(event, ReasoningDelta) and n > 3),
+    Kill("actor", "at its first token", 1, lambda event, _: isinstance(event, TextDelta)),
+    Kill("engine", "while it counts", 2, lambda event, number: isinstance(event, TextDelta) and number > 150),
+)
+
+
+def requests() -> list[GenerateRequest]:
+    """Sixteen answers, greedy: numbers, a tool call, a block of reasoning."""
+
+    def asked(text: str, **fields: object) -> GenerateRequest:
+        messages = [{"role": "user", "content": text}]
+        sampling = Sampling(temperature=0.0)
+        return GenerateRequest.model_validate({"model": MODEL, "messages": messages, "sampling": sampling, **fields})
+
+    return [
+        *(asked(f"count from {first} to {first + 299}") for first in range(1, 30 * COUNTING, 30)),
+        asked("what is the weather in San Francisco?", tools=[WEATHER]),
+        asked("count from 3 to 90", chat_template_kwargs={"enable_thinking": True}),
+    ]
+
+
+@dataclass(slots=True)
+class Answer:
+    """One answer, and what was seen of it on the way."""
+
+    request: GenerateRequest
+    watch: Callable[[Event, int], None]
+    began_on: str = ""
+    ended_on: str = ""
+    events: int = 0
+    completion: Completion | None = None
+
+    async def read(self, fleet: FleetHandle) -> None:
+        """Reads it to its end."""
+
+        async def watched() -> AsyncIterator[Event]:
+            async for event in fleet.generate(self.request, Context()):
+                self.events += 1
+                if isinstance(event, Started):
+                    self.began_on = event.engine
+                elif isinstance(event, Finished):
+                    self.ended_on = event.engine
+                self.watch(event, self.events)
+                yield event
+
+        async with asyncio.timeout(ANSWERS_S):
+            self.completion = await collect(watched())
+
+
+@dataclass(slots=True)
+class Fleet:
+    """The fleet under test."""
+
+    handle: FleetHandle
+    instances: int = 0
+    said: list[object] = field(default_factory=list)
+
+    async def ready(self) -> dict[str, int]:
+        """Process of each ready instance."""
+        found = await self.handle.instances()
+        return {instance.id: instance.pid for instance in found if instance.state is InstanceState.READY}
+
+    async def whole(self) -> dict[str, int]:
+        """The same, once all of them are."""
+        deadline_s = time.monotonic() + RECOVERY_S
+        while len(ready := await self.ready()) < self.instances:
+            if time.monotonic() > deadline_s:
+                sys.exit(f"Only {len(ready)} of {self.instances} instances came back.")
+            await asyncio.sleep(0.2)
+        return ready
+
+    async def undisturbed(self) -> None:
+        """What the answers say when nobody is killed."""
+        self.instances = len(await self.ready())
+        answers = [Answer(request, lambda *_: None) for request in requests()]
+        await asyncio.gather(*(answer.read(self.handle) for answer in answers))
+        self.said = [said(answer.completion) for answer in answers if answer.completion is not None]
+
+    async def kill(self, kill: Kill) -> tuple[int, int, int]:
+        """Asks everything again and kills: answers that changed their instance, that differ, and 1 if none was hurt."""
+        processes = await self.whole()
+        open_answers: list[Answer] = []
+
+        def watch(event: Event, number: int) -> None:
+            victim = open_answers[kill.request].began_on
+            if victim in processes and kill.is_now(event, number):
+                _kill(processes.pop(victim), kill.process)
+
+        for index, request in enumerate(requests()):
+            open_answers.append(Answer(request, watch if index == kill.request else lambda *_: None))
+        await asyncio.gather(*(answer.read(self.handle) for answer in open_answers))
+        moved = [answer for answer in open_answers if answer.began_on != answer.ended_on]
+        differ = sum(said(answer.completion) != before for answer, before in zip(open_answers, self.said, strict=True))
+        return len(moved), differ, int(open_answers[kill.request] not in moved)
+
+
+def _kill(actor: int, process: str) -> None:
+    os.kill(actor if process == "actor" else engine_pids(actor)[0], signal.SIGKILL)
+
+
+async def run(kills: Sequence[Kill], fleet_file: RunFile) -> int:
+    """The kills, one after another; 0 when every answer was what it should be."""
+    console = Console()
+    fleet = Fleet(FleetHandle(fleet_file.name))
+    await fleet.undisturbed()
+    bad = 0
+    for number, kill in enumerate(kills, 1):
+        moved, differ, missed = await fleet.kill(kill)
+        figures = f"{len(fleet.said)} answers, {moved} moved, {differ} differ"
+        late = ", and the one that was meant had ended" if missed else ""
+        console.print(f"kill {number}: the {kill.process}, {kill.moment}: {figures}{late}", highlight=False)
+        bad += differ + missed
+    await fleet.whole()
+    return 1 if bad else 0
+
+
+def main() -> int:
+    """Entry point."""
+    found = find_fleet()
+    ray.init(address=found.ray_address, namespace=found.name, log_to_driver=False, configure_logging=False)
+    return asyncio.run(run(KILLS, found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
