@@ -7,6 +7,7 @@ that is killed, ten times the load that the fleet can serve, and memory over twe
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ import ray
 from ray import serve
 from rich.console import Console
 
+from actors.instance import Instance
 from deployments.app import ROUTER, build
 from deployments.fleet import FleetSettings
 from deployments.handle import FleetHandle
@@ -106,16 +108,22 @@ class Fleet:
 
     def __init__(self) -> None:
         self.handle = FleetHandle(serve.get_deployment_handle(ROUTER, NAME))
-        self._actors: dict[str, list[object]] = {}
+        self._instances: dict[str, list[Instance]] = {}
 
     async def find(self) -> None:
-        """Looks up the engine actors."""
+        """Looks up the instances."""
         for instance in await self.handle.instances():
-            self._actors.setdefault(instance.model, []).append(instance.actor)
+            self._instances.setdefault(instance.model, []).append(instance)
+
+    def rss_bytes(self, model: str) -> tuple[int, int]:
+        """Resident memory of the router, and of the actor of a model with one instance."""
+        [instance] = self._instances[model]
+        return memory_of(_router()).rss_bytes, memory_of(instance.pid).rss_bytes
 
     async def load(self, model: str) -> tuple[int, int]:
         """Requests that run and that wait, now, as the actors of the model say."""
-        instances = await asyncio.gather(*(actor.describe.remote() for actor in self._actors[model]))  # type: ignore[attr-defined]
+        actors = [instance.actor for instance in self._instances[model]]
+        instances: list[Instance] = await asyncio.gather(*(actor.describe.remote() for actor in actors))
         return sum(one.load.running for one in instances), sum(one.load.queued for one in instances)
 
     async def until(self, model: str, running: int, queued: int = 0) -> float:
@@ -208,9 +216,8 @@ async def router_death(fleet: Fleet) -> float:
     streams = Streams("long")
     await streams.add(OTHERS)
     await fleet.until("long", OTHERS)
-    router = next(process for process in descendants(os.getpid()) if process.role is Role.ROUTER)
     killed_s = time.monotonic()
-    os.kill(router.pid, signal.SIGKILL)
+    os.kill(_router(), signal.SIGKILL)
     gone_s = await fleet.until("long", 0) - killed_s
     await streams.leave()
     return gone_s
@@ -266,7 +273,7 @@ async def overload() -> tuple[int, Overload]:
     return came, result
 
 
-async def memory() -> list[tuple[int, int, int]]:
+async def memory(fleet: Fleet) -> list[tuple[int, int, int]]:
     """Requests so far, and resident bytes of the router and of the actor that answers them."""
     samples = []
     numbers = iter(range(REQUESTS))
@@ -277,24 +284,19 @@ async def memory() -> list[tuple[int, int, int]]:
             await connection.post(chat_request(HOST, "fast", prompt(11, next(numbers)), 16), 16)
         connection.close()
 
-    def sizes() -> tuple[int, int]:
-        found = [process for process in descendants(os.getpid()) if process.role in (Role.ROUTER, Role.ENGINE_ACTOR)]
-        router = next(process for process in found if process.role is Role.ROUTER)
-        actors = [memory_of(process.pid).rss_bytes for process in found if process.role is Role.ENGINE_ACTOR]
-        return memory_of(router.pid).rss_bytes, max(actors)
-
-    samples.append((0, *sizes()))
+    samples.append((0, *fleet.rss_bytes("fast")))
     for sample in range(1, SAMPLES + 1):
         share = REQUESTS // SAMPLES
         clients = [share // CLIENTS + (number < share % CLIENTS) for number in range(CLIENTS)]
         await asyncio.gather(*(client(count) for count in clients))
-        samples.append((sample * share, *sizes()))
+        samples.append((sample * share, *fleet.rss_bytes("fast")))
     return samples
 
 
 @contextlib.asynccontextmanager
 async def deployed() -> AsyncIterator[Fleet]:
     """The fleet, ready."""
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     ray.init(
         address="local",
         namespace=NAME,
@@ -302,6 +304,7 @@ async def deployed() -> AsyncIterator[Fleet]:
         object_store_memory=150 * 2**20,
         include_dashboard=False,
         log_to_driver=False,
+        configure_logging=False,
         _node_ip_address=HOST,
     )
     try:
@@ -314,6 +317,10 @@ async def deployed() -> AsyncIterator[Fleet]:
         await asyncio.to_thread(serve.shutdown)
     finally:
         ray.shutdown()
+
+
+def _router() -> int:
+    return next(process.pid for process in descendants(os.getpid()) if process.role is Role.ROUTER)
 
 
 def _ms(seconds: float) -> str:
@@ -356,7 +363,7 @@ async def run(console: Console) -> None:
 
         console.print(f"Resident memory in MB, over {REQUESTS} requests of 16 tokens")
         made = table("requests", "router", "engine actor")
-        for requests, router, actor in await memory():
+        for requests, router, actor in await memory(fleet):
             made.add_row(str(requests), f"{router / 1e6:.0f}", f"{actor / 1e6:.0f}")
         console.print(made)
         console.print(f"The router is killed: none of its requests runs after {await router_death(fleet):.1f} s")
