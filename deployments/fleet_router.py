@@ -40,4 +40,5 @@ def fleet_router(
     def connect(instance: Instance, on_lost: Callable[[PenstockError], None]) -> Egress:
         return Egress(instance, settings.channel, on_lost, patience=patience.get(instance.model))
 
-    return FleetPipeline(PushRouter(settings.models, watch, connect), settings.models, on_move)
+    router = PushRouter(settings.models, watch, connect, name=settings.name)
+    return FleetPipeline(router, settings.models, on_move)

@@ -198,6 +198,8 @@ async def test_http_reaches_the_same_fleet(shared_fleet: Any) -> None:
             url = f"http://127.0.0.1:{port}"
             async with http.get(f"{url}/ready") as answer:
                 assert answer.status == 200
+            async with http.get(f"{url}/-/routes") as answer:
+                assert await answer.json() == {"/": "shared"}
             async with http.get(f"{url}/v1/models") as answer:
                 assert {model["id"] for model in (await answer.json())["data"]} >= {"echo", "org/slow"}
             body = {"model": "echo", "messages": [{"role": "user", "content": "one two three"}]}
