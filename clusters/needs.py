@@ -12,9 +12,9 @@ from deployments.fleet import FleetSettings, ModelSettings
 _GIB = 2**30
 _RAY_BYTES = round(0.8 * _GIB)
 """About what Ray's own processes, the Serve controller and one router replica take."""
-_INSTANCE_BYTES = {"vllm": round(1.8 * _GIB)}
-"""About what one instance takes on the CPU without its weights and KV cache: mostly the libraries that its three
-processes import (the actor, vLLM's engine core and worker)."""
+_INSTANCE_BYTES = {"vllm": round(1.1 * _GIB)}
+"""About what one instance takes on the CPU without its weights and KV cache: mostly the libraries that its two
+processes import (the actor and vLLM's engine core)."""
 _SMALL_INSTANCE_BYTES = round(0.2 * _GIB)
 _VLLM_KV_BYTES = 256 * 2**20
 """What the vLLM engine takes for its KV cache on the CPU unless it is told otherwise."""

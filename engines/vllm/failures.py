@@ -1,5 +1,7 @@
 """What vLLM raises, in the words of the contract."""
 
+import re
+
 from pydantic import ValidationError
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -9,6 +11,8 @@ from engines.requests import Sampling
 
 _TOO_LONG = frozenset({"input_tokens", "input_text"})
 """The names under which vLLM's tokenization refuses a prompt that is longer than the context."""
+_SOURCE_LINE = re.compile(r"\[\d+:\d+:\d+\] \S+:\d+: ")
+"""Time, file and line of xgrammar's own source, in front of what it says."""
 
 
 def refusal(error: Exception, *, param: str | None, context_length: int) -> PenstockError:
@@ -31,7 +35,7 @@ def refusal(error: Exception, *, param: str | None, context_length: int) -> Pens
         return InvalidRequest(f"{where or 'The request'}: {first['msg']}", param=where or param)
     if isinstance(error, (VLLMClientError, ValueError, TypeError)):
         # The text without vLLM's own suffix, which repeats the parameter and its value.
-        message = str(error.args[0]) if error.args else str(error)
+        message = _SOURCE_LINE.sub("", str(error.args[0]) if error.args else str(error))
         name = getattr(error, "parameter", None)
         if name in _TOO_LONG or "maximum model length" in message:
             return ContextOverflow(message, context_length=context_length, param=param)
