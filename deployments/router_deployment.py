@@ -5,9 +5,11 @@ Serve is on the way of a handle call only. HTTP requests come to the replica's o
 
 import logging
 import math
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import ray
 from pydantic import BaseModel
 from ray import serve
 from ray.exceptions import RayError
@@ -151,6 +153,10 @@ class RouterDeployment:
     async def settings(self) -> FleetSettings:
         """What the fleet was deployed with."""
         return self._settings
+
+    async def process(self) -> tuple[str, int]:
+        """Ray's id of the node that this replica runs on, and its process there."""
+        return ray.get_runtime_context().get_node_id(), os.getpid()
 
     async def http_port(self) -> int:
         """The port that this replica listens on."""

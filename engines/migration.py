@@ -46,12 +46,10 @@ class Move:
     """What became of a stream that broke.
 
     Attributes:
-        instance: Which instance was lost; None where nobody knows.
         outcome: Another instance went on with it, none could, or its caller gave up.
         pause_s: Seconds from the break to that.
     """
 
-    instance: str | None
     outcome: MoveOutcome
     pause_s: float
 
@@ -95,7 +93,7 @@ class Migration(Operator):
     async def _move(self, stream: "_Stream", lost: PenstockError) -> None:
         began_s = time.monotonic()
         outcome = await self._find_another(stream, lost, began_s + self._wait_s)
-        self._on_move(Move(lost.instance, outcome, time.monotonic() - began_s))
+        self._on_move(Move(outcome, time.monotonic() - began_s))
 
     async def _find_another(self, stream: "_Stream", lost: PenstockError, deadline_s: float) -> MoveOutcome:
         pause_s = _FIRST_PAUSE_S

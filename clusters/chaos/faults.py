@@ -91,7 +91,7 @@ async def _stop_engine(scene: Scene) -> str:
 
 
 async def _kill_router(scene: Scene) -> None:
-    scene.targets.kill_a_router()
+    await scene.targets.kill_a_router()
 
 
 async def _kill_directory(scene: Scene) -> None:
@@ -108,6 +108,11 @@ async def _kill_all(scene: Scene) -> str:
     scene.targets.kill_directory()
     await scene.targets.kill(victim, victim.pid)
     return victim.id
+
+
+async def _kill_all_and_router(scene: Scene) -> str:
+    await scene.targets.kill_a_router()
+    return await _kill_all(scene)
 
 
 async def _upgrade(scene: Scene) -> None:
@@ -160,4 +165,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault("slow-readers", f"{SLOW_READERS} clients read nothing for {STILL_S:g} s, then everything", _read_late),
     Fault("rolling-upgrade", "the fleet is deployed anew: every replica is replaced, one after another", _upgrade),
     Fault("kill-router", "a router replica is killed: its own connections drop", _kill_router, cuts=True),
+    Fault(
+        "kill-all-and-router",
+        "controller, directory, a router replica and an engine actor are killed at once",
+        _kill_all_and_router,
+        cuts=True,
+    ),
 )

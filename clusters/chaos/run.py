@@ -119,7 +119,8 @@ class _Chaos:
             await asyncio.sleep(SETTLE_S)
             outcome.recovered_s.append(await self._recovered_s(began_s))
             await asyncio.sleep(SETTLE_S)
-            outcome.moved += await self._moved() - moved_before
+            # What a router that dies has counted since it last told the others is gone with it.
+            outcome.moved += max(0, await self._moved() - moved_before)
             outcome.pauses_s += [answer.pause_s for answer in answers if answer.instance == victim]
         outcome.tally.add(self._load.take())
 

@@ -15,8 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.directory_client import NAME as DIRECTORY
 from actors.directory_client import DirectoryClient
 from actors.instance import Instance, InstanceState
-from clusters.errors import ClusterError
-from deployments.app import ROUTER, build
+from deployments.app import build
 from deployments.fleet import FleetSettings
 
 _RETRY_S = 0.2
@@ -78,18 +77,11 @@ class Targets:
         """Kills Serve's controller; Ray starts it again."""
         ray.kill(ray.get_actor(_CONTROLLER, namespace=_SERVE), no_restart=False)
 
-    def kill_a_router(self) -> None:
-        """Kills one router replica; Serve starts another.
-
-        Raises:
-            ClusterError: There is none.
-        """
-        prefix = f"SERVE_REPLICA::{self._fleet}#{ROUTER}#"
-        actors = ray.util.list_named_actors(all_namespaces=True)
-        name = next((str(actor["name"]) for actor in actors if str(actor["name"]).startswith(prefix)), None)
-        if name is None:
-            raise ClusterError(f"The fleet {self._fleet!r} has no router replica.")
-        ray.kill(ray.get_actor(name, namespace=_SERVE))
+    async def kill_a_router(self) -> None:
+        """Kills one router replica; Serve starts another."""
+        # Serve asks one that is not about to end.
+        node, pid = await serve.get_app_handle(self._fleet).process.remote()
+        await self.signal(node, [pid], signal.SIGKILL)
 
     async def upgrade(self) -> None:
         """Deploys the fleet anew as it is, and waits until every replica was replaced."""

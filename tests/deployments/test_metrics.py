@@ -82,8 +82,8 @@ async def test_an_error_is_counted_by_its_code() -> None:
 
 async def test_streams_that_broke_are_counted_by_what_became_of_them() -> None:
     metrics = Metrics()
-    metrics.moved("demo", Move("demo-0", "continued", pause_s=0.02))
-    metrics.moved("demo", Move("demo-0", "failed", pause_s=30.0))
+    metrics.moved("demo", Move("continued", pause_s=0.02))
+    metrics.moved("demo", Move("failed", pause_s=30.0))
     figures = values(await metrics.text([]))
     assert figures["penstock_migrations_total{model=demo,outcome=continued}"] == 1
     assert figures["penstock_migrations_total{model=demo,outcome=failed}"] == 1

@@ -8,7 +8,7 @@ from engines.context import Context
 from engines.contract import Sink
 from engines.errors import EngineFailed, InstanceLost, NoInstance, PenstockError, QueueFull, Timeout
 from engines.events import Finished
-from engines.migration import Migration
+from engines.migration import Migration, Move
 from engines.operator import Operator
 from engines.requests import GenerateRequest, Sampling
 from engines.scripted import ScriptedEngine
@@ -25,6 +25,7 @@ class Breaks(Operator):
         self.second = ScriptedEngine("second", script=["one ", "two ", "three"])
         super().__init__(self.first)
         self._refusal = refusal
+        self.moves: list[Move] = []
         self.refusals = refusals
         self.asked = 0
 
@@ -42,7 +43,7 @@ async def answer(engine: Breaks, wait_s: float = 0.1, context: Context | None = 
     await engine.first.start()
     await engine.second.start()
     recorder = Recorder()
-    await Migration(engine, wait_s=wait_s).submit(REQUEST, context or Context(), recorder)
+    await Migration(engine, wait_s=wait_s, on_move=engine.moves.append).submit(REQUEST, context or Context(), recorder)
     return recorder
 
 
@@ -51,6 +52,7 @@ async def test_it_waits_for_an_instance_that_takes_it() -> None:
     recorder = await answer(engine, wait_s=30.0)
     await recorder.over()
     assert (recorder.text, engine.asked) == ("one two three", 4)
+    assert [move.outcome for move in engine.moves] == ["continued"]
     assert recorder.finished is not None and recorder.finished.usage.completion_tokens == len("one two three")
 
 
@@ -63,9 +65,11 @@ async def test_when_nobody_takes_it_in_time_it_says_both_why_it_broke_and_why_it
 
 
 async def test_a_bug_on_the_way_reaches_the_caller() -> None:
-    recorder = await answer(Breaks(InstanceLost("gone"), KeyError("bug")))
+    engine = Breaks(InstanceLost("gone"), KeyError("bug"))
+    recorder = await answer(engine)
     await recorder.over()
     assert isinstance(recorder.error, InstanceLost) and "KeyError" in recorder.error.message
+    await eventually(lambda: [move.outcome for move in engine.moves] == ["failed"])
 
 
 @pytest.mark.parametrize("error", [EngineFailed("no"), Timeout("total", 1.0)])
@@ -84,6 +88,7 @@ async def test_a_caller_who_gives_up_while_it_waits_is_answered(kill: bool) -> N
     (context.kill if kill else context.stop)()
     async with asyncio.timeout(10.0):
         await recorder.over()
+    await eventually(lambda: [move.outcome for move in engine.moves] == ["cancelled"])
     if kill:
         assert recorder.error is not None and recorder.error.code == "cancelled"
         return

@@ -12,6 +12,9 @@ from engines.vllm.options import VllmOptions
 
 arguments = pytest.importorskip("engines.vllm.arguments", reason="needs vLLM")
 
+from vllm.platforms import current_platform  # noqa: E402 - where there is a vLLM
+from vllm.v1.executor.uniproc_executor import UniProcExecutor  # noqa: E402
+
 
 def test_unknown_option_is_refused() -> None:
     with pytest.raises(ValidationError, match="modle"):
@@ -55,6 +58,19 @@ def test_children_compute_with_the_threads_given_and_are_not_pinned(monkeypatch:
     assert "VLLM_CPU_OMP_THREADS_BIND" not in os.environ
     with arguments.child_environment(VllmOptions()):
         assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_single_rank_shares_the_process_of_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
+    executor = arguments.engine_args(VllmOptions(), 1).distributed_executor_backend
+    assert executor in ("uni", UniProcExecutor)
+    assert arguments.engine_args(VllmOptions(), 2).distributed_executor_backend == "mp"
+
+
+@pytest.mark.skipif(not current_platform.is_cpu(), reason="about threads on the CPU")
+def test_a_rank_whose_threads_are_pinned_has_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0-1")
+    assert arguments.engine_args(VllmOptions(), 1).distributed_executor_backend == "mp"
 
 
 def test_unreadable_chat_template_is_refused() -> None:
