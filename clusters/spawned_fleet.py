@@ -30,7 +30,8 @@ class SpawnedFleet:
     """
 
     def __init__(self, job: Job) -> None:
-        self.reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
+        # Not a SimpleQueue: where a signal comes just as its timeout ends, CPython 3.11 waits on for good.
+        self.reports: queue.Queue[Report | None] = queue.Queue()
         reading, writing = os.pipe()
         try:
             with (job.folder / LOG_NAME).open("wb") as log:

@@ -13,6 +13,7 @@ from clusters.api_client import ApiClient
 from clusters.chaos.counting import CountingLoad, Tally
 from clusters.chaos.faults import Fault, NotHere, Scene
 from clusters.chaos.targets import Targets
+from clusters.errors import ClusterError
 from clusters.status import scrape
 
 WARM_UP_S = 2.0
@@ -125,8 +126,17 @@ class _Chaos:
         outcome.tally.add(self._load.take())
 
     async def _moved(self) -> int:
-        metrics = await asyncio.to_thread(scrape, self._client)
-        return metrics.moved.get(self._model, 0)
+        deadline_s = time.monotonic() + self._recovery_s
+        while True:
+            try:
+                metrics = await asyncio.to_thread(scrape, self._client)
+            except ClusterError:
+                # Without the directory no router knows the others' figures.
+                if time.monotonic() > deadline_s:
+                    raise
+                await asyncio.sleep(_POLL_S)
+            else:
+                return metrics.moved.get(self._model, 0)
 
     async def _recovered_s(self, began_s: float) -> float | None:
         while time.monotonic() - began_s < self._recovery_s:

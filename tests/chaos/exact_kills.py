@@ -25,6 +25,7 @@ from engines.requests import GenerateRequest, Sampling
 from tests.contract.asking import WEATHER, said
 
 MODEL = "demo"
+INSTANCES = 2
 COUNTING = 14
 RECOVERY_S = 600.0
 ANSWERS_S = 120.0
@@ -106,7 +107,6 @@ class Fleet:
     """The fleet under test."""
 
     handle: FleetHandle
-    instances: int = 0
     said: list[object] = field(default_factory=list)
 
     async def ready(self) -> dict[str, int]:
@@ -117,15 +117,15 @@ class Fleet:
     async def whole(self) -> dict[str, int]:
         """The same, once all of them are."""
         deadline_s = time.monotonic() + RECOVERY_S
-        while len(ready := await self.ready()) < self.instances:
+        while len(ready := await self.ready()) < INSTANCES:
             if time.monotonic() > deadline_s:
-                sys.exit(f"Only {len(ready)} of {self.instances} instances came back.")
+                sys.exit(f"Only {len(ready)} of {INSTANCES} instances are there.")
             await asyncio.sleep(0.2)
         return ready
 
     async def undisturbed(self) -> None:
         """What the answers say when nobody is killed."""
-        self.instances = len(await self.ready())
+        await self.whole()
         answers = [Answer(request, lambda *_: None) for request in requests()]
         await asyncio.gather(*(answer.read(self.handle) for answer in answers))
         self.said = [said(answer.completion) for answer in answers if answer.completion is not None]
