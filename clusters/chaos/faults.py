@@ -64,7 +64,7 @@ class Fault:
 
 async def _kill_actor(scene: Scene) -> str:
     victim = await _victim(scene)
-    await scene.targets.kill(victim, victim.pid)
+    await scene.targets.take(victim, [victim.pid])
     return victim.id
 
 
@@ -80,13 +80,13 @@ async def _stop_actor(scene: Scene) -> str:
 
 async def _kill_engine(scene: Scene) -> str:
     victim, pids = await _engine(scene)
-    await scene.targets.kill(victim, pids[0])
+    await scene.targets.take(victim, pids[:1])
     return victim.id
 
 
 async def _stop_engine(scene: Scene) -> str:
     victim, pids = await _engine(scene)
-    await scene.targets.signal(victim.node, pids, signal.SIGSTOP)
+    await scene.targets.take(victim, pids, signal.SIGSTOP)
     return victim.id
 
 
@@ -106,7 +106,7 @@ async def _kill_all(scene: Scene) -> str:
     victim = await _victim(scene)
     scene.targets.kill_controller()
     scene.targets.kill_directory()
-    await scene.targets.kill(victim, victim.pid)
+    await scene.targets.take(victim, [victim.pid])
     return victim.id
 
 

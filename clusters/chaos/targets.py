@@ -35,7 +35,7 @@ class Targets:
         self._fleet = fleet
         self._directory = DirectoryClient(fleet)
         # The directory shows them until their lease is over.
-        self._killed: set[str] = set()
+        self._taken: set[str] = set()
 
     async def instances(self) -> list[Instance]:
         """The instances that are ready, sorted by id. Waits for a directory that was killed."""
@@ -48,7 +48,7 @@ class Targets:
             if view.is_complete:
                 break
             await asyncio.sleep(_RETRY_S)
-        instances = [view.instances[id] for id in sorted(view.instances) if id not in self._killed]
+        instances = [view.instances[id] for id in sorted(view.instances) if id not in self._taken]
         return [instance for instance in instances if instance.state is InstanceState.READY]
 
     async def engine_processes(self, instance: Instance) -> list[int]:
@@ -56,10 +56,10 @@ class Targets:
         pids: list[int] = await _on_node(instance.node, engine_pids, instance.pid)
         return pids
 
-    async def kill(self, instance: Instance, pid: int) -> None:
-        """Kills a process without which the instance is nothing."""
-        self._killed.add(instance.id)
-        await self.signal(instance.node, [pid], signal.SIGKILL)
+    async def take(self, instance: Instance, pids: list[int], number: signal.Signals = signal.SIGKILL) -> None:
+        """Signals processes without which the instance is nothing: it does not count any more."""
+        self._taken.add(instance.id)
+        await self.signal(instance.node, pids, number)
 
     async def signal(self, node: str, pids: list[int], number: signal.Signals) -> None:
         """Signals processes of a node.
