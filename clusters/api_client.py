@@ -90,15 +90,16 @@ class ApiClient:
         try:
             return urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310
         except urllib.error.HTTPError as error:
-            raise ClusterError(_error_message(error)) from None
+            message = error_message(error.read().decode(errors="replace"))
+            raise ClusterError(message if message is not None else f"HTTP {error.code} {error.reason}") from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise ClusterError(f"Nothing answers at {self.url} ({reason}). `penstock serve` starts a fleet.") from None
 
 
-def _error_message(error: urllib.error.HTTPError) -> str:
-    body = error.read().decode(errors="replace")
+def error_message(body: str) -> str | None:
+    """What an error's body says; None when it is not one of the API's."""
     try:
         return str(json.loads(body)["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return f"HTTP {error.code} {error.reason}"
+        return None

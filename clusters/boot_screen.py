@@ -93,6 +93,11 @@ class BootScreen:
         return Group(self._spinner, instance_table(self._rows)) if self._rows else self._spinner
 
 
+def plain_table() -> Table:
+    """An empty table as all commands show them: no lines, dim headings."""
+    return Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+
+
 def instance_table(rows: list[InstanceRow], *, loads: bool = False) -> Table:
     """A table of instances.
 
@@ -100,7 +105,7 @@ def instance_table(rows: list[InstanceRow], *, loads: bool = False) -> Table:
         rows: The instances.
         loads: Whether to show where they run and how busy they are, or how they come along.
     """
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table = plain_table()
     for heading in ("instance", "model", "state"):
         table.add_column(heading, no_wrap=True)
     for heading in ("running", "queued", "KV cache") if loads else ("seconds",):

@@ -28,7 +28,7 @@ from clusters.errors import ClusterError
 from clusters.fleet_protocol import ClusterUp, Failed, InstanceRow, Instances, Job, Phase, Ready, Report, encode
 from clusters.needs import logical_cpus
 from clusters.run_file import http_url
-from deployments.app import build
+from deployments.app import deploy
 
 OBJECT_STORE_BYTES = 150 * 2**20
 """Nothing of ours goes through Ray's object store; its default is a third of the machine's memory."""
@@ -136,8 +136,7 @@ class FleetProcess:
         self._report(Phase(text="starting Serve"))
         serve.start(proxy_location="Disabled")
         self._deployed = True
-        target = serve.RunTarget(build(self._fleet), name=self._fleet.name, route_prefix=None)
-        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        deploy(self._fleet, wait=False)
         self._report(Phase(text="booting the instances"))
 
     async def _watch(self) -> None:

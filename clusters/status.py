@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from actors.instance import InstanceState
 from clusters.api_client import ApiClient
-from clusters.boot_screen import instance_table
+from clusters.boot_screen import instance_table, plain_table
 from clusters.errors import ClusterError
 from clusters.fleet_protocol import InstanceRow
 
@@ -129,7 +128,7 @@ def parse_metrics(text: str, at_s: float) -> Scrape:
 
 def _view(latest: Scrape, before: Scrape) -> Group:
     rates = latest.tokens_per_s(before)
-    models = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    models = plain_table()
     models.add_column("model")
     models.add_column("ready", justify="right")
     models.add_column("tokens per second", justify="right")

@@ -57,6 +57,20 @@ def build(args: Mapping[str, Any] | FleetSettings) -> Application:
     return application
 
 
+def deploy(settings: FleetSettings, *, wait: bool = True) -> None:
+    """Deploys a fleet on the Ray cluster that this process is connected to, or upgrades it.
+
+    Args:
+        settings: The fleet.
+        wait: Whether to return only when it runs.
+
+    Raises:
+        RuntimeError: It does not come to run.
+    """
+    target = serve.RunTarget(build(settings), name=settings.name, route_prefix=None)
+    serve.run_many([target], wait_for_ingress_deployment_creation=wait, wait_for_applications_running=wait)
+
+
 def _engine_deployment(name: str, model: ModelSettings, settings: FleetSettings) -> Application:
     instance = _footprint(model)
     bundle = instance.bundle()

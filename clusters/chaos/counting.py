@@ -17,7 +17,7 @@ from typing import Any
 
 import aiohttp
 
-from clusters.api_client import auth_headers
+from clusters.api_client import auth_headers, error_message
 from clusters.errors import ClusterError
 from deployments.http.dispatch import INSTANCE_HEADER
 
@@ -165,9 +165,9 @@ class CountingLoad:
             async with session.post(self._url, json=body) as response:
                 if response.status in (429, 503):
                     wait_s = float(response.headers.get("retry-after", _RETRY_S))
-                    return Tally(refused=1, reasons={answer.refusal(await response.text())}), wait_s
+                    return Tally(refused=1, reasons={_refusal(await response.text())}), wait_s
                 if response.status != 200:
-                    answer.error = answer.refusal(await response.text())
+                    answer.error = _refusal(await response.text())
                 else:
                     answer.instance = response.headers.get(INSTANCE_HEADER, "")
                     self.open.add(answer)
@@ -217,13 +217,6 @@ class Answer:
                 self._last_s = now_s
                 self.text += piece
 
-    def refusal(self, body: str) -> str:
-        """What the body of an error says."""
-        try:
-            return str(json.loads(body)["error"]["message"])
-        except (ValueError, KeyError, TypeError):
-            return body[:200]
-
     def tally(self, wanted: range) -> Tally:
         """What became of the request, now that its answer is over."""
         said = [int(number) for number in _NUMBER.findall(self.text)]
@@ -239,6 +232,11 @@ class Answer:
             tally.served = 1
             tally.lost = len(wanted) - len(right)
         return tally
+
+
+def _refusal(body: str) -> str:
+    message = error_message(body)
+    return message if message is not None else body[:200]
 
 
 def _small_socket(address: aiohttp.AddrInfoType) -> socket.socket:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clusters.api_client import ApiClient
+from clusters.boot_screen import plain_table
 from clusters.chaos.counting import CountingLoad, Tally
 from clusters.chaos.faults import Fault, NotHere, Scene
 from clusters.chaos.targets import Targets
@@ -148,7 +149,7 @@ class _Chaos:
 
 def table(outcomes: Iterable[Outcome]) -> Table:
     """The outcomes, a row each."""
-    result = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    result = plain_table()
     for column in (
         *("fault", "times", "open", "moved", "served", "refused", "broken", "cut", "lost", "repeated"),
         *("pause p50", "pause p99", "whole after"),

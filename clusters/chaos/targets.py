@@ -15,8 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.directory_client import NAME as DIRECTORY
 from actors.directory_client import DirectoryClient
 from actors.instance import Instance, InstanceState
-from deployments.app import build
-from deployments.fleet import FleetSettings
+from deployments.app import deploy
 
 _RETRY_S = 0.2
 _SERVE = "serve"
@@ -87,14 +86,9 @@ class Targets:
         """Deploys the fleet anew as it is, and waits until every replica was replaced."""
         before = {instance.id for instance in await self.instances()}
         settings = await serve.get_app_handle(self._fleet).settings.remote()
-        await asyncio.to_thread(_deploy, settings)
+        await asyncio.to_thread(deploy, settings)
         while not before.isdisjoint(instance.id for instance in await self.instances()):  # noqa: ASYNC110
             await asyncio.sleep(_RETRY_S)
-
-
-def _deploy(settings: FleetSettings) -> None:
-    target = serve.RunTarget(build(settings), name=settings.name, route_prefix=None)
-    serve.run_many([target], wait_for_applications_running=True)
 
 
 async def _on_node(node: str, work: Callable[..., object], *arguments: object) -> Any:

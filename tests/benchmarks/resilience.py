@@ -22,7 +22,7 @@ from ray import serve
 from rich.console import Console
 
 from actors.instance import Instance
-from deployments.app import ROUTER, build
+from deployments.app import ROUTER, deploy
 from deployments.fleet import FleetSettings
 from deployments.handle import FleetHandle
 from engines.context import Context
@@ -309,8 +309,7 @@ async def deployed() -> AsyncIterator[Fleet]:
     )
     try:
         serve.start(proxy_location="Disabled")
-        target = serve.RunTarget(build(FLEET), name=NAME, route_prefix=None)
-        await asyncio.to_thread(serve.run_many, [target])
+        await asyncio.to_thread(deploy, FLEET)
         fleet = Fleet()
         await fleet.find()
         yield fleet

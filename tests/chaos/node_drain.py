@@ -19,7 +19,7 @@ from clusters.api_client import ApiClient
 from clusters.chaos.counting import CountingLoad
 from clusters.chaos.targets import Targets
 from clusters.status import scrape
-from deployments.app import build
+from deployments.app import deploy
 from deployments.fleet import FleetSettings
 from tests.benchmarks.servers import HOST, free_port
 
@@ -82,7 +82,7 @@ def main() -> int:
             cluster.add_node(num_cpus=1, resources={"place": 1}, object_store_memory=STORE_BYTES)
         ray.init(address=cluster.address, namespace=FLEET.name, log_to_driver=False, configure_logging=False)
         serve.start(proxy_location="Disabled")
-        serve.run_many([serve.RunTarget(build(FLEET), name=FLEET.name, route_prefix=None)])
+        deploy(FLEET)
         return asyncio.run(drain_a_node(Console(width=200)))
     finally:
         serve.shutdown()
