@@ -1,11 +1,10 @@
 """A canary: one real token from an engine that has been quiet, to see that it still sings."""
 
-import asyncio
-
+from actors.patience import within
 from engines.completion import Collector
 from engines.context import Context
 from engines.contract import Engine
-from engines.errors import EngineFailed
+from engines.errors import Timeout
 from engines.requests import EmbedRequest, GenerateRequest, Sampling
 
 _PROMPT = "."
@@ -15,19 +14,23 @@ async def sing(engine: Engine, model: str, timeout_s: float) -> None:
     """Asks for one token, or for one vector where the engine makes only those.
 
     Raises:
-        PenstockError: The engine failed, or did not answer in time.
+        Timeout: The engine did not answer in time.
+        PenstockError: It failed.
     """
     context = Context("canary")
     try:
-        async with asyncio.timeout(timeout_s):
-            if engine.capabilities.generate:
-                sampling = Sampling(max_tokens=1, temperature=0)
-                collector = Collector()
-                await engine.submit(GenerateRequest(model=model, prompt=_PROMPT, sampling=sampling), context, collector)
-                await collector.completion
-            else:
-                await engine.embed(EmbedRequest(model=model, inputs=[_PROMPT]), context)
+        await within(timeout_s, _ask(engine, model, context))
     except TimeoutError:
-        raise EngineFailed(f"The engine {engine.name} did not give one token within {timeout_s:g} s.") from None
+        raise Timeout("first_token", timeout_s) from None
     finally:
         context.kill()
+
+
+async def _ask(engine: Engine, model: str, context: Context) -> None:
+    if engine.capabilities.generate:
+        sampling = Sampling(max_tokens=1, temperature=0)
+        collector = Collector()
+        await engine.submit(GenerateRequest(model=model, prompt=_PROMPT, sampling=sampling), context, collector)
+        await collector.completion
+    else:
+        await engine.embed(EmbedRequest(model=model, inputs=[_PROMPT]), context)

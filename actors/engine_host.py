@@ -15,6 +15,7 @@ from actors.daemon_thread import in_daemon_thread
 from actors.frames import DRAINING, News
 from actors.gate import Gate
 from actors.instance import Instance, InstanceState
+from actors.patience import within
 from actors.settings import AdmissionSettings, ChannelSettings
 from engines.context import Context
 from engines.contract import Load
@@ -26,6 +27,7 @@ from engines.errors import (
     InvalidRequest,
     NotReady,
     PenstockError,
+    Timeout,
 )
 from engines.registry import EngineSpec, engine_kind, make_engine
 from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
@@ -210,18 +212,18 @@ class EngineHost(Host):
         Raises:
             NotReady: It still boots.
             EngineDead: It is finished.
-            EngineFailed: It does not answer.
+            Timeout: It hangs: no step and no token, for `canary_idle_s` and then `timeout_s`.
+            EngineFailed: It failed to give one, or to say how it is.
         """
         match self._instance.state:
             case InstanceState.STARTING:
                 raise NotReady(f"The instance {self.id} still boots.", instance=self.id)
             case InstanceState.GONE:
                 raise EngineDead(self._instance.detail or "The instance is gone.", instance=self.id)
-        progress_s = self._progress_s
+        progress = (self._progress_s, self.engine.steps)
         try:
-            async with asyncio.timeout(timeout_s):
-                await self.engine.check_health()
-            if time.monotonic() - progress_s >= canary_idle_s:
+            await within(timeout_s, self.engine.check_health())
+            if time.monotonic() - self._progress_s >= canary_idle_s:
                 await sing(self.engine, self._spec.model, timeout_s)
                 self.made_progress()
         except EngineDead as error:
@@ -229,9 +231,9 @@ class EngineHost(Host):
             raise error.at(self.id) from None
         except TimeoutError:
             raise EngineFailed(f"The engine did not say within {timeout_s:g} s how it is.", instance=self.id) from None
-        except EngineFailed as error:
-            # Users' requests went on meanwhile, so only the canary fell behind them.
-            if self._progress_s == progress_s:
+        except (EngineFailed, Timeout) as error:
+            # It worked on users' requests meanwhile, so only the canary fell behind them.
+            if progress == (self._progress_s, self.engine.steps):
                 raise error.at(self.id) from None
 
     # The end.

@@ -11,7 +11,7 @@ from ray.serve import Application
 
 from actors.placement import Footprint, cluster_nodes, footprint
 from deployments import router_deployment
-from deployments.engine_deployment import EngineDeployment, shutdown_timeout_s
+from deployments.engine_deployment import MARGIN_S, EngineDeployment, shutdown_timeout_s
 from deployments.fleet import FleetSettings, ModelSettings
 from deployments.names import engine_deployment_names
 from deployments.router_deployment import RouterDeployment
@@ -85,7 +85,8 @@ def _engine_deployment(name: str, model: ModelSettings, settings: FleetSettings)
         placement_group_strategy="STRICT_PACK" if bundle else None,
         max_surge_percent=model.surge_percent,
         health_check_period_s=model.health.period_s,
-        health_check_timeout_s=model.health.timeout_s,
+        # Past our own, which knows better what to do about it.
+        health_check_timeout_s=model.health.timeout_s + MARGIN_S,
         graceful_shutdown_wait_loop_s=WAIT_LOOP_S,
         graceful_shutdown_timeout_s=shutdown_timeout_s(model),
         logging_config=NO_ACCESS_LOG,

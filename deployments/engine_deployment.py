@@ -14,16 +14,19 @@ from ray.exceptions import RayActorError
 
 from actors.calls import result
 from actors.engine_actor import create_engine_actor
+from actors.patience import within
 from actors.placement import Footprint, actor_options
 from actors.settings import ChannelSettings
 from deployments.fleet import ModelSettings
 from deployments.names import slug
-from engines.errors import EngineDead, EngineFailed, PenstockError
+from engines.errors import EngineDead, EngineFailed, PenstockError, Timeout
 
 logger = logging.getLogger(__name__)
 
 STOP_S = 30.0
 """What an engine gets to release its memory and child processes, after its requests are over."""
+HUNG_STOP_S = 5.0
+"""The same for one that hangs: it will hardly do it by itself."""
 MARGIN_S = 10.0
 """What the calls around draining and stopping may take together."""
 
@@ -42,6 +45,7 @@ class EngineDeployment:
 
     # `__del__` is called even when `__init__` did not come to an end.
     _actor: Any = None
+    _engine_hangs = False
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, model: ModelSettings, footprint: Footprint, fleet: str, channel: ChannelSettings
@@ -73,25 +77,37 @@ class EngineDeployment:
         """Returns while the actor lives and its engine works; an idle engine is asked for one token.
 
         Raises:
-            RayActorError: Actor or engine are finished. Serve replaces the replica at once.
+            RayActorError: Actor or engine are finished, or hang. Serve replaces the replica at once.
             PenstockError: The engine does not work. Serve replaces the replica after the third time in a row.
         """
+        if self._actor is None:
+            raise RayActorError(error_msg=f"The instance {self._id} hung, and was killed.")
         health = self._model.health
         check = self._actor.check_health.remote(health.canary_idle_s, health.timeout_s / 2)
         try:
             # Ray's own error for a dead actor goes through as it is: it is what Serve looks for.
-            await check
+            await within(health.timeout_s, check)
         except EngineDead as error:
             raise RayActorError(error_msg=error.message) from error
+        except Timeout as error:
+            self._engine_hangs = True
+            raise RayActorError(error_msg=f"The engine of {self._id} hangs. {error.message}") from error
+        except TimeoutError:
+            # Nor would it answer when it is told to end.
+            actor, self._actor = self._actor, None
+            ray.kill(actor)
+            raise RayActorError(
+                error_msg=f"The actor of {self._id} did not answer within {health.timeout_s:g} s."
+            ) from None
 
     async def __del__(self) -> None:
-        """Takes no new work, lets requests end, stops the engine, and ends the actor."""
+        """Takes no new work, lets requests end, stops the engine, and ends the actor; a hung engine's move at once."""
         actor, self._actor = self._actor, None
         if actor is None:
             return
         try:
-            await result(actor.drain.remote(self._model.drain_timeout_s), self._id)
-            await result(actor.stop.remote(STOP_S), self._id)
+            await result(actor.drain.remote(0.0 if self._engine_hangs else self._model.drain_timeout_s), self._id)
+            await result(actor.stop.remote(HUNG_STOP_S if self._engine_hangs else STOP_S), self._id)
         except PenstockError as error:
             # It died before it was asked to; there is nobody left to wait for.
             logger.warning("The instance %s did not end as it should: %s", self._id, error.message)

@@ -92,6 +92,11 @@ class Engine(ABC):
     capabilities: Capabilities
 
     @property
+    def steps(self) -> int:
+        """Grows as it works, also when no event comes of it, as with a long prompt; 0 where that cannot be told."""
+        return 0
+
+    @property
     @abstractmethod
     def ready(self) -> bool:
         """Whether it has finished booting, and has not died or stopped since."""

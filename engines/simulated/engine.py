@@ -54,6 +54,7 @@ class SimulatedEngine(PushEngine):
         self._clock = StepClock(options.step_time, options.speed)
         self._streams: dict[Stream, None] = {}
         self._arrivals = count()
+        self._steps = 0
         self._work = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._dead: EngineDead | None = None
@@ -62,6 +63,11 @@ class SimulatedEngine(PushEngine):
     def ready(self) -> bool:
         """As `Engine.ready`."""
         return self._loop is not None and self._dead is None
+
+    @property
+    def steps(self) -> int:
+        """As `Engine.steps`."""
+        return self._steps
 
     @property
     def preemptions(self) -> int:
@@ -178,6 +184,7 @@ class SimulatedEngine(PushEngine):
             await asyncio.sleep(0)
         else:
             await self._clock.wait(self._step_s(batch))
+        self._steps += 1
         for sequence, tokens in batch:
             if sequence.over or not scheduler.computed(sequence, tokens):
                 continue  # Cancelled during the step, or in the middle of its prompt.

@@ -2,7 +2,8 @@
 
 vLLM takes a minute to boot: it imports half of the machine learning world, then starts a process for its core, which
 starts one for each rank if there are several. All of that happens in a thread of its own, which cannot be interrupted;
-what a cancelled boot leaves is ended by killing its processes, on which the thread fails.
+what a cancelled boot leaves is ended by killing its processes, on which the thread fails. It stays as long as what it
+booted: the kernel kills vLLM's core when the thread that started it ends.
 """
 
 import asyncio
@@ -42,6 +43,7 @@ class Boot:
         self._processes = ProcessTree()
         self._idle = threading.Event()
         self._idle.set()
+        self._ended = threading.Event()
 
     async def run(self) -> "Runtime":
         """Boots.
@@ -50,7 +52,7 @@ class Boot:
             PenstockError: It failed; the message says why.
         """
         self._idle.clear()
-        await _in_thread(self._run)
+        await _in_thread(self._run, then=self._ended.wait)
         if self._error is not None:
             raise self._error
         assert self._built is not None
@@ -104,9 +106,11 @@ class Boot:
             self._built.close(timeout_s=max(0.0, deadline - time.monotonic() - _KILL_S))
         self._processes.kill()
         self._processes.wait_gone(max(0.0, deadline - time.monotonic()))
+        self._ended.set()
 
 
-async def _in_thread(work: Callable[[], None]) -> None:
+async def _in_thread(work: Callable[[], None], then: Callable[[], object] | None = None) -> None:
+    """Runs the work in a thread of its own, which goes on with `then` when nobody waits any more."""
     # Not the loop's own executor: closing the loop, or leaving the interpreter, would wait for it.
     loop = asyncio.get_running_loop()
     finished = asyncio.Event()
@@ -117,6 +121,8 @@ async def _in_thread(work: Callable[[], None]) -> None:
         finally:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(finished.set)
+        if then is not None:
+            then()
 
     threading.Thread(target=run, daemon=True).start()
     await finished.wait()

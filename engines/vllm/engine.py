@@ -72,6 +72,12 @@ class VllmEngine(PushEngine):
         """The text of token ids."""
         return await self._working().detokenize(request)
 
+    @property
+    def steps(self) -> int:
+        """As `Engine.steps`."""
+        runtime = self._boot.runtime
+        return runtime.steps if runtime is not None else 0
+
     def load(self) -> Load:
         """How busy it is now."""
         runtime = self._boot.runtime

@@ -9,9 +9,14 @@ from engines.contract import Load
 
 
 class Gauges:
-    """The latest figures of the scheduler, one set per engine step."""
+    """The latest figures of the scheduler, one set per engine step.
+
+    Attributes:
+        steps: Steps so far.
+    """
 
     def __init__(self) -> None:
+        self.steps = 0
         self.running = 0
         self.kv_use = 0.0
 
@@ -39,6 +44,7 @@ class _SchedulerLogger(StatLoggerBase):  # type: ignore[misc]
         engine_idx: int = 0,
     ) -> None:
         if scheduler_stats is not None:
+            self._gauges.steps += 1
             self._gauges.running = scheduler_stats.num_running_reqs
             self._gauges.kv_use = scheduler_stats.kv_cache_usage
 

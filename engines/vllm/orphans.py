@@ -1,34 +1,41 @@
 """vLLM's core must not outlive its host: killed without notice, the host would leave it on the GPU for good."""
 
+import ctypes
 import multiprocessing
 import os
-import threading
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import connection
 from typing import Any
 
 from vllm.v1.engine.core import EngineCoreProc
 
+_PR_SET_PDEATHSIG = 1
 
-def run_watched_core(*args: Any, **kwargs: Any) -> None:
-    """The core's process: as vLLM runs it, and ends it when the process that started it is gone."""
-    host = multiprocessing.parent_process()
-    assert host is not None
 
-    def watch() -> None:
-        connection.wait([host.sentinel])
-        os._exit(1)  # The ranks below follow by themselves.
+def run_mortal_core(*args: Any, **kwargs: Any) -> None:
+    """The core's process: as vLLM runs it, and killed by the kernel when the thread that started it ends.
 
-    threading.Thread(target=watch, name="host-watch", daemon=True).start()
+    By the kernel (Linux: `PR_SET_PDEATHSIG` of prctl(2)), because a core that hangs does nothing by itself any more.
+    The ranks below follow their core.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        host = multiprocessing.parent_process()
+        if host is not None and host.pid != os.getppid():
+            return  # It was too late: nobody wants this core any more.
     EngineCoreProc.run_engine_core(*args, **kwargs)
 
 
 @contextmanager
-def watched_core() -> Iterator[None]:
-    """While vLLM starts its core: lets it run `run_watched_core`. vLLM has no option for it."""
+def mortal_core() -> Iterator[None]:
+    """While vLLM starts its core: lets it run `run_mortal_core`. vLLM has no option for it.
+
+    The thread that starts it must live as long as the core is to live.
+    """
     original = EngineCoreProc.run_engine_core
-    EngineCoreProc.run_engine_core = staticmethod(run_watched_core)
+    EngineCoreProc.run_engine_core = staticmethod(run_mortal_core)
     try:
         yield
     finally:

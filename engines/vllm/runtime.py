@@ -21,7 +21,7 @@ from engines.vllm.embedding import Embedding
 from engines.vllm.failures import failure, refusal
 from engines.vllm.gauges import Gauges
 from engines.vllm.options import VllmOptions
-from engines.vllm.orphans import watched_core
+from engines.vllm.orphans import mortal_core
 from engines.vllm.parsing import Parsing
 from engines.vllm.processes import ProcessTree
 from engines.vllm.rendering import Rendered, Rendering
@@ -51,7 +51,7 @@ class Runtime:
         template = chat_template(options)
         args = engine_args(options, tensor_parallel_size)
         self._gauges = Gauges()
-        with child_environment(options), processes.starting(), watched_core():
+        with child_environment(options), processes.starting(), mortal_core():
             self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._gauges.logger])
         if current_platform.is_cpu():
             processes.give_way()
@@ -78,6 +78,11 @@ class Runtime:
     def is_alive(self) -> bool:
         """Whether the engine can still work."""
         return not self._llm.errored
+
+    @property
+    def steps(self) -> int:
+        """Steps of its scheduler so far."""
+        return self._gauges.steps
 
     def load(self) -> Load:
         """How busy it is."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -56,6 +57,16 @@ async def launch(serve_cluster: None) -> AsyncIterator[Callable[[FleetSettings],
 
 async def ready_instances(fleet: FleetHandle) -> list[Instance]:
     return [instance for instance in await fleet.instances() if instance.state is InstanceState.READY]
+
+
+async def replaced(fleet: FleetHandle, victim: Instance, instances: int) -> None:
+    """Waits until so many others are ready."""
+
+    async def is_replaced() -> bool:
+        ready = {instance.id for instance in await ready_instances(fleet)}
+        return len(ready) == instances and victim.id not in ready
+
+    await until(is_replaced)
 
 
 Launch = Callable[[FleetSettings], Awaitable[FleetHandle]]
@@ -119,12 +130,7 @@ async def test_a_killed_instance_is_lost_to_its_requests_and_replaced(launch: La
     with pytest.raises(InstanceLost):
         async for _ in stream:
             pass
-
-    async def replaced() -> bool:
-        ready = {instance.id for instance in await ready_instances(fleet)}
-        return len(ready) == 2 and victim.id not in ready
-
-    await until(replaced)
+    await replaced(fleet, victim, 2)
     known = (await DirectoryClient(settings.name).snapshot()).instances
     assert victim.id not in known
     # Requests find the new one.
@@ -132,6 +138,35 @@ async def test_a_killed_instance_is_lost_to_its_requests_and_replaced(launch: La
     stream = fleet.generate({"model": "m", "prompt": "x", "instance": newest.id})
     assert isinstance(await anext(stream), Started)
     await stream.aclose()
+
+
+async def test_an_actor_that_hangs_is_killed_and_replaced(launch: Launch) -> None:
+    fleet = await launch(fleet_of("freezes", health={"period_s": 0.5, "timeout_s": 3}))
+
+    async def is_ready() -> bool:
+        return len(await ready_instances(fleet)) == 1
+
+    await until(is_ready)
+    (victim,) = await ready_instances(fleet)
+    os.kill(victim.pid, signal.SIGSTOP)
+    await replaced(fleet, victim, 1)
+    await until(lambda: not _lives(victim.pid))
+
+
+async def test_an_engine_that_hangs_is_replaced_without_waiting_for_its_streams(launch: Launch) -> None:
+    health = {"period_s": 0.5, "timeout_s": 4, "canary_idle_s": 1}
+    options = {"script": [{"hang": True}]}
+    # It would get ten minutes for its streams if it worked.
+    fleet = await launch(fleet_of("hangs", options=options, health=health, drain_timeout_s=600, migration={"limit": 0}))
+
+    async def is_ready() -> bool:
+        return len(await ready_instances(fleet)) == 1
+
+    await until(is_ready)
+    (victim,) = await ready_instances(fleet)
+    with pytest.raises(InstanceLost):
+        await fleet.complete({"model": "m", "prompt": "x", "instance": victim.id})
+    await replaced(fleet, victim, 1)
 
 
 async def test_going_down_lets_a_stream_end_and_leaves_no_process(launch: Launch) -> None:

@@ -105,7 +105,7 @@ async def test_death_is_noticed_and_leaves_nothing() -> None:
     await gone(processes)
 
 
-async def test_host_that_is_killed_takes_core_and_ranks_along() -> None:
+async def test_host_that_is_killed_takes_core_and_ranks_along_even_when_they_hang() -> None:
     code = (
         "import asyncio, sys\n"
         "from tests.engines.vllm.booted import DEMO_OPTIONS, make_vllm\n"
@@ -134,6 +134,8 @@ async def test_host_that_is_killed_takes_core_and_ranks_along() -> None:
                     assert not host.stdout.at_eof(), "it did not boot"
             processes = set(psutil.Process(host.pid).children(recursive=True))
             assert len(processes) >= 2  # the core, and its rank
+            (core,) = [process for process in processes if "EngineCore" in process.name()]
+            core.suspend()
         finally:
             host.kill()
             await host.wait()
