@@ -16,7 +16,7 @@ from engines.context import Context
 from engines.contract import Engine, Load
 from engines.errors import Cancelled, EngineDead, EngineFailed, InstanceLost, PenstockError
 from engines.events import Event, Finished, FinishReason, Started, Usage
-from engines.requests import GenerateRequest
+from engines.requests import GenerateRequest, Session
 
 Submission = tuple[int, str, bytes]
 """The number of a request on its channel, its context's id, and the pickled GenerateRequest.
@@ -57,6 +57,10 @@ class Host(ABC):
     def made_progress(self) -> None:
         """Events left the instance: a sign that its engine works."""
 
+    @abstractmethod
+    def served(self, session: Session, by: "Channel") -> None:
+        """A request of a session, which came on this channel, was taken or has ended."""
+
 
 class Call:
     """One request on a channel: its context, its place at the gate, and the sink of its events."""
@@ -96,6 +100,7 @@ class Call:
         if event.__class__ is Started:
             # Most often its first piece follows within milliseconds, and then shares its frame.
             outbox.emit_in_company(self._number, event)
+            self._note_session()
             return
         outbox.emit_urgently(self._number, event)
         if event.__class__ is Finished:
@@ -149,7 +154,13 @@ class Call:
         except Exception as error:  # noqa: BLE001 - the caller waits: it must hear of a bug, too
             self.fail(EngineFailed(f"The engine failed: {type(error).__name__}: {error}"))
 
+    def _note_session(self) -> None:
+        if self._request.session is not None:
+            self._channel.host.served(self._request.session, self._channel)
+
     def _end(self) -> None:
+        if self._goes_on:
+            self._note_session()
         self._is_over = True
         self._channel.forget(self._number)
         if self._ticket is not None:

@@ -12,10 +12,11 @@ from pydantic import ValidationError
 from actors.canary import sing
 from actors.channel import Cancellation, Channel, Host, Submission
 from actors.daemon_thread import in_daemon_thread
-from actors.frames import DRAINING, News
+from actors.frames import DRAINING, SESSIONS, News
 from actors.gate import Gate
 from actors.instance import Instance, InstanceState
 from actors.patience import within
+from actors.sessions import Sessions
 from actors.settings import AdmissionSettings, ChannelSettings
 from engines.context import Context
 from engines.contract import Load
@@ -30,7 +31,7 @@ from engines.errors import (
     Timeout,
 )
 from engines.registry import EngineSpec, engine_kind, make_engine
-from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
+from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, Session, Tokenized, TokenizeRequest
 
 _FLUSH_S = 2.0
 """What the last frames get to reach the routers when the instance ends."""
@@ -64,6 +65,7 @@ class EngineHost(Host):
         self._channel_settings = channel
         self._on_change = on_change
         self._channels: dict[str, Channel] = {}
+        self._sessions = Sessions()
         self._ticker: asyncio.Task[None] | None = None
         self._progress_s = time.monotonic()
 
@@ -131,6 +133,14 @@ class EngineHost(Host):
         """Events left the instance."""
         self._progress_s = time.monotonic()
 
+    def served(self, session: Session, by: Channel | None) -> None:
+        """A request of a session was taken or has ended: the routers that did not send it should know, too."""
+        # What ends on a draining instance has its session elsewhere already.
+        if self._instance.state is InstanceState.READY and self._sessions.use(session.id):
+            for channel in self._channels.values():
+                if channel is not by:
+                    channel.outbox.broadcast_in_company(News(SESSIONS, [(session.id, 0.0)]))
+
     # Channels.
 
     def open(self, channel_id: str, after: int) -> AsyncIterator[bytes]:
@@ -148,6 +158,8 @@ class EngineHost(Host):
                     self._ticker = asyncio.get_running_loop().create_task(self._tick())
                 if self._instance.state is InstanceState.DRAINING:
                     channel.broadcast(News(DRAINING))
+                elif sessions := self._sessions.all():
+                    channel.broadcast(News(SESSIONS, sessions))
         return channel.frames(after)
 
     def submit(self, channel_id: str, batch: Sequence[Submission]) -> None:
@@ -194,6 +206,8 @@ class EngineHost(Host):
         finally:
             context.kill()
         self.made_progress()
+        if request.session is not None:
+            self.served(request.session, None)
         return embeddings
 
     async def tokenize(self, request: TokenizeRequest) -> Tokenized:

@@ -34,6 +34,8 @@ class News:
 
 DRAINING = "draining"
 """Topic: the instance takes no new work. Body: None."""
+SESSIONS = "sessions"
+"""Topic: the instance has served these sessions. Body: a list of their ids, each with the seconds since."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,11 @@ class Outbox:
         self._news.append(news)
         self._leave_by(_NOW)
 
+    def broadcast_in_company(self, news: News) -> None:
+        """The same, for what may wait a little for more of its kind."""
+        self._news.append(news)
+        self._leave_by(time.monotonic() + COMPANY_S)
+
     def nudge(self) -> None:
         """Lets a frame leave even when it is empty: a sign of life that carries the load."""
         self._leave_by(_NOW)

@@ -7,8 +7,8 @@ instance that carries more than `load_factor` times the mean is passed over (bou
 Zadimoghaddam, 2017).
 
 At its first successful dispatch the session is bound: this replica remembers the instance, for as long as requests of
-the session run and `idle_s` longer. A bound session goes to its instance whatever the hash says by now, with two
-exceptions:
+the session run and `idle_s` longer; the other replicas hear of it from the instance (`actors.sessions`). A bound
+session goes to its instance whatever the hash says by now, with two exceptions:
 
 - The instance is gone: the directory shows it no more, or not as ready. A draining instance counts as gone, because it
   takes no new request and its state ends with it. Both modes then place the session anew. An instance that is only
@@ -105,8 +105,13 @@ class Affinity:
     def bound(self, session: str) -> str | None:
         """The instance that the session is bound to, or None."""
         self._expire()
-        binding = self._running.get(session) or self._idle.get(session)
-        return None if binding is None else binding.instance
+        binding = self._running.get(session)
+        if binding is None:
+            binding = self._idle.get(session)
+            # What was heard of late need not stand in the order of expiry.
+            if binding is None or binding.idle_since_s <= self._horizon_s():
+                return None
+        return binding.instance
 
     def choose(
         self, session: str, mode: Literal["soft", "hard"], candidates: Sequence[C], present: Collection[str]
@@ -148,18 +153,40 @@ class Affinity:
         binding.running += 1
         return Lease(self, session)
 
+    def hear(self, session: str, instance: str, idle_s: float) -> None:
+        """Binds the session to the instance, which says that another replica's request of it is there.
+
+        Args:
+            session: The session's id.
+            instance: Where it is.
+            idle_s: Seconds since it was there.
+        """
+        since_s = self._clock() - idle_s
+        known = self._idle.get(session)
+        # Of two that disagree the later one holds, and what runs through this replica is not over yet.
+        is_newest = session not in self._running and (known is None or known.idle_since_s < since_s)
+        if is_newest and since_s > self._horizon_s():
+            self._rest(session, _Binding(instance), since_s)
+
     def _release(self, session: str) -> None:
         binding = self._running[session]
         binding.running -= 1
         if binding.running == 0:
             del self._running[session]
-            binding.idle_since_s = self._clock()
-            self._idle[session] = binding
-            if len(self._idle) > self._max_idle:
-                self._idle.popitem(last=False)
+            self._rest(session, binding, self._clock())
+
+    def _rest(self, session: str, binding: _Binding, since_s: float) -> None:
+        binding.idle_since_s = since_s
+        self._idle[session] = binding
+        self._idle.move_to_end(session)
+        if len(self._idle) > self._max_idle:
+            self._idle.popitem(last=False)
+
+    def _horizon_s(self) -> float:
+        return self._clock() - self._settings.idle_s
 
     def _expire(self) -> None:
-        horizon_s = self._clock() - self._settings.idle_s
+        horizon_s = self._horizon_s()
         while self._idle:
             session, binding = next(iter(self._idle.items()))
             if binding.idle_since_s > horizon_s:

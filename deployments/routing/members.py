@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
+from actors.frames import News
 from actors.instance import Instance, InstanceState
 from deployments.routing.faults import Faults
 from engines.context import Context
@@ -74,8 +75,9 @@ class Link(Protocol):
         """As `Engine.detokenize`."""
 
 
-Connect = Callable[[Instance, Callable[[PenstockError], None]], Link]
-"""Makes the link to an instance; it is not open yet. The callback is to be called once, when an open link is lost."""
+Connect = Callable[[Instance, Callable[[PenstockError], None], Callable[[News], None]], Link]
+"""Makes the link to an instance; it is not open yet. The first callback is to be called once, when an open link is
+lost, the second with each piece of news from the instance."""
 
 Watch = Callable[[], AsyncIterator[Sequence[Instance]]]
 """Yields all instances of all models: first as they are now, then whenever something changed."""
@@ -169,15 +171,22 @@ class Members:
         connect: Makes the link to one.
         faults: Which are inhibited, by model; instances of other models are left out.
         changed: Called after every change that may make an instance a candidate.
+        heard: Called with each piece of news from an instance.
     """
 
     def __init__(
-        self, watch: Watch, connect: Connect, faults: Mapping[str, Faults], changed: Callable[[], None]
+        self,
+        watch: Watch,
+        connect: Connect,
+        faults: Mapping[str, Faults],
+        changed: Callable[[], None],
+        heard: Callable[[Instance, News], None],
     ) -> None:
         self._watch = watch
         self._connect = connect
         self._faults = faults
         self._changed = changed
+        self._heard = heard
         self._members: dict[str, dict[str, Member]] = {model: {} for model in faults}
         self._keepers: dict[Member, asyncio.Task[None]] = {}
         self._watcher: asyncio.Task[None] | None = None
@@ -260,7 +269,7 @@ class Members:
         is_suspect = False
         while not member.left.is_set():
             lost: asyncio.Future[PenstockError] = asyncio.get_running_loop().create_future()
-            link = self._connect(member.instance, partial(_resolve, lost))
+            link = self._connect(member.instance, partial(_resolve, lost), partial(self._heard, member.instance))
             try:
                 await link.start()
                 if is_suspect:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
+from actors.frames import SESSIONS, News
 from actors.instance import Instance
 from deployments.fleet import ModelSettings
 from deployments.fleet_engine import FleetEngine, ModelCard
@@ -49,7 +50,8 @@ class PushRouter(FleetEngine):
             Route(model.name, model.aliases, model.routing, partial(self._members_of, model.name)) for model in models
         ]
         self._by_name = {name: route for route in self._routes for name in (route.model, *route.aliases)}
-        self._members = Members(watch, connect, {route.model: route.faults for route in self._routes}, self._changed)
+        faults = {route.model: route.faults for route in self._routes}
+        self._members = Members(watch, connect, faults, self._changed, self._heard)
         self._waiting: set[Callable[[object], None]] = set()
 
     @property
@@ -223,6 +225,12 @@ class PushRouter(FleetEngine):
         )
         for wake in [*self._waiting]:
             wake(None)
+
+    def _heard(self, instance: Instance, news: News) -> None:
+        if news.topic == SESSIONS:
+            affinity = self._by_name[instance.model].affinity
+            for session, idle_s in news.body:
+                affinity.hear(session, instance.id, idle_s)
 
     async def _change(self, context: Context, timeout_s: float) -> None:
         """Returns when something about the instances changed, the context was stopped, or the time is up."""

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from actors.engine_host import EngineHost
-from actors.frames import DRAINING
+from actors.frames import DRAINING, SESSIONS, News
 from actors.instance import Instance, InstanceState
 from actors.settings import AdmissionSettings, ChannelSettings
 from engines.errors import (
@@ -17,11 +17,12 @@ from engines.errors import (
     InvalidRequest,
     NotReady,
     PenstockError,
+    QueueFull,
     Timeout,
 )
 from engines.events import Finished, TextDelta
 from engines.registry import EngineSpec
-from engines.requests import EmbedRequest, TokenizeRequest
+from engines.requests import EmbedRequest, Session, TokenizeRequest
 from engines.scripted import ScriptedEngine
 from tests.actors.channel_reader import Reader, host, request, until
 
@@ -182,6 +183,43 @@ async def test_an_engine_that_works_on_long_prompts_does_not_hang() -> None:
     assert not any(isinstance(event, TextDelta) for event in reader.said(1))
     await instance.stop(1.0)
     reader.close()
+
+
+async def test_other_routers_hear_of_a_session_and_later_ones_too(booted: Booted) -> None:
+    instance = await booted(["x"])
+    sender, other = Reader(instance, "sender"), Reader(instance, "other")
+    await sender.is_open()
+    await other.is_open()
+    sender.submit(request(session=Session(id="s")), request())
+    await sender.end(1)
+    await sender.end(2)
+    await until(lambda: other.news)
+    assert other.news == [News(SESSIONS, [("s", 0.0)])]
+    await instance.embed(EmbedRequest(model="m", inputs=["a"], session=Session(id="t")))
+    await until(lambda: sender.news and len(other.news) == 2)
+    assert sender.news == other.news[1:] == [News(SESSIONS, [("t", 0.0)])]
+    late = Reader(instance, "late")
+    await until(lambda: late.news)
+    (news,) = late.news
+    assert [session for session, _ in news.body] == ["s", "t"]
+    for reader in (sender, other, late):
+        reader.close()
+
+
+async def test_a_refused_request_binds_no_session(booted: Booted) -> None:
+    instance = await booted(HANGING, admission=AdmissionSettings(max_running=1, max_queued=0))
+    sender, other = Reader(instance, "sender"), Reader(instance, "other")
+    await sender.is_open()
+    sender.submit(request())
+    await sender.has_started(1)
+    sender.submit(request(session=Session(id="refused")), first=2)
+    assert isinstance(await sender.end(2), QueueFull)
+    sender.cancel(1, kill=True)
+    sender.submit(request(session=Session(id="taken")), first=3)
+    await until(lambda: other.news)
+    assert other.news == [News(SESSIONS, [("taken", 0.0)])]
+    sender.close()
+    other.close()
 
 
 async def test_embeddings_go_through_the_gate(booted: Booted) -> None:

@@ -3,12 +3,14 @@
 import asyncio
 from collections import Counter
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import aiohttp
 import pytest
 
 from deployments.handle import FleetHandle
+from deployments.routing.affinity import weight
 from engines.completion import collect
 from engines.context import Context
 from engines.errors import (
@@ -190,6 +192,26 @@ async def test_sessions_stay_on_one_instance_from_both_router_replicas(fleet: Fl
         assert len(engines) == 1
         homes |= engines
     assert len(homes) > 1
+
+
+async def test_a_session_that_one_router_replica_bound_stays_through_the_other(
+    fleet: FleetHandle, shared_fleet: Any
+) -> None:
+    ids = [instance.id for instance in await fleet.instances() if instance.model == ECHO["model"]]
+    first, second = await ports(shared_fleet)
+    async with aiohttp.ClientSession() as http:
+
+        async def asked(port: int, **fields: str) -> str:
+            async with http.post(f"http://127.0.0.1:{port}/v1/completions", json={**ECHO, **fields}) as answer:
+                assert answer.status == 200, await answer.text()
+                return answer.headers["x-penstock-instance"]
+
+        for session in ("bound here", "and here"):
+            loser = min(ids, key=partial(weight, session))
+            await asked(first, session_id=session, instance=loser)
+            # Its answer comes after what its instance has to say of the session.
+            await asked(second, instance=loser)
+            assert await asked(second, session_id=session) == loser
 
 
 async def test_http_reaches_the_same_fleet(shared_fleet: Any) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
+from actors.frames import News
 from actors.instance import Instance, InstanceState
 from deployments.fleet import ModelSettings
 from deployments.routing.router import PushRouter
@@ -20,7 +21,13 @@ from tests.deployments.waiting import until
 class LocalLink:
     """A link to an engine of this process."""
 
-    def __init__(self, fleet: "LocalFleet", engine: Engine, on_lost: Callable[[PenstockError], None]) -> None:
+    def __init__(
+        self,
+        fleet: "LocalFleet",
+        engine: Engine,
+        on_lost: Callable[[PenstockError], None],
+        on_news: Callable[[News], None],
+    ) -> None:
         self.in_flight = 0
         self.is_draining = False
         self.reported = Load()
@@ -29,6 +36,7 @@ class LocalLink:
         self._fleet = fleet
         self._engine = engine
         self._on_lost = on_lost
+        self.hear = on_news
 
     async def start(self) -> None:
         if self._engine.name in self._fleet.unreachable:
@@ -157,8 +165,10 @@ class LocalFleet:
             yield list(self._instances.values())
             await self._changed.wait()
 
-    def connect(self, instance: Instance, on_lost: Callable[[PenstockError], None]) -> LocalLink:
-        link = LocalLink(self, self.engines[instance.id], on_lost)
+    def connect(
+        self, instance: Instance, on_lost: Callable[[PenstockError], None], on_news: Callable[[News], None]
+    ) -> LocalLink:
+        link = LocalLink(self, self.engines[instance.id], on_lost, on_news)
         self.links.setdefault(instance.id, []).append(link)
         return link
 

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from deployments.fleet import StickySettings
 from deployments.routing.affinity import FREE_LOAD, Affinity, load_bound, weight
+from tests.clock import Clock
 from tests.deployments.routing.candidates import Server, servers
-from tests.deployments.routing.clock import Clock
 
 sessions = st.text(min_size=1, max_size=20)
 modes = st.sampled_from(["soft", "hard"])
@@ -144,6 +144,48 @@ def test_a_session_is_leased_until_its_last_request_ends() -> None:
     second.release()
     clock.now_s += 10
     assert some.bound("s") is None
+
+
+def test_what_another_replica_bound_is_bound_here() -> None:
+    clock = Clock()
+    some = affinity(clock, idle_s=10)
+    loser = min("abc", key=lambda id: weight("s", id))
+    some.hear("s", loser, idle_s=4)
+    for mode in ("soft", "hard"):
+        assert place(some, "s", [Server(id) for id in "abc"], mode) == loser
+    clock.now_s += 6
+    assert some.bound("s") is None
+    some.hear("s", loser, idle_s=10)
+    assert some.bound("s") is None
+
+
+def test_of_two_instances_the_one_that_served_a_session_last_holds_it() -> None:
+    clock = Clock()
+    some = affinity(clock, idle_s=10)
+    some.hear("s", "b", idle_s=1)
+    some.hear("s", "a", idle_s=2)
+    assert some.bound("s") == "b"
+    running = some.lease("s", "c")
+    some.hear("s", "a", idle_s=0)
+    assert some.bound("s") == "c"
+    running.release()
+    clock.now_s += 1
+    some.hear("s", "a", idle_s=0)
+    assert some.bound("s") == "a"
+
+
+@given(heard=st.lists(st.tuples(sessions, st.floats(0, 20)), max_size=30))
+def test_what_was_heard_expires_in_time_in_whatever_order_it_came(heard: list[tuple[str, float]]) -> None:
+    clock = Clock()
+    some = affinity(clock, idle_s=10)
+    latest: dict[str, float] = {}
+    for session, idle_s in heard:
+        some.hear(session, "a", idle_s)
+        latest[session] = min(idle_s, latest.get(session, idle_s))
+    clock.now_s += 5
+    assert {session for session in latest if some.bound(session)} == {
+        session for session, idle_s in latest.items() if idle_s < 5
+    }
 
 
 def test_the_table_is_bounded_and_forgets_the_longest_idle() -> None:

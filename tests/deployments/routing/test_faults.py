@@ -14,7 +14,7 @@ from engines.errors import (
     StreamIncomplete,
     Timeout,
 )
-from tests.deployments.routing.clock import Clock
+from tests.clock import Clock
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from actors.frames import SESSIONS, News
 from actors.instance import InstanceState
 from deployments.fleet import ModelSettings, RoutingSettings
 from deployments.routing.affinity import weight
@@ -361,6 +362,18 @@ async def test_a_hard_session_waits_for_an_unreachable_instance_and_leaves_a_dra
     fleet.set_state("a", InstanceState.DRAINING)
     await until(lambda: router.instances()[0].state is InstanceState.DRAINING)
     assert await engine_of(router, request) == "b"
+
+
+async def test_a_session_goes_where_another_replica_bound_it(fleet: LocalFleet) -> None:
+    await fleet.add("a")
+    await fleet.add("b")
+    router = await fleet.router()
+    home, loser = sorted(("a", "b"), key=lambda id: weight("s", id), reverse=True)
+    request = ask(session=Session(id="s", mode="hard"))
+    assert await engine_of(router, request) == home
+    fleet.link(loser).hear(News("what nobody knows"))
+    fleet.link(loser).hear(News(SESSIONS, [("s", 0.0), ("t", 3.0)]))
+    assert await engine_of(router, request) == loser
 
 
 async def test_sticky_off_ignores_sessions(fleet: LocalFleet) -> None:
