@@ -95,7 +95,7 @@ class Metrics:
         post_every_s: Figures of a replica that dies are lost since its last post.
     """
 
-    def __init__(self, replica: str | None = None, board: Board | None = None, post_every_s: float = 10.0) -> None:
+    def __init__(self, replica: str | None = None, board: Board | None = None, post_every_s: float = 2.0) -> None:
         self.replica = replica if replica is not None else uuid.uuid4().hex
         self._board = board
         self._post_every_s = post_every_s
@@ -230,10 +230,15 @@ class Metrics:
     async def post_forever(self) -> None:
         """Posts this replica's figures until cancelled; returns at once without a board."""
         while self._board is not None:
-            # Each post carries everything, so one that fails is made good by the next.
+            await self.post()
+            await asyncio.sleep(self._post_every_s)
+
+    async def post(self) -> None:
+        """Posts this replica's figures, if there is a board."""
+        # Each post carries everything, so one that fails is made good by the next.
+        if self._board is not None:
             with suppress(Unavailable):
                 await self._post(self._board)
-            await asyncio.sleep(self._post_every_s)
 
     async def text(self, instances: Sequence[Instance]) -> str:
         """The fleet's figures as Prometheus text.

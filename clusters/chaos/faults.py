@@ -5,13 +5,13 @@ import random
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 
 from actors.instance import Instance
 from clusters.api_client import auth_headers
-from clusters.chaos.counting import LAST, CountingLoad, counting_request
+from clusters.chaos.counting import LAST, Answer, CountingLoad, counting_request
 from clusters.chaos.targets import Targets
 
 STILL_S = 10.0
@@ -21,7 +21,7 @@ STORM_CLIENTS = 1000
 STORM_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Scene:
     """Where faults happen.
 
@@ -31,6 +31,7 @@ class Scene:
         model: The model under load.
         load: The load.
         random: Picks the victims.
+        hit: Answers that were being read when a fault last took its victim.
     """
 
     targets: Targets
@@ -38,6 +39,17 @@ class Scene:
     model: str
     load: CountingLoad
     random: random.Random
+    hit: list[Answer] = field(default_factory=list)
+
+    def look(self) -> None:
+        """Remembers the answers that are being read now; before, while the victim was looked for, others were."""
+        self.hit = list(self.load.open)
+
+    async def take(self, victim: Instance, pids: list[int], number: signal.Signals = signal.SIGKILL) -> str:
+        """Signals processes without which the instance is nothing; returns its id."""
+        await self.targets.take(victim, pids, number)
+        self.look()
+        return victim.id
 
 
 class NotHere(Exception):
@@ -64,13 +76,13 @@ class Fault:
 
 async def _kill_actor(scene: Scene) -> str:
     victim = await _victim(scene)
-    await scene.targets.take(victim, [victim.pid])
-    return victim.id
+    return await scene.take(victim, [victim.pid])
 
 
 async def _stop_actor(scene: Scene) -> str:
     victim = await _victim(scene)
     await scene.targets.signal(victim.node, [victim.pid], signal.SIGSTOP)
+    scene.look()
     await asyncio.sleep(STILL_S)
     # Serve may have replaced it by now.
     with suppress(ProcessLookupError):
@@ -80,14 +92,12 @@ async def _stop_actor(scene: Scene) -> str:
 
 async def _kill_engine(scene: Scene) -> str:
     victim, pids = await _engine(scene)
-    await scene.targets.take(victim, pids[:1])
-    return victim.id
+    return await scene.take(victim, pids[:1])
 
 
 async def _stop_engine(scene: Scene) -> str:
     victim, pids = await _engine(scene)
-    await scene.targets.take(victim, pids, signal.SIGSTOP)
-    return victim.id
+    return await scene.take(victim, pids, signal.SIGSTOP)
 
 
 async def _kill_router(scene: Scene) -> None:
@@ -106,8 +116,7 @@ async def _kill_all(scene: Scene) -> str:
     victim = await _victim(scene)
     scene.targets.kill_controller()
     scene.targets.kill_directory()
-    await scene.targets.take(victim, [victim.pid])
-    return victim.id
+    return await scene.take(victim, [victim.pid])
 
 
 async def _kill_all_and_router(scene: Scene) -> str:

@@ -111,19 +111,19 @@ class _Chaos:
         """Lets the fault happen once, and watches what comes of it."""
         self._capacity = self._capacity or len(await self._targets.instances())
         moved_before = await self._moved()
-        answers, began_s = list(self._load.open), time.monotonic()
+        is_open, began_s = len(self._load.open), time.monotonic()
         try:
             victim = await outcome.fault.strike(self._scene)
         except NotHere as error:
             outcome.not_here = str(error)
         else:
-            outcome.open.append(len(answers))
+            outcome.open.append(is_open)
             await asyncio.sleep(SETTLE_S)
             outcome.recovered_s.append(await self._recovered_s(began_s))
             await asyncio.sleep(SETTLE_S)
             # What a router that dies has counted since it last told the others is gone with it.
             outcome.moved += max(0, await self._moved() - moved_before)
-            outcome.pauses_s += [answer.pause_s for answer in answers if answer.instance == victim]
+            outcome.pauses_s += [answer.pause_s for answer in self._scene.hit if answer.instance == victim]
         outcome.tally.add(self._load.take())
 
     async def _moved(self) -> int:

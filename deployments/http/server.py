@@ -109,6 +109,8 @@ class HttpIngress:
         await server.shutdown(timeout=POLL_S)
         poster.cancel()
         await asyncio.wait([poster])
+        # What it has counted since it last told the others must not go with it.
+        await self._metrics.post()
 
 
 class _Server(web.Server):

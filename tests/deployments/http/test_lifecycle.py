@@ -13,6 +13,7 @@ from engines.errors import EngineDead
 from engines.script import Hang
 from engines.scripted import ScriptedEngine
 from tests.deployments.http.conftest import HELLO, Serving, until
+from tests.deployments.test_metrics import MemoryBoard, values
 
 
 async def test_a_taken_port_is_a_clear_error() -> None:
@@ -56,6 +57,21 @@ async def test_draining_shows_in_ready_alone(serving: Serving) -> None:
         assert answer.headers["Connection"] == "close"
         stream = await served.chat(stream=True)
         assert stream.headers["Connection"] == "close"
+
+
+async def test_what_it_counted_is_not_lost_when_it_ends() -> None:
+    board = MemoryBoard()
+    engine = ScriptedEngine("a")
+    await engine.start()
+    ingress = HttpIngress(LocalFleet({"demo": [engine]}), HttpSettings(port=0), Metrics("ends", board))
+    await ingress.start()
+    url = f"http://127.0.0.1:{ingress.port}/v1/chat/completions"
+    body = {"model": "demo", "messages": HELLO}
+    async with aiohttp.ClientSession() as client, client.post(url, json=body) as response:
+        assert response.status == 200
+    await ingress.stop()
+    figures = values(await Metrics("stays", board).text([]))
+    assert sum(value for key, value in figures.items() if key.startswith("penstock_requests_total{")) == 1
 
 
 async def test_ready_waits_for_every_model_and_then_needs_one() -> None:
