@@ -9,7 +9,8 @@ from deployments.http.dispatch import DispatchHints
 from deployments.http.generation_body import GenerationBody, WithoutEffect, parse_generation, sampling
 from deployments.http.validation import Location, build
 from engines.errors import InvalidRequest
-from engines.messages import Message, Tool, ToolChoice
+from engines.events import FinishReason
+from engines.messages import Message, NamedToolChoice, Tool, ToolChoice
 from engines.requests import GenerateRequest
 
 _NEED_CONTENT = ("system", "developer", "user", "tool")
@@ -55,6 +56,11 @@ class ChatBody(GenerationBody):
     prompt_cache_key: WithoutEffect = None
     prompt_cache_retention: WithoutEffect = None
     prompt_cache_options: WithoutEffect = None
+
+    @property
+    def called(self) -> FinishReason:
+        """How a choice finishes that called a tool: OpenAI has `stop` for the one call that it was held to."""
+        return "stop" if isinstance(self.tool_choice, NamedToolChoice) else "tool_calls"
 
 
 def parse_chat(data: Mapping[str, Any], hints: DispatchHints) -> tuple[ChatBody, GenerateRequest]:

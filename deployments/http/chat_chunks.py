@@ -9,12 +9,19 @@ from engines.events import FinishReason, Usage
 
 
 class ChatChunks(ChoiceFormat):
-    """The chunks of one choice of a chat completion."""
+    """The chunks of one choice of a chat completion.
 
-    __slots__ = ("_delta", "_end", "_text")
+    Args:
+        stream: What all chunks of the answer have in common.
+        index: The choice's index in the answer.
+        called: How it finishes if it called a tool.
+    """
 
-    def __init__(self, stream: StreamFormat, index: int) -> None:
+    __slots__ = ("_called", "_delta", "_end", "_text")
+
+    def __init__(self, stream: StreamFormat, index: int, called: FinishReason = "tool_calls") -> None:
         super().__init__(stream, index)
+        self._called = called
         self._delta = f'{self._head}"delta":{{'
         self._text = f'{self._delta}"content":'
         self._end = f"}}{self._tail}"
@@ -49,6 +56,7 @@ class ChatChunks(ChoiceFormat):
 
     def finish(self, reason: FinishReason, stop_reason: int | str | None, usage: Usage | None) -> str:
         """The chunk that ends the choice."""
+        reason = self._called if reason == "tool_calls" else reason
         end = f'"logprobs":null,"finish_reason":"{reason}","stop_reason":{json.dumps(stop_reason)}}}'
         return f"{self._delta}}},{end}{self._stream.tail(usage)}"
 

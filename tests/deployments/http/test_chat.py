@@ -121,6 +121,15 @@ async def test_a_stream_has_openais_shape(serving: Serving) -> None:
     assert all(chunk["choices"][0]["finish_reason"] is None for chunk in chunks[:-1])
 
 
+async def test_the_call_that_was_asked_for_by_name_finishes_with_stop(serving: Serving) -> None:
+    asked = {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": TOOL["function"]["name"]}}}
+    async with serving(AGENT) as served:
+        whole = await served.chat(**asked)
+        stream = await served.chat(**asked, stream=True)
+    assert whole.json["choices"][0]["finish_reason"] == "stop"
+    assert events_of(stream.body)[-1]["choices"][0]["finish_reason"] == "stop"
+
+
 async def test_usage_is_left_out_of_a_stream_unless_asked_for(serving: Serving) -> None:
     async with serving(["Hi"]) as served:
         chunks = events_of((await served.chat(stream=True)).body)
