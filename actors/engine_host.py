@@ -35,6 +35,8 @@ from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, Sessio
 
 _FLUSH_S = 2.0
 """What the last frames get to reach the routers when the instance ends."""
+_PATIENCE = 10
+"""For so many times its idle time an engine is believed that its steps will bring a token."""
 _POLL_S = 0.02
 """Draining looks so often whether it is over; it is rare, and so costs a request under way nothing."""
 
@@ -226,7 +228,8 @@ class EngineHost(Host):
         Raises:
             NotReady: It still boots.
             EngineDead: It is finished.
-            Timeout: It hangs: no step and no token, for `canary_idle_s` and then `timeout_s`.
+            Timeout: It hangs: it gave no token, and took no step, for `canary_idle_s` and then `timeout_s`. Steps that
+                bring no token, as a long prompt takes them, count for ten times `canary_idle_s`.
             EngineFailed: It failed to give one, or to say how it is.
         """
         match self._instance.state:
@@ -234,10 +237,10 @@ class EngineHost(Host):
                 raise NotReady(f"The instance {self.id} still boots.", instance=self.id)
             case InstanceState.GONE:
                 raise EngineDead(self._instance.detail or "The instance is gone.", instance=self.id)
-        progress = (self._progress_s, self.engine.steps)
+        progress_s, steps = self._progress_s, self.engine.steps
         try:
             await within(timeout_s, self.engine.check_health())
-            if time.monotonic() - self._progress_s >= canary_idle_s:
+            if time.monotonic() - progress_s >= canary_idle_s:
                 await sing(self.engine, self._spec.model, timeout_s)
                 self.made_progress()
         except EngineDead as error:
@@ -246,8 +249,10 @@ class EngineHost(Host):
         except TimeoutError:
             raise EngineFailed(f"The engine did not say within {timeout_s:g} s how it is.", instance=self.id) from None
         except (EngineFailed, Timeout) as error:
-            # It worked on users' requests meanwhile, so only the canary fell behind them.
-            if progress == (self._progress_s, self.engine.steps):
+            # With tokens for others, or on the way to them, only the canary fell behind.
+            idle_s = time.monotonic() - self._progress_s
+            works = isinstance(error, Timeout) and self.engine.steps != steps and idle_s < _PATIENCE * canary_idle_s
+            if self._progress_s == progress_s and not works:
                 raise error.at(self.id) from None
 
     # The end.

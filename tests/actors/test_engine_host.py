@@ -176,9 +176,13 @@ async def test_an_engine_that_works_on_long_prompts_does_not_hang() -> None:
     await reader.is_open()
     reader.submit(request(prompt="x" * 50_000))
     await until(lambda: instance.engine.load().running == 1)
-    steps = instance.engine.steps
-    await instance.check_health(canary_idle_s=0.0, timeout_s=0.2)
+    steps, began_s = instance.engine.steps, time.monotonic()
+    await until(lambda: time.monotonic() - began_s > 0.1)
+    await instance.check_health(canary_idle_s=0.1, timeout_s=0.2)
     assert instance.engine.steps > steps
+    # But not for good: an engine may go round in circles.
+    with pytest.raises(Timeout):
+        await instance.check_health(canary_idle_s=0.001, timeout_s=0.2)
     # Neither the long prompt nor the canary behind it had a token by then.
     assert not any(isinstance(event, TextDelta) for event in reader.said(1))
     await instance.stop(1.0)
