@@ -24,6 +24,8 @@ KEEPALIVE_S = 75.0
 LINGER_S = 1.0
 """How long the rest of a refused body is read and dropped, so that the client gets to see the answer."""
 POLL_S = 0.05
+QUIET_S = 1.0
+"""With no request for so long, no client is about to ask again because it had its answer."""
 
 
 class HttpIngress:
@@ -101,16 +103,28 @@ class HttpIngress:
             # The kernel has answered some already, and would reset them: one turn of the loop accepts them.
             await asyncio.sleep(0)
         listener.close()
-        deadline_s = asyncio.get_running_loop().time() + timeout_s
-        while self._metrics.in_flight and asyncio.get_running_loop().time() < deadline_s:  # noqa: ASYNC110
-            await asyncio.sleep(POLL_S)
-        # Idle connections were left open, for a request that is on its way; each closes after its next answer.
-        # Those that are still busy are cut here; cutting one kills its request.
+        await self._until_quiet(server, timeout_s)
+        # Connections that are still busy are cut here; cutting one kills its request.
         await server.shutdown(timeout=POLL_S)
         poster.cancel()
         await asyncio.wait([poster])
         # What it has counted since it last told the others must not go with it.
         await self._metrics.post()
+
+    async def _until_quiet(self, server: "_Server", timeout_s: float) -> None:
+        """Waits until no request is under way, and none comes on the connections that are left.
+
+        Idle connections are left open for a request that is on its way; each closes after its next answer. An answer
+        that had begun before the drain could not say that its connection closes, and its client may ask again at once.
+        """
+        now_s = asyncio.get_running_loop().time
+        began_s = busy_s = now_s()
+        while (self._metrics.in_flight or server.connections) and now_s() - began_s < timeout_s:
+            if self._metrics.in_flight:
+                busy_s = now_s()
+            elif now_s() - busy_s >= QUIET_S:
+                return
+            await asyncio.sleep(POLL_S)
 
 
 class _Server(web.Server):

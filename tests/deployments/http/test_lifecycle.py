@@ -6,7 +6,7 @@ import pytest
 
 from deployments.fleet import HttpSettings
 from deployments.http.refusals import CannotListen
-from deployments.http.server import HttpIngress
+from deployments.http.server import QUIET_S, HttpIngress
 from deployments.local_fleet import LocalFleet
 from deployments.metrics import Metrics
 from engines.errors import EngineDead
@@ -128,6 +128,18 @@ async def test_a_kept_connection_is_good_for_one_more_request(serving: Serving) 
         await asyncio.sleep(0)
         assert (await served.chat()).status == 200
         assert b"[DONE]" in (await asked).body
+        await stopping
+
+
+async def test_a_client_that_asks_again_after_its_answer_is_answered(serving: Serving) -> None:
+    async with serving(["Hi", 0.3, " there"]) as served:
+        asked = asyncio.create_task(served.chat(stream=True))
+        await until(lambda: bool(served.engine.active))
+        stopping = asyncio.create_task(served.ingress.stop(20))
+        assert b"[DONE]" in (await asked).body
+        # Nothing is under way now, and nobody has told this connection that it is to close.
+        await asyncio.sleep(QUIET_S / 4)
+        assert (await served.chat()).status == 200
         await stopping
 
 
