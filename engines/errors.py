@@ -16,10 +16,11 @@ Each leaf knows its HTTP status, whether another instance may be tried, and, whe
     │   ├── RateLimited           429  a quota, ours or a provider's
     │   └── Overloaded            429  every candidate refused
     ├── Cancelled                 499  the caller gave up (logs only, nobody reads it)
-    ├── Unavailable               503  base of the three below; try elsewhere, then later
+    ├── Unavailable               503  base of the four below; try elsewhere, then later
     │   ├── NotReady              503  the instance still boots
     │   ├── NoInstance            503  no instance of the model can take the request
-    │   └── Draining              503  the instance takes no new work
+    │   ├── Draining              503  the instance takes no new work
+    │   └── OtherVocabulary       503  the answer to go on with was begun with another tokenizer
     ├── StreamBroken              502  base of the two below; Migration continues such a stream elsewhere
     │   ├── InstanceLost          502  the instance, or the way to it, died
     │   └── StreamIncomplete      502  the events ran out without a Finished
@@ -239,6 +240,12 @@ class Draining(Unavailable):
     """The instance finishes what it has and takes nothing new."""
 
     code = "draining"
+
+
+class OtherVocabulary(Unavailable):
+    """The token ids to go on from mean something else to this engine: its model has another tokenizer."""
+
+    code = "other_vocabulary"
 
 
 class StreamBroken(PenstockError):

@@ -81,11 +81,13 @@ class Started(_Value):
         engine: Name of the engine (of the instance, in a fleet) that answers.
         model: Name of the model.
         prompt_tokens: Tokens of the prompt, or None when the engine does not know yet.
+        vocabulary: The same for engines whose token ids mean the same; empty where that is not known.
     """
 
     engine: str
     model: str
     prompt_tokens: int | None = None
+    vocabulary: str = ""
 
 
 @dataclass(frozen=True, slots=True)

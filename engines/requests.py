@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from engines.errors import OtherVocabulary
 from engines.messages import Message, NamedToolChoice, Tool, ToolChoice
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -112,9 +113,20 @@ class Resume(_Request):
     Attributes:
         token_ids: Ids generated so far; the engine feeds them silently through its detokenizer and parsers. Empty:
             it starts over, and is only known to have waited already.
+        vocabulary: That of the engine which generated them, as it said in `Started`.
     """
 
     token_ids: TokenIds
+    vocabulary: str = ""
+
+    def check_vocabulary(self, vocabulary: str) -> None:
+        """Returns if an engine of that vocabulary may go on from the ids.
+
+        Raises:
+            OtherVocabulary: They mean something else there.
+        """
+        if self.token_ids and self.vocabulary and vocabulary and self.vocabulary != vocabulary:
+            raise OtherVocabulary("The answer was begun with another tokenizer than the model has here.")
 
 
 class GenerateRequest(_Request):

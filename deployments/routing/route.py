@@ -10,7 +10,7 @@ from deployments.routing.affinity import Affinity
 from deployments.routing.faults import Faults, is_fault
 from deployments.routing.members import BUSY_S, Link, Member
 from deployments.routing.policies import Direct, Routed, make_policy
-from engines.errors import Draining, NoInstance, Overload, Overloaded, PenstockError
+from engines.errors import Draining, NoInstance, OtherVocabulary, Overload, Overloaded, PenstockError
 from engines.requests import EmbedRequest, GenerateRequest, Session
 
 STARTING_RETRY_S = 5.0
@@ -101,6 +101,8 @@ class Route:
             request: The request.
             refusals: What the instances said that were tried; may be empty.
         """
+        if refusals and all(isinstance(error, OtherVocabulary) for error in refusals):
+            return refusals[-1]
         busy = [error for error in refusals if isinstance(error, Overload)]
         if busy:
             if len(refusals) == 1:

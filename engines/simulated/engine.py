@@ -19,7 +19,7 @@ from engines.simulated.prompt import budget, check_ids, prompt_ids
 from engines.simulated.scheduler import Scheduler, Sequence
 from engines.simulated.stream import Stream
 from engines.simulated.timing import StepClock
-from engines.simulated.tokenizer import Special, decode, encode
+from engines.simulated.tokenizer import VOCABULARY, Special, decode, encode
 
 
 class SimulatedEngine(PushEngine):
@@ -98,8 +98,11 @@ class SimulatedEngine(PushEngine):
             raise Cancelled(f"The request {context.id} was killed.", instance=self.name)
         prompt = prompt_ids(request)
         max_tokens = budget(request, len(prompt), self.capabilities.context_length)
-        resumed = [] if request.resume is None else request.resume.token_ids
-        check_ids(resumed, "resume.token_ids")
+        resumed: list[int] = []
+        if request.resume is not None:
+            request.resume.check_vocabulary(VOCABULARY)
+            resumed = request.resume.token_ids
+            check_ids(resumed, "resume.token_ids")
         stream = Stream(self.name, context, sink, self._scheduler, self._streams.__delitem__)
         arrival = next(self._arrivals)
         sequences = []
@@ -116,7 +119,7 @@ class SimulatedEngine(PushEngine):
             key = (-request.priority, arrival, index)
             sequences.append(Sequence(key, stream, prompt, resumed, writer(request, prompt, index), output))
         self._streams[stream] = None
-        sink.emit(Started(self.name, self._model, len(prompt)))
+        sink.emit(Started(self.name, self._model, len(prompt), VOCABULARY))
         stream.open(sequences)
         self._work.set()
 

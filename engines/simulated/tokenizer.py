@@ -5,6 +5,7 @@ Any text survives `decode(encode(text))`, and no text encodes to a special token
 
 import re
 from collections.abc import Iterable
+from hashlib import blake2b
 
 
 class Special:
@@ -78,6 +79,8 @@ BYTES_OF: list[bytes] = [
 """What each id stands for, by id."""
 
 VOCABULARY_SIZE = len(BYTES_OF)
+VOCABULARY = blake2b(b"\0".join(BYTES_OF), digest_size=8).hexdigest()
+"""Its name, as in `Started`."""
 
 SPOKEN = tuple(_ID_OF[f" {word}"] for word in WORDS)
 """The words with a space before them: what answers are made of."""

@@ -9,6 +9,9 @@ What an engine step yielded is taken to have been delivered as a whole.
 
 from collections.abc import Sequence
 from copy import copy
+from hashlib import blake2b
+from operator import itemgetter
+from typing import Any
 
 from vllm.outputs import CompletionOutput
 from vllm.sampling_params import SamplingParams
@@ -17,6 +20,16 @@ from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
 from engines.events import Event
 from engines.vllm.streaming import Choice
+
+
+def vocabulary(tokenizer: Any) -> str:
+    """A digest of what the tokenizer's ids mean; empty without a tokenizer."""
+    if tokenizer is None:
+        return ""
+    digest = blake2b(digest_size=8)
+    for token, token_id in sorted(tokenizer.get_vocab().items(), key=itemgetter(1)):
+        digest.update(f"{token_id} {token!r}\n".encode())
+    return digest.hexdigest()
 
 
 def continuation(core: EngineCoreRequest, token_ids: Sequence[int]) -> EngineCoreRequest:

@@ -25,7 +25,7 @@ from engines.vllm.orphans import mortal_core
 from engines.vllm.parsing import Parsing
 from engines.vllm.processes import ProcessTree
 from engines.vllm.rendering import Rendered, Rendering
-from engines.vllm.resuming import continuation, replay
+from engines.vllm.resuming import continuation, replay, vocabulary
 from engines.vllm.sampling import SamplingMapper, guided_field
 from engines.vllm.streaming import Stream
 
@@ -58,6 +58,7 @@ class Runtime:
         # The scheduler's figures are wanted, those that vLLM's frontend adds for each token are not.
         self._llm.log_stats = self._llm.output_processor.log_stats = False
         self._config = self._llm.model_config
+        self._vocabulary = vocabulary(self._llm.renderer.tokenizer)
         self._rendering = Rendering(self._llm, options, template)
         self._parsing = Parsing(self._llm, options, self._rendering.online.parser)
         self._sampling = SamplingMapper(self._config)
@@ -108,7 +109,7 @@ class Runtime:
         self._check_resume(request, core)
         if context.is_killed:
             raise Cancelled("The request was cancelled.")
-        started = Started(self._name, self._model, len(rendered.token_ids))
+        started = Started(self._name, self._model, len(rendered.token_ids), self._vocabulary)
         choices = self._parsing.choices(request, rendered)
         stream = Stream(
             started,
@@ -176,6 +177,7 @@ class Runtime:
         """Refuses to go on where the state of the first stream cannot be had again."""
         if request.resume is None or not request.resume.token_ids:
             return
+        request.resume.check_vocabulary(self._vocabulary)
         if request.sampling.n > 1:
             raise Unsupported("A request with several choices cannot be resumed.", param="resume")
         if core.sampling_params.structured_outputs is not None:

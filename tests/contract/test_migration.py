@@ -7,11 +7,11 @@ import pytest
 from engines.completion import Completion, collect
 from engines.context import Context
 from engines.contract import Engine, Sink
-from engines.errors import InstanceLost, PenstockError
-from engines.events import Event, Finished
+from engines.errors import InstanceLost, OtherVocabulary, PenstockError
+from engines.events import Event, Finished, Started
 from engines.migration import Migration
 from engines.operator import Operator
-from engines.requests import GenerateRequest
+from engines.requests import GenerateRequest, Resume
 from tests.contract.asking import WEATHER, Running, said
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -116,6 +116,25 @@ async def test_what_was_generated_is_not_generated_again(subject: Running) -> No
     _, engine = await broken_at(subject, subject.counting(1, 12), 6)
     resume = engine.requests[1].resume
     assert resume is not None and resume.token_ids
+
+
+async def test_nobody_goes_on_from_ids_of_another_vocabulary(subject: Running) -> None:
+    subject.needs("resume")
+    request = subject.counting(1, 12)
+    started = (await subject.listen(request))[0]
+    assert isinstance(started, Started)
+    if not started.vocabulary:
+        pytest.skip(f"{started.engine} does not say what its ids mean")
+    _, engine = await broken_at(subject, request, 6)
+    resume = engine.requests[1].resume
+    assert resume is not None and resume.vocabulary == started.vocabulary
+    other = request.model_copy(update={"resume": resume.model_copy(update={"vocabulary": "other"})})
+    with pytest.raises(OtherVocabulary):
+        await subject.ask(other)
+    # What starts over goes on from nothing.
+    afresh = request.model_copy(update={"resume": Resume(token_ids=[], vocabulary="other")})
+    assert said(await subject.ask(afresh)) == said(await subject.ask(request))
+    await subject.is_idle()
 
 
 async def test_it_is_moved_as_often_as_the_limit_says(subject: Running) -> None:

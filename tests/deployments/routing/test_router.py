@@ -20,6 +20,7 @@ from engines.errors import (
     InvalidRequest,
     ModelNotFound,
     NoInstance,
+    OtherVocabulary,
     Overloaded,
     PenstockError,
     QueueFull,
@@ -119,6 +120,17 @@ async def test_a_refused_request_goes_to_the_next_instance(fleet: LocalFleet, er
     assert [await engine_of(router, ask()) for _ in range(4)] == ["b"] * 4
     # It was asked once: from then on it is inhibited, or known to be busy.
     assert len(fleet.engines["a"].requests) == 1
+
+
+async def test_what_no_tokenizer_here_understands_says_so(fleet: LocalFleet) -> None:
+    for id in ("a", "b"):
+        await fleet.add(id, ScriptedEngine(id, script=[OtherVocabulary("Begun with another tokenizer.")]))
+    router = await fleet.router()
+    with pytest.raises(OtherVocabulary, match="another tokenizer"):
+        await engine_of(router, ask())
+    await fleet.add("c")
+    await until(lambda: router.models()[0].ready == 3)
+    assert await engine_of(router, ask()) == "c"
 
 
 async def test_an_instance_that_says_it_drains_is_asked_no_more(fleet: LocalFleet) -> None:
