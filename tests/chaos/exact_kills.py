@@ -138,14 +138,15 @@ class Fleet:
 
     async def kill(self, kill: Kill) -> tuple[int, int, int]:
         """Asks everything again and kills: answers that changed their instance, that differ, and 1 if none was hurt."""
-        processes = await self.whole()
+        # Looked up before: while one looks, an answer comes to its end.
+        processes = {id: _process(actor, kill.process) for id, actor in (await self.whole()).items()}
         open_answers: list[Answer] = []
 
         def watch(event: Event, number: int) -> None:
             victim = open_answers[kill.request].began_on
             if victim in processes and kill.is_now(event, number):
                 self.killed.add(victim)
-                _kill(processes.pop(victim), kill.process)
+                os.kill(processes.pop(victim), signal.SIGKILL)
 
         for index, request in enumerate(requests()):
             open_answers.append(Answer(request, watch if index == kill.request else lambda *_: None))
@@ -155,8 +156,8 @@ class Fleet:
         return len(moved), differ, int(open_answers[kill.request] not in moved)
 
 
-def _kill(actor: int, process: str) -> None:
-    os.kill(actor if process == "actor" else engine_pids(actor)[0], signal.SIGKILL)
+def _process(actor: int, process: str) -> int:
+    return actor if process == "actor" else engine_pids(actor)[0]
 
 
 async def run(kills: Sequence[Kill], fleet_file: RunFile) -> int:
