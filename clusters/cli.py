@@ -13,6 +13,7 @@ from rich.console import Console
 
 from clusters.errors import ClusterError
 from clusters.fleet_file import DEMO_FLEET, FleetFileError, load_fleet
+from clusters.ray_cluster import offer_token
 from deployments.fleet import FleetSettings
 
 app = typer.Typer(
@@ -44,6 +45,8 @@ def serve(
     from clusters.serve_command import serve_fleet
 
     settings = _listening_on(load_fleet(fleet or DEMO_FLEET), host, port)
+    if address is not None:
+        offer_token(address)
     raise typer.Exit(serve_fleet(settings, Console(), address=address, wait=wait))
 
 
@@ -116,10 +119,9 @@ def chaos(
     if address is None:
         local = find_fleet(port)
         url, name, address = local.url, local.name, local.ray_address
-        # A local cluster lets in whoever can read the token in the user's home. Ray reads this when it is imported.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     elif url is None:
         raise ClusterError("With --address, say where the fleet answers, too: --url http://HOST:8000")
+    offer_token(address)
     from clusters.chaos.command import Where, chaos_command
 
     raise typer.Exit(
@@ -148,6 +150,7 @@ def down(
     from clusters.run_file import find_fleet
 
     if address is not None:
+        offer_token(address)
         remove_from_cluster(address, name)
     else:
         end_local_fleet(find_fleet(port), Console(), timeout_s)

@@ -7,6 +7,7 @@ import time
 from rich.console import Console
 
 from clusters.errors import ClusterError
+from clusters.ray_cluster import join
 from clusters.run_file import RunFile
 
 _POLL_S = 0.1
@@ -38,13 +39,10 @@ def remove_from_cluster(address: str, name: str) -> None:
     Raises:
         ClusterError: There is no such cluster, or no such fleet on it.
     """
+    join(address, name)
     import ray  # Slow to import, and only this path needs it.
     from ray import serve
 
-    try:
-        ray.init(address=address, namespace=name, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError):
-        raise ClusterError(f"There is no Ray cluster at {address}.") from None
     try:
         applications = serve.status().applications
         if name not in applications:

@@ -27,6 +27,7 @@ from clusters.cluster_room import missing_resources, share_gpus
 from clusters.errors import ClusterError
 from clusters.fleet_protocol import ClusterUp, Failed, InstanceRow, Instances, Job, Phase, Ready, Report, encode
 from clusters.needs import logical_cpus
+from clusters.ray_cluster import join
 from clusters.run_file import http_url
 from deployments.app import deploy
 
@@ -87,11 +88,7 @@ class FleetProcess:
     def _start_ray(self) -> None:
         if self._job.address is not None:
             self._report(Phase(text=f"connecting to {self._job.address}"))
-            try:
-                ray.init(address=self._job.address, log_to_driver=False, namespace=self._fleet.name)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                _log.exception("no cluster")
-                raise ClusterError(f"There is no Ray cluster at {self._job.address}: {_first_line(error)}") from None
+            join(self._job.address, self._fleet.name)
         else:
             self._report(Phase(text="starting Ray"))
             self._start_local_ray()

@@ -12,6 +12,7 @@ from clusters.api_client import ApiClient
 from clusters.chaos.faults import FAULTS, Fault
 from clusters.chaos.run import ChaosPlan, run_chaos
 from clusters.errors import ClusterError
+from clusters.ray_cluster import join
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,7 @@ def chaos_command(
     )
     # What Serve says of an upgrade is not what the table is about.
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    try:
-        ray.init(address=where.ray_address, namespace=where.name, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"There is no Ray cluster at {where.ray_address}: {error}") from None
+    join(where.ray_address, where.name)
     try:
         outcomes = asyncio.run(run_chaos(plan, console))
     finally:
