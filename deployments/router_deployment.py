@@ -154,9 +154,10 @@ class RouterDeployment:
         """What the fleet was deployed with."""
         return self._settings
 
-    async def process(self) -> tuple[str, int]:
-        """Ray's id of the node that this replica runs on, and its process there."""
-        return ray.get_runtime_context().get_node_id(), os.getpid()
+    async def process(self) -> tuple[str, int, int]:
+        """Ray's id of the node that this replica runs on, its process there, and how many requests it carries."""
+        carries = self._http.in_flight if self._http is not None else 0
+        return ray.get_runtime_context().get_node_id(), os.getpid(), carries
 
     async def http_port(self) -> int:
         """The port that this replica listens on."""

@@ -18,6 +18,7 @@ from actors.instance import Instance, InstanceState
 from deployments.app import deploy
 
 _RETRY_S = 0.2
+_ASKS = 20
 _SERVE = "serve"
 """Ray namespace of Serve's own actors."""
 _CONTROLLER = "SERVE_CONTROLLER_ACTOR"
@@ -78,8 +79,12 @@ class Targets:
 
     async def kill_a_router(self) -> None:
         """Kills one router replica; Serve starts another."""
-        # Serve asks one that is not about to end.
-        node, pid = await serve.get_app_handle(self._fleet).process.remote()
+        handle = serve.get_app_handle(self._fleet)
+        for _ in range(_ASKS):
+            # Serve asks any that is not about to end; one that has just come up would not be missed.
+            node, pid, carries = await handle.process.remote()
+            if carries:
+                break
         await self.signal(node, [pid], signal.SIGKILL)
 
     async def upgrade(self) -> None:
