@@ -3,6 +3,11 @@
 from engines.errors import PenstockError
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its name: Ray's go on for pages."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class ClusterError(PenstockError):
     """The fleet cannot be started, reached or ended; the message says why and what to do."""
 

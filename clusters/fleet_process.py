@@ -24,7 +24,7 @@ from actors.placement import cluster_nodes
 from clusters import process_session
 from clusters.boot_failure import reason
 from clusters.cluster_room import missing_resources, share_gpus
-from clusters.errors import ClusterError
+from clusters.errors import ClusterError, first_line
 from clusters.fleet_protocol import ClusterUp, Failed, InstanceRow, Instances, Job, Phase, Ready, Report, encode
 from clusters.needs import logical_cpus
 from clusters.ray_cluster import join
@@ -80,7 +80,7 @@ class FleetProcess:
             raise
         except Exception as error:
             _log.exception("failed")
-            self._report(Failed(message=f"{type(error).__name__}: {_first_line(error)}"))
+            self._report(Failed(message=f"{type(error).__name__}: {first_line(error)}"))
             raise
         finally:
             self._take_down()
@@ -113,7 +113,7 @@ class FleetProcess:
                 # Ray gives its daemons a fixed 30 s, raises a plain Exception, and leaves them running.
                 _log.exception("Ray did not start")
                 if not tries_left or self._stop.is_set():
-                    raise ClusterError(f"Ray does not start here: {_first_line(error)}") from None
+                    raise ClusterError(f"Ray does not start here: {first_line(error)}") from None
                 self._report(Phase(text="starting Ray once more; the machine is busy"))
                 process_session.end(os.getsid(0), grace_s=_DAEMONS_END_S, besides=[os.getpid()])
             else:
@@ -193,10 +193,6 @@ class FleetProcess:
     def _report(self, report: Report) -> None:
         with suppress(BrokenPipeError):  # The command line was killed; the end of our input says so, too.
             os.write(self._reports, encode(report))
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _stop_at_end_of_input(stop: threading.Event) -> None:

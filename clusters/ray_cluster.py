@@ -4,7 +4,7 @@ import os
 import socket
 from pathlib import Path
 
-from clusters.errors import ClusterError
+from clusters.errors import ClusterError, first_line
 
 _MODE = "RAY_AUTH_MODE"
 
@@ -31,9 +31,8 @@ def join(address: str, namespace: str) -> None:
     try:
         ray.init(address=address, namespace=namespace, log_to_driver=False, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
         hint = "" if _MODE in os.environ else f" If it asks for a token, set {_MODE}=token."
-        raise ClusterError(f"There is no Ray cluster at {address}: {reason}.{hint}") from error
+        raise ClusterError(f"There is no Ray cluster at {address}: {first_line(error).rstrip('.')}.{hint}") from error
 
 
 def _is_here(address: str) -> bool:

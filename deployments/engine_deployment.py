@@ -106,8 +106,12 @@ class EngineDeployment:
         if actor is None:
             return
         try:
-            await result(actor.drain.remote(0.0 if self._engine_hangs else self._model.drain_timeout_s), self._id)
-            await result(actor.stop.remote(HUNG_STOP_S if self._engine_hangs else STOP_S), self._id)
+            if self._engine_hangs:
+                # Stopping hands over what runs, without waiting for it.
+                await result(actor.stop.remote(HUNG_STOP_S), self._id)
+            else:
+                await result(actor.drain.remote(self._model.drain_timeout_s), self._id)
+                await result(actor.stop.remote(STOP_S), self._id)
         except PenstockError as error:
             # It died before it was asked to; there is nobody left to wait for.
             logger.warning("The instance %s did not end as it should: %s", self._id, error.message)

@@ -186,8 +186,9 @@ class _Stream:
 
     def rest(self) -> GenerateRequest:
         """What is to be asked of the next instance."""
+        assert self._started is not None  # Nothing else moves.
         ids = list(self._ids) if self._telling is None else []
-        resume = Resume(token_ids=ids, vocabulary=self._started.vocabulary if self._started is not None else "")
+        resume = Resume(token_ids=ids, vocabulary=self._started.vocabulary)
         # Whoever was named is the one that was lost.
         return self._request.model_copy(update={"resume": resume, "instance": None})
 

@@ -19,6 +19,7 @@ from deployments.app import deploy
 
 _RETRY_S = 0.2
 _ASKS = 20
+"""How often Serve is asked for a router that carries requests."""
 _SERVE = "serve"
 """Ray namespace of Serve's own actors."""
 _CONTROLLER = "SERVE_CONTROLLER_ACTOR"

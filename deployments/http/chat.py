@@ -27,7 +27,7 @@ async def chat(exchange: Exchange) -> web.StreamResponse:
     id = f"chatcmpl-{exchange.id}"
     if body.stream:
         chunks = StreamFormat(id, "chat.completion.chunk", body.model, exchange.created_s, stream_report(body))
-        choices = [ChatChunks(chunks, index, body.called) for index in range(request.sampling.n)]
+        choices = [ChatChunks(chunks, index, body.finish_reason) for index in range(request.sampling.n)]
         return await answer_stream(exchange, [request], chunks, [choices])
     (completion,) = await answer_whole(exchange, [request])
     exchange.meter.finish(completion.usage)
@@ -52,7 +52,7 @@ def _choice(index: int, choice: Choice, body: ChatBody) -> dict[str, Any]:
         "index": index,
         "message": _message(choice),
         "logprobs": None if choice.logprobs is None else chat_logprobs(choice.logprobs),
-        "finish_reason": body.called if choice.reason == "tool_calls" else choice.reason,
+        "finish_reason": body.finish_reason(choice.reason),
         "stop_reason": choice.stop_reason,
     }
     if body.return_token_ids:

@@ -57,10 +57,9 @@ class ChatBody(GenerationBody):
     prompt_cache_retention: WithoutEffect = None
     prompt_cache_options: WithoutEffect = None
 
-    @property
-    def called(self) -> FinishReason:
-        """How a choice finishes that called a tool: OpenAI has `stop` for the one call that it was held to."""
-        return "stop" if isinstance(self.tool_choice, NamedToolChoice) else "tool_calls"
+    def finish_reason(self, reason: FinishReason) -> FinishReason:
+        """How a choice finishes, in OpenAI's words: the one call that it was held to ends with `stop`."""
+        return "stop" if reason == "tool_calls" and isinstance(self.tool_choice, NamedToolChoice) else reason
 
 
 def parse_chat(data: Mapping[str, Any], hints: DispatchHints) -> tuple[ChatBody, GenerateRequest]:

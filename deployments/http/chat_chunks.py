@@ -1,6 +1,7 @@
 """Chunks of a streamed chat completion."""
 
 import json
+from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as quoted
 
 from deployments.http.logprobs import chat_logprobs
@@ -14,14 +15,19 @@ class ChatChunks(ChoiceFormat):
     Args:
         stream: What all chunks of the answer have in common.
         index: The choice's index in the answer.
-        called: How it finishes if it called a tool.
+        finish_reason: What to call the reason for which it ended.
     """
 
-    __slots__ = ("_called", "_delta", "_end", "_text")
+    __slots__ = ("_delta", "_end", "_finish_reason", "_text")
 
-    def __init__(self, stream: StreamFormat, index: int, called: FinishReason = "tool_calls") -> None:
+    def __init__(
+        self,
+        stream: StreamFormat,
+        index: int,
+        finish_reason: Callable[[FinishReason], FinishReason] = lambda reason: reason,
+    ) -> None:
         super().__init__(stream, index)
-        self._called = called
+        self._finish_reason = finish_reason
         self._delta = f'{self._head}"delta":{{'
         self._text = f'{self._delta}"content":'
         self._end = f"}}{self._tail}"
@@ -56,8 +62,8 @@ class ChatChunks(ChoiceFormat):
 
     def finish(self, reason: FinishReason, stop_reason: int | str | None, usage: Usage | None) -> str:
         """The chunk that ends the choice."""
-        reason = self._called if reason == "tool_calls" else reason
-        end = f'"logprobs":null,"finish_reason":"{reason}","stop_reason":{json.dumps(stop_reason)}}}'
+        called = self._finish_reason(reason)
+        end = f'"logprobs":null,"finish_reason":"{called}","stop_reason":{json.dumps(stop_reason)}}}'
         return f"{self._delta}}},{end}{self._stream.tail(usage)}"
 
     def with_extras(self, chunk: str, extras: Extras) -> str:
