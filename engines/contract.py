@@ -80,6 +80,20 @@ class Load:
     kv_use: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a stream is, whether it has anything to say or not.
+
+    Attributes:
+        tokens: Tokens of its prompt and answer computed so far, over all choices, hidden ones included. It may fall:
+            what was preempted is computed again.
+        scheduled: Whether the engine's steps work on it. False: it waits in the engine's own queue, or was preempted.
+    """
+
+    tokens: int
+    scheduled: bool = True
+
+
 class Engine(ABC):
     """Anything that answers a request with a stream of events.
 
@@ -95,6 +109,15 @@ class Engine(ABC):
     def steps(self) -> int:
         """Grows as it works, also when no event comes of it, as with a long prompt; 0 where that cannot be told."""
         return 0
+
+    def progress(self, context: Context) -> Progress | None:
+        """How far the stream of this context is, as far as known now; None where that cannot be told.
+
+        Cheap: asked at every heartbeat for each stream that has said nothing since the last one. With `steps` it is
+        all that a stream or an engine is judged by: an engine hangs when it has work and takes no step, a stream when
+        the engine steps, works on it, and its progress does not change.
+        """
+        return None
 
     @property
     @abstractmethod

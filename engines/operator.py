@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 from engines.context import Context
-from engines.contract import Capabilities, Engine, Load, PushEngine, Sink
+from engines.contract import Capabilities, Engine, Load, Progress, PushEngine, Sink
 from engines.events import Event
 from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
 
@@ -32,6 +32,15 @@ class Operator(PushEngine):
     def ready(self) -> bool:
         """As the inner engine."""
         return self._engine.ready
+
+    @property
+    def steps(self) -> int:
+        """The inner engine's."""
+        return self._engine.steps
+
+    def progress(self, context: Context) -> Progress | None:
+        """How far the inner engine is with the stream of this context; None where it cannot tell."""
+        return self._engine.progress(context)
 
     async def start(self) -> None:
         """As `Engine.start`."""
