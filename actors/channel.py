@@ -8,24 +8,19 @@ import pickle
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable
 
-from actors.frames import Frame, News, encode
+from actors.frames import Frame, News, Pulse, encode
 from actors.gate import Gate, Ticket
 from actors.outbox import Outbox
 from actors.settings import ChannelSettings
+from actors.upstream import Message, Submission, Upstream, Upward
 from engines.context import Context
-from engines.contract import Engine, Load
+from engines.contract import Engine, Load, Progress
 from engines.errors import Cancelled, EngineDead, EngineFailed, InstanceLost, PenstockError
 from engines.events import Event, Finished, FinishReason, Started, Usage
 from engines.requests import GenerateRequest, Session
 
-Submission = tuple[int, str, bytes]
-"""The number of a request on its channel, its context's id, and the pickled GenerateRequest.
-
-Each request is pickled on its own, so that one that cannot be read fails alone.
-"""
-
-Cancellation = tuple[int, bool]
-"""The number of a request on its channel, and whether it is killed (else stopped)."""
+_LOST_S = 10.0
+"""How long a message from the router may be overtaken by later ones before it counts as lost."""
 
 
 class Host(ABC):
@@ -50,12 +45,12 @@ class Host(ABC):
         """How busy the instance is."""
 
     @abstractmethod
-    def engine_died(self, error: EngineDead) -> None:
-        """The engine said that it is finished. Called once for each request that it failed."""
+    def pulse(self) -> tuple[int | None, bool]:
+        """The engine's steps so far, None where it cannot tell; and whether it has work."""
 
     @abstractmethod
-    def made_progress(self) -> None:
-        """Events left the instance: a sign that its engine works."""
+    def engine_died(self, error: EngineDead) -> None:
+        """The engine said that it is finished. Called once for each request that it failed."""
 
     @abstractmethod
     def served(self, session: Session, by: "Channel") -> None:
@@ -141,6 +136,12 @@ class Call:
         self.fail(error)
         self._context.kill()
 
+    def progress(self) -> Progress | None:
+        """How far it is; None where its engine cannot tell."""
+        if self._ticket is not None and self._ticket.is_waiting:
+            return Progress(0, scheduled=False)
+        return self._channel.host.engine.progress(self._context)
+
     def _admit(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._submit())
 
@@ -173,18 +174,33 @@ class Channel:
     Args:
         host: The instance.
         settings: Window, silence, rotation.
+        first: The number that its first request will have.
     """
 
-    __slots__ = ("_calls", "_is_read", "_sent_at_tick", "_settings", "_silent_ticks", "host", "outbox")
+    __slots__ = (
+        "_calls",
+        "_is_read",
+        "_missing",
+        "_missing_ticks",
+        "_pulse_is_due",
+        "_settings",
+        "_silent_ticks",
+        "_upstream",
+        "host",
+        "outbox",
+    )
 
-    def __init__(self, host: Host, settings: ChannelSettings) -> None:
+    def __init__(self, host: Host, settings: ChannelSettings, first: int) -> None:
         self.host = host
         self.outbox = Outbox(settings.window, settings.pace_s)
         self._settings = settings
+        self._upstream = Upstream(first, self._hear)
         self._calls: dict[int, Call] = {}
         self._is_read = False
         self._silent_ticks = 0
-        self._sent_at_tick = 0
+        self._missing: tuple[int, int] | None = None
+        self._missing_ticks = 0
+        self._pulse_is_due = False
         # The first frame says that the channel is open.
         self.outbox.nudge()
 
@@ -193,31 +209,11 @@ class Channel:
         """Requests that are under way on it."""
         return len(self._calls)
 
-    def submit(self, batch: Iterable[Submission]) -> None:
-        """Takes new requests. What is wrong with one goes back as its error, in a frame."""
+    def take(self, batch: Iterable[Upward]) -> None:
+        """Takes what the router says of its requests; in whatever order it comes, each request hears it in its own."""
         self._silent_ticks = 0
-        for number, context_id, data in batch:
-            try:
-                request = pickle.loads(data)  # noqa: S301 - both ends are workers of one Ray cluster
-            except Exception as error:  # noqa: BLE001 - the caller waits: it must hear of it
-                reason = f"The request could not be read: {type(error).__name__}: {error}"
-                self.outbox.emit_urgently(number, EngineFailed(reason, instance=self.host.id))
-                continue
-            call = Call(self, number, request, Context(context_id))
-            self._calls[number] = call
-            call.enter()
-
-    def cancel(self, batch: Iterable[Cancellation]) -> None:
-        """Stops or kills requests; those that are over already take no notice."""
-        self._silent_ticks = 0
-        for number, kill in batch:
-            call = self._calls.get(number)
-            if call is None:
-                continue
-            if kill:
-                call.kill()
-            else:
-                call.stop()
+        for message in batch:
+            self._upstream.take(message)
 
     def acknowledge(self, sequence: int) -> None:
         """The router has had the frames up to this one; also its sign of life."""
@@ -258,9 +254,13 @@ class Channel:
         self._silent_ticks += 1
         if self._silent_ticks * self._settings.heartbeat_s >= self._settings.silence_s:
             return False
-        if self._sent_at_tick == self.outbox.sent:
-            self.outbox.nudge()
-        self._sent_at_tick = self.outbox.sent
+        missing = self._upstream.missing
+        self._missing_ticks = self._missing_ticks + 1 if missing is not None and missing == self._missing else 0
+        self._missing = missing
+        if self._missing_ticks * self._settings.heartbeat_s >= _LOST_S:
+            return False
+        self._pulse_is_due = True
+        self.outbox.nudge()
         return True
 
     def hand_over(self, error: PenstockError) -> None:
@@ -277,9 +277,42 @@ class Channel:
     def forget(self, number: int) -> None:
         """A request is over."""
         self._calls.pop(number, None)
+        self._upstream.forget(number)
+
+    def _hear(self, number: int, message: Message) -> None:
+        call = self._calls.get(number)
+        if message == "stop":
+            assert call is not None  # What is over hears nothing more.
+            call.stop()
+        elif message == "kill":
+            assert call is not None
+            call.kill()
+        else:
+            self._submit(number, message)
+
+    def _submit(self, number: int, submission: Submission) -> None:
+        """Takes a new request. What is wrong with it goes back as its error, in a frame."""
+        context_id, data = submission
+        try:
+            request = pickle.loads(data)  # noqa: S301 - both ends are workers of one Ray cluster
+        except Exception as error:  # noqa: BLE001 - the caller waits: it must hear of it
+            reason = f"The request could not be read: {type(error).__name__}: {error}"
+            self.outbox.emit_urgently(number, EngineFailed(reason, instance=self.host.id))
+            self._upstream.forget(number)
+            return
+        call = self._calls[number] = Call(self, number, request, Context(context_id))
+        call.enter()
 
     def _next_frame(self) -> bytes:
         sequence, entries, news = self.outbox.take()
-        if entries:
-            self.host.made_progress()
-        return encode(Frame(sequence, entries, self.host.load(), news))
+        pulse = None
+        if self._pulse_is_due:
+            self._pulse_is_due = False
+            pulse = self._pulse()
+        return encode(Frame(sequence, entries, self.host.load(), news, pulse))
+
+    def _pulse(self) -> Pulse:
+        steps, is_busy = self.host.pulse()
+        told = ((number, call.progress()) for number, call in self._calls.items())
+        streams = [(number, progress.tokens, progress.scheduled) for number, progress in told if progress is not None]
+        return Pulse(steps, is_busy, streams)

@@ -6,16 +6,17 @@ event loop together; what comes down is handed to the sinks synchronously.
 
 import asyncio
 import pickle
+import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 from actors.calls import result, translate
-from actors.channel import Cancellation, Submission
-from actors.frames import DRAINING, Entry, News, decode
+from actors.frames import DRAINING, Entry, Pulse, decode
 from actors.instance import Instance, InstanceState
+from actors.listener import Listener
 from actors.ray_stream import RayStream
 from actors.settings import ChannelSettings, PatienceSettings
+from actors.upstream import Message, Upward
 from engines.context import Context, Unsubscribe
 from engines.contract import Load, PushEngine, Sink
 from engines.errors import (
@@ -25,7 +26,6 @@ from engines.errors import (
     PenstockError,
     StreamBroken,
     Timeout,
-    TimeoutPhase,
 )
 from engines.events import Finished, Started
 from engines.requests import (
@@ -37,26 +37,35 @@ from engines.requests import (
     TokenizeRequest,
 )
 
+_STALLED_PULSES = 3
+"""Heartbeats without a step after which an engine with work is the last choice for more."""
+
 
 class _Stream:
     """One request under way: its sink, and who waits for it to start."""
 
     __slots__ = (
         "accepted",
-        "has_spoken",
         "has_started",
-        "silent_ticks",
+        "places",
+        "progress",
+        "request",
         "sink",
+        "still_pulses",
         "unsubscribe_kill",
         "unsubscribe_stop",
     )
 
-    def __init__(self, sink: Sink, accepted: asyncio.Future[None]) -> None:
+    def __init__(self, sink: Sink, request: GenerateRequest, accepted: asyncio.Future[None]) -> None:
         self.sink = sink
+        # Kept until its first token: whoever dies of a request dies of one that has got nothing yet.
+        self.request: GenerateRequest | None = request
         self.accepted = accepted
         self.has_started = False
-        self.has_spoken = False
-        self.silent_ticks = 0
+        # As the instance last said: tokens computed, and whether it is being worked on.
+        self.progress: tuple[int, bool] | None = None
+        self.still_pulses = 0
+        self.places = 0  # Messages that went up.
         self.unsubscribe_stop: Unsubscribe = _nothing
         self.unsubscribe_kill: Unsubscribe = _nothing
 
@@ -69,47 +78,53 @@ class Egress(PushEngine):
     Args:
         instance: The instance; `actor` must be set.
         settings: Acknowledgements, heartbeats, silence.
-        on_lost: Called when the channel was lost, after its requests were failed.
-        on_news: Called with each piece of news from the instance.
-        patience: How long a stream, or the whole instance, may say nothing.
+        listener: Hears what becomes of the channel; None: nobody does.
+        patience: How long an engine, or a stream, may make no progress.
 
     Attributes:
         reported: The instance's load as it last said.
         is_draining: The instance said that it takes no new work.
+        spoke_s: When its engine last said something of a request, on the monotonic clock.
     """
 
     def __init__(
         self,
         instance: Instance,
         settings: ChannelSettings,
-        on_lost: Callable[[InstanceLost], None] | None = None,
-        on_news: Callable[[News], None] | None = None,
+        listener: Listener | None = None,
         patience: PatienceSettings | None = None,
     ) -> None:
         self.name = instance.id
         self.capabilities = instance.capabilities
         self.reported = instance.load
         self.is_draining = instance.state is InstanceState.DRAINING
+        self.spoke_s = 0.0
         self._actor = instance.actor
         self._settings = settings
-        self._patience = patience if patience is not None else PatienceSettings()
-        self._on_lost = on_lost
-        self._on_news = on_news
+        self._listener = listener
+        self._stall_s = (patience if patience is not None else PatienceSettings()).stall_s
+        self._stall_pulses = self._stall_s / settings.heartbeat_s
         self._numbers = 0
         self._streams: dict[int, _Stream] = {}
-        self._submissions: list[Submission] = []
-        self._cancellations: list[Cancellation] = []
+        self._upward: list[Upward] = []
         self._flush_is_due = False
         self._is_closed = False
         self._channel = ""
+        self._first = 0  # Number of the channel's first stream.
         self._call: RayStream | None = None
         self._opened: asyncio.Future[None] | None = None
         self._received = 0
         self._acknowledged = 0
         self._received_at_tick = 0
         self._silent_ticks = 0
-        self._said_nothing_ticks = 0  # Heartbeats came, and no entries.
+        self._steps: int | None = None
+        self._still_pulses = 0  # In which the engine had work, and took no step.
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether its engine has had work and taken no step for some heartbeats: what is sent there may wait long."""
+        return self._still_pulses >= _STALLED_PULSES
 
     @property
     def in_flight(self) -> int:
@@ -153,11 +168,10 @@ class Egress(PushEngine):
         self._open()
         self._numbers += 1
         number = self._numbers
-        stream = self._streams[number] = _Stream(sink, asyncio.get_running_loop().create_future())
-        self._submissions.append((number, context.id, data))
+        stream = self._streams[number] = _Stream(sink, request, asyncio.get_running_loop().create_future())
+        self._say(number, stream, (context.id, data))
         stream.unsubscribe_stop = context.on_stop(lambda context: self._stop_stream(number, context))
         stream.unsubscribe_kill = context.on_kill(lambda _: self._kill_stream(number))
-        self._flush_soon()
         try:
             await stream.accepted
         except asyncio.CancelledError:
@@ -218,8 +232,10 @@ class Egress(PushEngine):
             return
         loop = asyncio.get_running_loop()
         self._channel = uuid.uuid4().hex
+        self._first = self._numbers + 1
         self._received = self._acknowledged = self._received_at_tick = 0
-        self._silent_ticks = self._said_nothing_ticks = 0
+        self._silent_ticks = self._still_pulses = 0
+        self._steps = None
         self._opened = loop.create_future()
         # Nobody need wait for it, and an error in a future that nobody waits for is not worth a warning.
         self._opened.add_done_callback(_retrieve)
@@ -228,7 +244,7 @@ class Egress(PushEngine):
 
     def _read(self) -> None:
         """Starts the streaming call, or renews it from where the last one ended."""
-        generator = self._actor.open.remote(self._channel, self._received)
+        generator = self._actor.open.remote(self._channel, self._received, self._first)
         self._acknowledged = self._received
         self._call = RayStream(generator, self._on_frame, self._on_end)
 
@@ -246,13 +262,15 @@ class Egress(PushEngine):
             self._flush()
 
     def _flush(self) -> None:
-        # Ray starts the calls of one caller in their order: a cancellation does not overtake its request.
-        if self._submissions:
-            submissions, self._submissions = self._submissions, []
-            self._actor.submit.remote(self._channel, submissions)
-        if self._cancellations:
-            cancellations, self._cancellations = self._cancellations, []
-            self._actor.cancel.remote(self._channel, cancellations)
+        if self._upward:
+            upward, self._upward = self._upward, []
+            self._actor.send.remote(self._channel, upward)
+
+    def _say(self, number: int, stream: _Stream, message: Message) -> None:
+        """Says the next thing of a stream."""
+        self._upward.append((number, stream.places, message))
+        stream.places += 1
+        self._flush_soon()
 
     def _acknowledge(self) -> None:
         self._acknowledged = self._received
@@ -265,44 +283,22 @@ class Egress(PushEngine):
         if self._silent_ticks * self._settings.heartbeat_s >= self._settings.silence_s:
             self._lose(InstanceLost(f"The instance {self.name} fell silent.", instance=self.name))
             return
-        if not self._check_streams():
-            return
         self._timer = asyncio.get_running_loop().call_later(self._settings.heartbeat_s, self._tick)
         self._acknowledge()
 
-    def _check_streams(self) -> bool:
-        """Fails the streams that stand still, and gives the instance up when all of it does; whether it did not."""
-        self._said_nothing_ticks += 1
-        period_s = self._settings.heartbeat_s
-        late: list[tuple[int, Timeout]] = []
-        for number, stream in self._streams.items():
-            stream.silent_ticks += 1
-            phase: TimeoutPhase = "between_tokens" if stream.has_spoken else "first_token"
-            limit_s = self._patience.between_tokens_s if stream.has_spoken else self._patience.first_token_s
-            # One that has not started may wait at the gate for its turn.
-            if stream.silent_ticks * period_s <= limit_s or (self.reported.queued and not stream.has_started):
-                continue
-            if self._said_nothing_ticks * period_s > limit_s:
-                self._lose(InstanceLost(f"The instance {self.name} hangs.", instance=self.name))
-                return False
-            late.append((number, Timeout(phase, limit_s).at(self.name)))
-        for number, error in late:
-            self._cancellations.append((number, True))
-            self._fail(number, error)
-        if late:
-            self._flush_soon()
-        return True
-
     def _stop_stream(self, number: int, context: Context) -> None:
-        if not context.is_killed:
-            self._cancellations.append((number, False))
-            self._flush_soon()
+        stream = self._streams.get(number)
+        if stream is not None and not context.is_killed:
+            self._say(number, stream, "stop")
 
     def _kill_stream(self, number: int) -> None:
-        if number in self._streams:
-            self._cancellations.append((number, True))
-            self._flush_soon()
-            self._fail(number, Cancelled("The request was cancelled."))
+        self._give_up(number, Cancelled("The request was cancelled."))
+
+    def _give_up(self, number: int, error: PenstockError) -> None:
+        stream = self._streams.get(number)
+        if stream is not None:
+            self._say(number, stream, "kill")
+            self._fail(number, error)
 
     # Down: frames, and the end of them.
 
@@ -322,8 +318,12 @@ class Egress(PushEngine):
         for news in frame.news:
             if news.topic == DRAINING:
                 self.is_draining = True
-            if self._on_news is not None:
-                self._on_news(news)
+            if self._listener is not None:
+                self._listener.heard(news)
+        if frame.entries:
+            self.spoke_s = time.monotonic()
+        if frame.pulse is not None:
+            self._on_pulse(frame.pulse)
         # A draining instance waits for its last frames to be acknowledged.
         if self._received - self._acknowledged >= self._settings.ack_every or self.is_draining:
             self._acknowledge()
@@ -333,11 +333,11 @@ class Egress(PushEngine):
         if isinstance(item, PenstockError):
             self._fail(number, item)
             return
-        stream.silent_ticks = self._said_nothing_ticks = 0
+        stream.still_pulses = 0
         if item.__class__ is Started:
             stream.has_started = True
         else:
-            stream.has_spoken = True
+            stream.request = None
             if item.__class__ is Finished:
                 self._forget(number)
         try:
@@ -346,6 +346,38 @@ class Egress(PushEngine):
             self._on_sink_error(number, stream, error)
         if item.__class__ is Started and not stream.accepted.done():
             stream.accepted.set_result(None)
+
+    def _on_pulse(self, pulse: Pulse) -> None:
+        """Judges the engine and the streams by what they did since the last heartbeat, and by nothing else."""
+        has_stepped, self._steps = pulse.steps != self._steps, pulse.steps
+        must_step = pulse.is_busy and pulse.steps is not None
+        self._still_pulses = self._still_pulses + 1 if must_step and not has_stepped else 0
+        if self._still_pulses >= self._stall_pulses:
+            self._lose(InstanceLost(f"The instance {self.name} hangs.", instance=self.name))
+            return
+        told = {number: (tokens, is_scheduled) for number, tokens, is_scheduled in pulse.streams}
+        stalled: list[int] = []
+        for number, stream in self._streams.items():
+            before, stream.progress = stream.progress, told.get(number)
+            if stream.progress is not None and (stream.progress != before or not stream.progress[1]):
+                stream.still_pulses = 0
+            elif has_stepped or not must_step:
+                stream.still_pulses += 1
+                if stream.still_pulses > self._stall_pulses:
+                    stalled.append(number)
+        for number in stalled:
+            error = Timeout("stall", self._stall_s).at(self.name)
+            if self._listener is not None:
+                self._listener.stalled(error)
+            self._give_up(number, error)
+
+    def _suspects(self) -> list[GenerateRequest]:
+        """The requests that the instance was working on and that have got nothing from it."""
+        return [
+            stream.request
+            for stream in self._streams.values()
+            if stream.request is not None and (stream.progress is None or stream.progress[1])
+        ]
 
     def _on_opened(self) -> None:
         assert self._opened is not None
@@ -363,9 +395,9 @@ class Egress(PushEngine):
 
     def _lose(self, error: PenstockError) -> None:
         lost = error if isinstance(error, InstanceLost) else InstanceLost(error.message, instance=self.name)
+        if self._listener is not None:
+            self._listener.lost(lost, self._suspects())
         self._disconnect(lost)
-        if self._on_lost is not None:
-            self._on_lost(lost)
 
     def _disconnect(self, error: InstanceLost) -> None:
         if self._timer is not None:
@@ -378,8 +410,7 @@ class Egress(PushEngine):
         opened, self._opened = self._opened, None
         if opened is not None and not opened.done():
             opened.set_exception(error)
-        self._submissions = []
-        self._cancellations = []
+        self._upward = []
         for number in list(self._streams):
             self._fail(number, error)
 
@@ -398,8 +429,7 @@ class Egress(PushEngine):
 
     def _on_sink_error(self, number: int, stream: _Stream, error: Exception) -> None:
         if number in self._streams:
-            self._cancellations.append((number, True))
-            self._flush_soon()
+            self._say(number, stream, "kill")
             self._forget(number)
         failed = EngineFailed(f"The answer could not be delivered: {type(error).__name__}.", instance=self.name)
         if not stream.accepted.done():

@@ -6,13 +6,13 @@ from typing import Any, TypeVar
 
 import ray
 
-from actors.channel import Cancellation, Submission
 from actors.directory_client import Announcer, DirectoryClient
 from actors.engine_host import EngineHost
 from actors.frozen_heap import freeze_heap
 from actors.inline_reports import report_inline
 from actors.instance import Instance
 from actors.settings import AdmissionSettings, ChannelSettings
+from actors.upstream import Upward
 from engines.registry import EngineSpec
 from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
 
@@ -37,9 +37,9 @@ def _answers_nothing(method: _Method) -> _Method:
 class EngineActor:
     """Hosts one engine: the far side of every channel that leads to it. Made by `create_engine_actor`.
 
-    Calls without an answer (`submit`, `cancel`, `acknowledge`, `close`) run to their end in one turn of the event loop,
-    in the order in which their caller made them. Errors of the others reach their caller as they were raised, through
-    `actors.calls.result`.
+    Calls without an answer (`send`, `acknowledge`, `close`) run to their end in one turn of the event loop, but not
+    always in the order in which their caller made them (see `actors.upstream`). Errors of the others reach their caller
+    as they were raised, through `actors.calls.result`.
 
     Args:
         instance_id: Stable label of the instance, unique in its fleet.
@@ -87,25 +87,20 @@ class EngineActor:
         """The instance as it is now."""
         return self._host.describe()
 
-    async def check_health(self, canary_idle_s: float = 30.0, timeout_s: float = 30.0) -> None:
-        """As `EngineHost.check_health`."""
-        await self._host.check_health(canary_idle_s, timeout_s)
+    async def check_health(self, canary_idle_s: float = 30.0, timeout_s: float = 30.0, stall_s: float = 30.0) -> None:
+        """Returns when the engine can work; arguments and errors are those of `EngineHost.check_health`."""
+        await self._host.check_health(canary_idle_s, timeout_s, stall_s)
 
     @_streams
-    async def open(self, channel_id: str, after: int) -> AsyncIterator[bytes]:
-        """The frames of a channel after frame `after`; 0 opens it."""
-        async for frame in self._host.open(channel_id, after):
+    async def open(self, channel_id: str, after: int, first: int) -> AsyncIterator[bytes]:
+        """The frames of a channel after frame `after`; 0 opens it, for requests numbered from `first`."""
+        async for frame in self._host.open(channel_id, after, first):
             yield frame
 
     @_answers_nothing
-    async def submit(self, channel_id: str, batch: Sequence[Submission]) -> None:
-        """Takes new requests of a channel."""
-        self._host.submit(channel_id, batch)
-
-    @_answers_nothing
-    async def cancel(self, channel_id: str, batch: Sequence[Cancellation]) -> None:
-        """Stops or kills requests of a channel."""
-        self._host.cancel(channel_id, batch)
+    async def send(self, channel_id: str, batch: Sequence[Upward]) -> None:
+        """Takes what the caller's end of a channel says of its requests."""
+        self._host.send(channel_id, batch)
 
     @_answers_nothing
     async def acknowledge(self, channel_id: str, sequence: int) -> None:

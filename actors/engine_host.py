@@ -10,7 +10,7 @@ from importlib import import_module
 from pydantic import ValidationError
 
 from actors.canary import sing
-from actors.channel import Cancellation, Channel, Host, Submission
+from actors.channel import Channel, Host
 from actors.daemon_thread import in_daemon_thread
 from actors.frames import DRAINING, SESSIONS, News
 from actors.gate import Gate
@@ -18,6 +18,7 @@ from actors.instance import Instance, InstanceState
 from actors.patience import within
 from actors.sessions import Sessions
 from actors.settings import AdmissionSettings, ChannelSettings
+from actors.upstream import Upward
 from engines.context import Context
 from engines.contract import Load
 from engines.errors import (
@@ -35,8 +36,6 @@ from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, Sessio
 
 _FLUSH_S = 2.0
 """What the last frames get to reach the routers when the instance ends."""
-_PATIENCE = 10
-"""For so many times its idle time an engine is believed that its steps will bring a token."""
 _POLL_S = 0.02
 """Draining looks so often whether it is over; it is rare, and so costs a request under way nothing."""
 
@@ -69,7 +68,7 @@ class EngineHost(Host):
         self._channels: dict[str, Channel] = {}
         self._sessions = Sessions()
         self._ticker: asyncio.Task[None] | None = None
-        self._progress_s = time.monotonic()
+        self._steps = _Steps(channel.heartbeat_s)
 
     @property
     def state(self) -> InstanceState:
@@ -100,7 +99,7 @@ class EngineHost(Host):
             self._become(InstanceState.GONE, failure.message)
             raise failure.at(self.id) from error
         self._instance = replace(self._instance, capabilities=self.engine.capabilities)
-        self._progress_s = time.monotonic()
+        self._ticker = asyncio.get_running_loop().create_task(self._tick())
         self._become(InstanceState.READY)
 
     # What a channel needs.
@@ -131,9 +130,12 @@ class EngineHost(Host):
             self._become(InstanceState.GONE, error.message)
             self.gate.clear(InstanceLost(f"The engine of instance {self.id} died.", instance=self.id))
 
-    def made_progress(self) -> None:
-        """Events left the instance."""
-        self._progress_s = time.monotonic()
+    def pulse(self) -> tuple[int | None, bool]:
+        """The engine's steps so far, None where it cannot tell; and whether it has work."""
+        if self._instance.state in (InstanceState.STARTING, InstanceState.GONE):
+            return None, False
+        load = self.engine.load()
+        return self.engine.steps, load.running + load.queued > 0
 
     def served(self, session: Session, by: Channel | None) -> None:
         """A request of a session was taken or has ended: the routers that did not send it should know, too."""
@@ -145,37 +147,29 @@ class EngineHost(Host):
 
     # Channels.
 
-    def open(self, channel_id: str, after: int) -> AsyncIterator[bytes]:
-        """The frames of a channel after frame `after`; 0 opens it.
+    def open(self, channel_id: str, after: int, first: int = 1) -> AsyncIterator[bytes]:
+        """The frames of a channel after frame `after`; 0 opens it, for requests numbered from `first`.
 
         Raises:
             InstanceLost: From the first `anext`: it cannot go on from there.
         """
         channel = self._channels.get(channel_id)
         if channel is None:
-            channel = Channel(self, self._channel_settings)
+            channel = Channel(self, self._channel_settings, first)
             if after == 0:
                 self._channels[channel_id] = channel
-                if self._ticker is None:
-                    self._ticker = asyncio.get_running_loop().create_task(self._tick())
                 if self._instance.state is InstanceState.DRAINING:
                     channel.broadcast(News(DRAINING))
                 elif sessions := self._sessions.all():
                     channel.broadcast(News(SESSIONS, sessions))
         return channel.frames(after)
 
-    def submit(self, channel_id: str, batch: Sequence[Submission]) -> None:
-        """Takes new requests of a channel; what is wrong with one goes back as its error, in a frame."""
+    def send(self, channel_id: str, batch: Sequence[Upward]) -> None:
+        """Takes what a router says of its requests; what is wrong with one goes back as its error, in a frame."""
         channel = self._channels.get(channel_id)
         # A channel that was closed has told its reader so, and that fails the requests on it.
         if channel is not None:
-            channel.submit(batch)
-
-    def cancel(self, channel_id: str, batch: Sequence[Cancellation]) -> None:
-        """Stops or kills requests of a channel."""
-        channel = self._channels.get(channel_id)
-        if channel is not None:
-            channel.cancel(batch)
+            channel.take(batch)
 
     def acknowledge(self, channel_id: str, sequence: int) -> None:
         """The reader of a channel has had its frames up to this one."""
@@ -207,7 +201,6 @@ class EngineHost(Host):
             raise InstanceLost(f"The engine of instance {self.id} died.", instance=self.id) from error
         finally:
             context.kill()
-        self.made_progress()
         if request.session is not None:
             self.served(request.session, None)
         return embeddings
@@ -222,38 +215,49 @@ class EngineHost(Host):
         self._check_up()
         return await self.engine.detokenize(request)
 
-    async def check_health(self, canary_idle_s: float, timeout_s: float) -> None:
-        """Returns when the engine can work; one that gave nothing for `canary_idle_s` is asked for one real token.
+    async def check_health(self, canary_idle_s: float, timeout_s: float, stall_s: float) -> None:
+        """Returns when the engine can work.
+
+        Args:
+            canary_idle_s: An engine without work that took no step for so long is asked for one real token.
+            timeout_s: What that token, or the engine's word on how it is, may take.
+            stall_s: An engine that has work and takes no step for so long hangs.
 
         Raises:
             NotReady: It still boots.
             EngineDead: It is finished.
-            Timeout: It hangs: it gave no token, and took no step, for `canary_idle_s` and then `timeout_s`. Steps that
-                bring no token, as a long prompt takes them, count for ten times `canary_idle_s`.
-            EngineFailed: It failed to give one, or to say how it is.
+            Timeout: It hangs: it took no step, though it had work.
+            EngineFailed: It failed to give a token, or to say how it is.
         """
         match self._instance.state:
             case InstanceState.STARTING:
                 raise NotReady(f"The instance {self.id} still boots.", instance=self.id)
             case InstanceState.GONE:
                 raise EngineDead(self._instance.detail or "The instance is gone.", instance=self.id)
-        progress_s, steps = self._progress_s, self.engine.steps
         try:
             await within(timeout_s, self.engine.check_health())
-            if time.monotonic() - progress_s >= canary_idle_s:
-                await sing(self.engine, self._spec.model, timeout_s)
-                self.made_progress()
+            self._steps.observe(*self.pulse())
+            if self._steps.stalled_s >= stall_s:
+                raise Timeout("stall", stall_s)
+            if self._steps.idle_s >= canary_idle_s:
+                await self._ask_for_a_token(timeout_s)
         except EngineDead as error:
             self.engine_died(error)
             raise error.at(self.id) from None
         except TimeoutError:
             raise EngineFailed(f"The engine did not say within {timeout_s:g} s how it is.", instance=self.id) from None
         except (EngineFailed, Timeout) as error:
-            # With tokens for others, or on the way to them, only the canary fell behind.
-            idle_s = time.monotonic() - self._progress_s
-            works = isinstance(error, Timeout) and self.engine.steps != steps and idle_s < _PATIENCE * canary_idle_s
-            if self._progress_s == progress_s and not works:
-                raise error.at(self.id) from None
+            raise error.at(self.id) from None
+
+    async def _ask_for_a_token(self, timeout_s: float) -> None:
+        """Raises what `actors.canary.sing` raises, unless the engine stepped meanwhile: then it had others to serve."""
+        steps = self.engine.steps
+        try:
+            await sing(self.engine, self._spec.model, timeout_s)
+        except Timeout:
+            if self.engine.steps == steps:
+                raise
+        self._steps.restart()
 
     # The end.
 
@@ -323,6 +327,7 @@ class EngineHost(Host):
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self._channel_settings.heartbeat_s)
+            self._steps.tick(*self.pulse())
             for channel_id, channel in list(self._channels.items()):
                 if not channel.tick():
                     self.close(channel_id)
@@ -335,6 +340,52 @@ class EngineHost(Host):
         until_s = time.monotonic() + timeout_s
         while not condition() and time.monotonic() < until_s:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
+
+
+class _Steps:
+    """Whether an engine steps: how long it has done nothing, with work and without.
+
+    Heartbeats are counted rather than seconds: a loop that stood still must not blame the engine for it.
+
+    Args:
+        heartbeat_s: Between two ticks.
+    """
+
+    def __init__(self, heartbeat_s: float) -> None:
+        self._heartbeat_s = heartbeat_s
+        self._steps: int | None = None
+        self._stalled_ticks = 0
+        self._idle_ticks = 0
+
+    @property
+    def stalled_s(self) -> float:
+        """For how long it has had work and taken no step; 0 for an engine that cannot tell its steps."""
+        return self._stalled_ticks * self._heartbeat_s
+
+    @property
+    def idle_s(self) -> float:
+        """For how long it has taken no step, for want of work."""
+        return self._idle_ticks * self._heartbeat_s
+
+    def observe(self, steps: int | None, is_busy: bool) -> None:
+        """Takes how far it is now, between two ticks."""
+        if steps != self._steps or (is_busy and steps is None):
+            self._steps = steps
+            self.restart()
+        elif is_busy:
+            self._idle_ticks = 0
+        else:
+            self._stalled_ticks = 0
+
+    def tick(self, steps: int | None, is_busy: bool) -> None:
+        """Takes how far it is, a heartbeat after the last time."""
+        self._stalled_ticks += 1
+        self._idle_ticks += 1
+        self.observe(steps, is_busy)
+
+    def restart(self) -> None:
+        """It has just done something."""
+        self._stalled_ticks = self._idle_ticks = 0
 
 
 def _boot_failure(spec: EngineSpec, error: Exception) -> PenstockError:

@@ -32,6 +32,22 @@ class News:
     body: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What an engine did since it last said: the one sign of life of an engine and its streams. One per heartbeat.
+
+    Attributes:
+        steps: Steps of the engine so far; None where it cannot tell.
+        is_busy: Whether the engine has work, so that it should step.
+        streams: For each request whose progress is known: its number, its tokens computed so far, and whether it is
+            being worked on. What waits at the gate is not.
+    """
+
+    steps: int | None
+    is_busy: bool
+    streams: Sequence[tuple[int, int, bool]] = ()
+
+
 DRAINING = "draining"
 """Topic: the instance takes no new work. Body: None."""
 SESSIONS = "sessions"
@@ -47,12 +63,14 @@ class Frame:
         entries: What happened to the requests, in order.
         load: How busy the instance is.
         news: What else there is to know.
+        pulse: What the engine did, once per heartbeat; else None.
     """
 
     sequence: int
     entries: Sequence[Entry]
     load: Load
     news: Sequence[News] = ()
+    pulse: Pulse | None = None
 
 
 def encode(frame: Frame) -> bytes:
@@ -66,7 +84,8 @@ def encode(frame: Frame) -> bytes:
             append((number, event))
     load = frame.load
     news = [(item.topic, item.body) for item in frame.news]
-    return pickle.dumps((frame.sequence, wire, (load.running, load.queued, load.kv_use), news), 5)
+    pulse = None if frame.pulse is None else (frame.pulse.steps, frame.pulse.is_busy, frame.pulse.streams)
+    return pickle.dumps((frame.sequence, wire, (load.running, load.queued, load.kv_use), news, pulse), 5)
 
 
 def decode(data: bytes) -> Frame:
@@ -75,7 +94,7 @@ def decode(data: bytes) -> Frame:
     Raises:
         Exception: The bytes are no frame; what it is depends on what is wrong with them.
     """
-    sequence, wire, load, news = pickle.loads(data)  # noqa: S301 - see the module's docstring
+    sequence, wire, load, news, pulse = pickle.loads(data)  # noqa: S301 - see the module's docstring
     entries: list[Entry] = []
     append = entries.append
     for item in wire:
@@ -83,4 +102,10 @@ def decode(data: bytes) -> Frame:
             append((item[0], TextDelta(item[1], 0, item[2])))
         else:
             append(item)
-    return Frame(sequence, entries, Load(*load), [News(topic, body) for topic, body in news])
+    return Frame(
+        sequence,
+        entries,
+        Load(*load),
+        [News(topic, body) for topic, body in news],
+        None if pulse is None else Pulse(*pulse),
+    )

@@ -43,15 +43,12 @@ class ChannelSettings(Settings):
 
 
 class PatienceSettings(Settings):
-    """How long a router waits for an instance that says nothing.
-
-    A stream that stands still while others of its instance go on fails with Timeout; when nothing comes from the
-    instance at all, it is taken for broken. Either way Migration goes on elsewhere.
+    """How long a router waits for an engine, or a stream, that makes no progress. Silence by itself means nothing.
 
     Attributes:
-        first_token_s: From the start of a stream to its first piece. Waiting at the gate does not count.
-        between_tokens_s: From one piece to the next.
+        stall_s: An engine that has work and takes no step for so long hangs: its streams move, and it is replaced. A
+            stream that the engine works on, and that does not advance for so long while the engine steps, fails with
+            Timeout, and moves.
     """
 
-    first_token_s: float = Field(120.0, gt=0)
-    between_tokens_s: float = Field(30.0, gt=0)
+    stall_s: float = Field(30.0, gt=0)

@@ -74,7 +74,7 @@ class EngineDeployment:
             raise
 
     async def check_health(self) -> None:
-        """Returns while the actor lives and its engine works; an idle engine is asked for one token.
+        """Returns while the actor lives and its engine works; an engine without work is asked for one token.
 
         Raises:
             RayActorError: Actor or engine are finished, or hang. Serve replaces the replica at once.
@@ -83,7 +83,8 @@ class EngineDeployment:
         if self._actor is None:
             raise RayActorError(error_msg=f"The instance {self._id} hung, and was killed.")
         health = self._model.health
-        check = self._actor.check_health.remote(health.canary_idle_s, health.timeout_s / 2)
+        stall_s = self._model.patience.stall_s
+        check = self._actor.check_health.remote(health.canary_idle_s, health.timeout_s / 2, stall_s)
         try:
             # Ray's own error for a dead actor goes through as it is: it is what Serve looks for.
             await within(health.timeout_s, check)

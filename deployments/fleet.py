@@ -66,8 +66,9 @@ class HealthSettings(Settings):
     Attributes:
         period_s: Between two checks.
         timeout_s: An actor that does not answer a check within it hangs, and is replaced; half of it is for the engine.
-        canary_idle_s: An instance that produced nothing for so long is asked for one real token. It hangs, and is
-            replaced, when the engine then takes no step for half of `timeout_s`.
+        canary_idle_s: An instance that has had no work for so long is asked for one real token. It hangs, and is
+            replaced, when the engine then takes no step for half of `timeout_s`; with work, it hangs when it takes none
+            for `patience.stall_s`.
     """
 
     period_s: float = Field(5.0, gt=0)

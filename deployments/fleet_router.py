@@ -8,13 +8,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from actors.directory_client import DirectoryClient
 from actors.egress import Egress
-from actors.frames import News
 from actors.instance import Instance
+from actors.listener import Listener
 from deployments.fleet import FleetSettings
 from deployments.fleet_engine import FleetEngine
 from deployments.fleet_pipeline import FleetPipeline
 from deployments.routing.router import PushRouter
-from engines.errors import PenstockError
 from engines.migration import Move
 
 
@@ -38,10 +37,8 @@ def fleet_router(
         async for instances in directory.watch():
             yield list(instances.values())
 
-    def connect(
-        instance: Instance, on_lost: Callable[[PenstockError], None], on_news: Callable[[News], None]
-    ) -> Egress:
-        return Egress(instance, settings.channel, on_lost, on_news, patience.get(instance.model))
+    def connect(instance: Instance, listener: Listener) -> Egress:
+        return Egress(instance, settings.channel, listener, patience.get(instance.model))
 
     router = PushRouter(settings.models, watch, connect, name=settings.name)
     return FleetPipeline(router, settings.models, on_move)

@@ -106,9 +106,9 @@ class Engine(ABC):
     capabilities: Capabilities
 
     @property
-    def steps(self) -> int:
-        """Grows as it works, also when no event comes of it, as with a long prompt; 0 where that cannot be told."""
-        return 0
+    def steps(self) -> int | None:
+        """Grows as it works, also when no event comes of it, as with a long prompt; None where that cannot be told."""
+        return None
 
     def progress(self, context: Context) -> Progress | None:
         """How far the stream of this context is, as far as known now; None where that cannot be told.

@@ -24,14 +24,14 @@ Each leaf knows its HTTP status, whether another instance may be tried, and, whe
     ├── StreamBroken              502  base of the two below; Migration continues such a stream elsewhere
     │   ├── InstanceLost          502  the instance, or the way to it, died
     │   └── StreamIncomplete      502  the events ran out without a Finished
-    ├── Timeout                   504  first token, between tokens, or total
+    ├── Timeout                   504  first token, between tokens, total, or a stall: no progress
     └── EngineFailed              500  the engine failed on this one request
         └── EngineDead            500  the engine is finished; its instance will be replaced
 """
 
 from typing import Any, ClassVar, Literal, Self
 
-TimeoutPhase = Literal["first_token", "between_tokens", "total"]
+TimeoutPhase = Literal["first_token", "between_tokens", "total", "stall"]
 
 
 class PenstockError(Exception):
@@ -286,6 +286,7 @@ class Timeout(PenstockError):
             "first_token": "No token came",
             "between_tokens": "No further token came",
             "total": "The answer was not complete",
+            "stall": "No progress was made",
         }
         super().__init__(f"{what[phase]} within {timeout_s:g} s.")
         self.phase: TimeoutPhase = phase

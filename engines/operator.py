@@ -34,7 +34,7 @@ class Operator(PushEngine):
         return self._engine.ready
 
     @property
-    def steps(self) -> int:
+    def steps(self) -> int | None:
         """The inner engine's."""
         return self._engine.steps
 

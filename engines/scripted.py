@@ -111,6 +111,7 @@ class ScriptedEngine(PushEngine):
             items = tuple(chosen)
             self._handler = lambda _: items
         self._players: dict[Play, _Player] = {}
+        self._steps = 0
         self._ready = False
         self._dead: EngineDead | None = None
 
@@ -128,6 +129,11 @@ class ScriptedEngine(PushEngine):
     def ready(self) -> bool:
         """As `Engine.ready`."""
         return self._ready
+
+    @property
+    def steps(self) -> int:
+        """Items that were performed; one that hangs is not."""
+        return self._steps
 
     async def start(self) -> None:
         """As `Engine.start`."""
@@ -209,6 +215,10 @@ class ScriptedEngine(PushEngine):
             raise self._dead
         await super().check_health()
 
+    def stepped(self) -> None:
+        """An item was performed."""
+        self._steps += 1
+
     def ended(self, play: Play) -> None:
         """Frees the slot of a request that is over."""
         del self._players[play]
@@ -285,6 +295,8 @@ class _Player:
         except Exception as error:  # noqa: BLE001 - the sink's owner waits: it must hear of a script's bug, too
             self.fail(EngineFailed(f"The script of {self._engine.name} failed: {type(error).__name__}: {error}"))
             return
+        if pause_s is not None:
+            self._engine.stepped()
         if self._play.outcome is not None or pause_s is None:
             return
         self._timer = self._loop.call_later(pause_s, self._next) if pause_s else self._loop.call_soon(self._next)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from actors.frames import News
 from actors.instance import Instance, InstanceState
+from actors.listener import Listener
 from deployments.routing.faults import Faults
 from engines.context import Context
 from engines.contract import Capabilities, Load, Sink
@@ -75,9 +76,8 @@ class Link(Protocol):
         """As `Engine.detokenize`."""
 
 
-Connect = Callable[[Instance, Callable[[PenstockError], None], Callable[[News], None]], Link]
-"""Makes the link to an instance; it is not open yet. The first callback is to be called once, when an open link is
-lost, the second with each piece of news from the instance."""
+Connect = Callable[[Instance, Listener], Link]
+"""Makes the link to an instance; it is not open yet. The listener is to hear of what becomes of it."""
 
 Watch = Callable[[], AsyncIterator[Sequence[Instance]]]
 """Yields all instances of all models: first as they are now, then whenever something changed."""
@@ -172,6 +172,7 @@ class Members:
         faults: Which are inhibited, by model; instances of other models are left out.
         changed: Called after every change that may make an instance a candidate.
         heard: Called with each piece of news from an instance.
+        died: Called with each instance that was lost, and the requests that may have been its end.
     """
 
     def __init__(
@@ -181,12 +182,14 @@ class Members:
         faults: Mapping[str, Faults],
         changed: Callable[[], None],
         heard: Callable[[Instance, News], None],
+        died: Callable[[Instance, Sequence[GenerateRequest]], None],
     ) -> None:
         self._watch = watch
         self._connect = connect
         self._faults = faults
         self._changed = changed
         self._heard = heard
+        self._died = died
         self._members: dict[str, dict[str, Member]] = {model: {} for model in faults}
         self._keepers: dict[Member, asyncio.Task[None]] = {}
         self._watcher: asyncio.Task[None] | None = None
@@ -269,7 +272,7 @@ class Members:
         is_suspect = False
         while not member.left.is_set():
             lost: asyncio.Future[PenstockError] = asyncio.get_running_loop().create_future()
-            link = self._connect(member.instance, partial(_resolve, lost), partial(self._heard, member.instance))
+            link = self._connect(member.instance, _Follower(self, member, lost))
             try:
                 await link.start()
                 if is_suspect:
@@ -307,6 +310,25 @@ class Members:
         return lost.result()
 
 
-def _resolve(lost: asyncio.Future[PenstockError], error: PenstockError) -> None:
-    if not lost.done():
-        lost.set_result(error)
+class _Follower:
+    """Hears of one link, from its opening to its loss."""
+
+    def __init__(self, members: Members, member: Member, lost: asyncio.Future[PenstockError]) -> None:
+        self._members = members
+        self._member = member
+        self._lost = lost
+
+    def lost(self, error: PenstockError, suspects: Sequence[GenerateRequest]) -> None:
+        """Lets the keeper open it again, and says who may have been the end of the instance."""
+        if not self._lost.done():
+            self._lost.set_result(error)
+            self._members._died(self._member.instance, suspects)
+
+    def stalled(self, error: PenstockError) -> None:
+        """Leaves the instance alone for a while: what it does with one stream it may do with the next."""
+        instance = self._member.instance
+        self._members._faults[instance.model].inhibit(instance.id, instance.incarnation)
+
+    def heard(self, news: News) -> None:
+        """Passes it on, with the instance that said it."""
+        self._members._heard(self._member.instance, news)

@@ -51,7 +51,7 @@ class PushRouter(FleetEngine):
         ]
         self._by_name = {name: route for route in self._routes for name in (route.model, *route.aliases)}
         faults = {route.model: route.faults for route in self._routes}
-        self._members = Members(watch, connect, faults, self._changed, self._heard)
+        self._members = Members(watch, connect, faults, self._changed, self._heard, self._died)
         self._waiting: set[Callable[[object], None]] = set()
 
     @property
@@ -231,6 +231,9 @@ class PushRouter(FleetEngine):
             affinity = self._by_name[instance.model].affinity
             for session, idle_s in news.body:
                 affinity.hear(session, instance.id, idle_s)
+
+    def _died(self, instance: Instance, suspects: Sequence[GenerateRequest]) -> None:
+        pass
 
     async def _change(self, context: Context, timeout_s: float) -> None:
         """Returns when something about the instances changed, the context was stopped, or the time is up."""

@@ -3,13 +3,15 @@
 import asyncio
 import pickle
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from actors.engine_host import EngineHost
-from actors.frames import Frame, News, decode
+from actors.frames import Frame, News, Pulse, decode
 from actors.instance import Instance
 from actors.settings import AdmissionSettings, ChannelSettings
+from actors.upstream import Message
 from engines.errors import InstanceLost, PenstockError
 from engines.events import Event, Finished, Started, TextDelta
 from engines.registry import EngineSpec
@@ -68,14 +70,21 @@ class Reader:
         self.news: list[News] = []
         self.calls = 0
         self.lost: InstanceLost | None = None
+        self.pulses: list[Pulse] = []
+        self._places: Counter[int] = Counter()
         self.acknowledges = True
         self._task = asyncio.ensure_future(self._read())
 
     def submit(self, *requests: GenerateRequest, first: int = 1) -> None:
-        self.host.submit(self.id, [(first + i, f"r{first + i}", pickle.dumps(r)) for i, r in enumerate(requests)])
+        for number, one in enumerate(requests, first):
+            self.send(number, (f"r{number}", pickle.dumps(one)))
 
     def cancel(self, number: int, *, kill: bool) -> None:
-        self.host.cancel(self.id, [(number, kill)])
+        self.send(number, "kill" if kill else "stop")
+
+    def send(self, number: int, message: Message) -> None:
+        self.host.send(self.id, [(number, self._places[number], message)])
+        self._places[number] += 1
 
     def said(self, number: int) -> list[Event | PenstockError]:
         return self.items.get(number, [])
@@ -104,7 +113,7 @@ class Reader:
         try:
             while True:
                 self.calls += 1
-                async for data in self.host.open(self.id, len(self.frames)):
+                async for data in self.host.open(self.id, len(self.frames), 1):
                     self._take(decode(data))
         except InstanceLost as error:
             self.lost = error
@@ -115,5 +124,7 @@ class Reader:
         for number, item in frame.entries:
             self.items.setdefault(number, []).append(item)
         self.news.extend(frame.news)
+        if frame.pulse is not None:
+            self.pulses.append(frame.pulse)
         if self.acknowledges:
             self.host.acknowledge(self.id, frame.sequence)

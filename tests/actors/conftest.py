@@ -13,6 +13,7 @@ from actors.directory_client import NAME
 from actors.egress import Egress
 from actors.engine_actor import create_engine_actor
 from actors.instance import Instance
+from actors.listener import Listener
 from actors.settings import AdmissionSettings, ChannelSettings, PatienceSettings
 from tests.actors.channel_reader import eventually, spec
 
@@ -90,8 +91,7 @@ async def start(fleet: str) -> AsyncIterator[Start]:
         script: Sequence[Any],
         admission: AdmissionSettings | None = None,
         channel: ChannelSettings = BRISK,
-        on_lost: Any = None,
-        on_news: Any = None,
+        listener: Listener | None = None,
         patience: PatienceSettings | None = None,
         **options: Any,
     ) -> tuple[Instance, Egress]:
@@ -101,7 +101,7 @@ async def start(fleet: str) -> AsyncIterator[Start]:
         )
         made.append(actor)
         instance = await result(actor.boot.remote(), id)
-        egress = Egress(instance, channel, on_lost, on_news, patience)
+        egress = Egress(instance, channel, listener, patience)
         opened.append(egress)
         await egress.start()
         return instance, egress

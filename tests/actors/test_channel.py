@@ -1,4 +1,5 @@
 import asyncio
+import pickle
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -65,12 +66,12 @@ async def test_a_setup_error_comes_back_alone(opened: Open) -> None:
 
 
 async def test_a_request_that_cannot_be_read_fails_alone(opened: Open) -> None:
-    instance, reader = await opened([{"echo": True}])
-    instance.submit("c", [(7, "r7", b"no pickle")])
-    reader.submit(request("fine"))
-    assert isinstance(await reader.end(7), EngineFailed)
-    await reader.end(1)
-    assert reader.text(1) == "fine"
+    _, reader = await opened([{"echo": True}])
+    reader.send(1, ("r1", b"no pickle"))
+    reader.submit(request("fine"), first=2)
+    assert isinstance(await reader.end(1), EngineFailed)
+    await reader.end(2)
+    assert reader.text(2) == "fine"
 
 
 async def test_killing_frees_the_slot_at_once(opened: Open) -> None:
@@ -126,6 +127,24 @@ async def test_a_silent_channel_is_closed_and_its_requests_killed(opened: Open) 
     await until(lambda: instance.gate.running == 0)
     await until(lambda: reader.lost is not None)
     assert instance.engine.load().running == 0
+
+
+async def test_a_kill_that_overtakes_its_submission_is_heard(opened: Open) -> None:
+    instance, reader = await opened(HANGING)
+    instance.send("c", [(1, 1, "kill")])
+    instance.send("c", [(1, 0, ("r1", pickle.dumps(request())))])
+    assert isinstance(await reader.end(1), Cancelled)
+    assert instance.gate.running == 0
+
+
+async def test_a_channel_that_lost_a_message_is_closed(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.channel._LOST_S", 0.2)
+    instance, reader = await opened(HANGING, channel=ChannelSettings(heartbeat_s=0.02, silence_s=60.0))
+    reader.submit(request(), first=1)
+    await reader.has_started(1)
+    reader.submit(request(), first=3)
+    await until(lambda: reader.lost is not None)
+    assert instance.gate.running == 0
 
 
 async def test_acknowledgements_alone_keep_a_channel_open(opened: Open) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -24,7 +25,7 @@ from engines.events import Finished, TextDelta
 from engines.registry import EngineSpec
 from engines.requests import EmbedRequest, Session, TokenizeRequest
 from engines.scripted import ScriptedEngine
-from tests.actors.channel_reader import Reader, host, request, until
+from tests.actors.channel_reader import Reader, eventually, host, request, until
 
 HANGING = ["one", {"hang": True}]
 
@@ -94,7 +95,7 @@ async def test_a_dead_engine_takes_its_instance_with_it(booted: Booted) -> None:
     reader.submit(request(), first=2)
     assert isinstance(await reader.end(2), InstanceLost)
     with pytest.raises(EngineDead, match="out of memory"):
-        await instance.check_health(30.0, 1.0)
+        await instance.check_health(30.0, 1.0, 30.0)
     reader.close()
 
 
@@ -151,40 +152,80 @@ async def test_an_engine_that_was_quiet_is_asked_for_one_real_token(booted: Boot
     instance = await booted(["tweet"])
     engine = instance.engine
     assert isinstance(engine, ScriptedEngine)
-    await instance.check_health(canary_idle_s=60.0, timeout_s=5.0)
+    await instance.check_health(canary_idle_s=60.0, timeout_s=5.0, stall_s=60.0)
     assert engine.requests == []
-    await instance.check_health(canary_idle_s=0.0, timeout_s=5.0)
+    await instance.check_health(canary_idle_s=0.0, timeout_s=5.0, stall_s=60.0)
     (canary,) = engine.requests
     assert canary.sampling.max_tokens == 1
-    await instance.check_health(canary_idle_s=60.0, timeout_s=5.0)
+    await instance.check_health(canary_idle_s=60.0, timeout_s=5.0, stall_s=60.0)
     assert len(engine.requests) == 1
 
 
 async def test_a_quiet_engine_that_gives_no_token_hangs(booted: Booted) -> None:
     instance = await booted([{"hang": True}])
     with pytest.raises(Timeout):
-        await instance.check_health(canary_idle_s=0.0, timeout_s=0.05)
+        await instance.check_health(canary_idle_s=0.0, timeout_s=0.05, stall_s=60.0)
     assert instance.engine.load().running == 0
 
 
 async def test_an_engine_that_works_on_long_prompts_does_not_hang() -> None:
     options = {"max_batched_tokens": 16, "context_length": 100_000}
     spec = EngineSpec(kind="simulated", model="m", options=options)
-    instance = EngineHost(Instance(id="demo-0", model="m"), spec, AdmissionSettings(), ChannelSettings(), lambda: None)
+    channel = ChannelSettings(heartbeat_s=0.02)
+    instance = EngineHost(Instance(id="demo-0", model="m"), spec, AdmissionSettings(), channel, lambda: None)
     await instance.boot()
     reader = Reader(instance)
     await reader.is_open()
     reader.submit(request(prompt="x" * 50_000))
     await until(lambda: instance.engine.load().running == 1)
-    steps, began_s = instance.engine.steps, time.monotonic()
-    await until(lambda: time.monotonic() - began_s > 0.1)
-    await instance.check_health(canary_idle_s=0.1, timeout_s=0.2)
-    assert instance.engine.steps > steps
-    # But not for good: an engine may go round in circles.
-    with pytest.raises(Timeout):
-        await instance.check_health(canary_idle_s=0.001, timeout_s=0.2)
-    # Neither the long prompt nor the canary behind it had a token by then.
+    steps = instance.engine.steps
+    assert steps is not None
+    await until(lambda: (instance.engine.steps or 0) > steps + 50)
+    # For as long as it steps, and nobody need ask it for a token.
+    await instance.check_health(canary_idle_s=0.2, timeout_s=0.2, stall_s=0.2)
     assert not any(isinstance(event, TextDelta) for event in reader.said(1))
+    assert instance.engine.load().running == 1
+    await instance.stop(1.0)
+    reader.close()
+
+
+async def test_an_engine_that_has_work_and_takes_no_step_hangs_whoever_comes_and_goes(booted: Booted) -> None:
+    instance = await booted([{"hang": True}])
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request())
+    await instance.check_health(canary_idle_s=60.0, timeout_s=1.0, stall_s=0.3)
+    numbers = itertools.count(2)
+
+    async def hangs() -> bool:
+        number = next(numbers)
+        reader.submit(request(), first=number)
+        await reader.has_started(number)
+        reader.cancel(number, kill=True)
+        try:
+            await instance.check_health(canary_idle_s=60.0, timeout_s=1.0, stall_s=0.3)
+        except Timeout as error:
+            return error.phase == "stall"
+        return False
+
+    await eventually(hangs)
+    reader.close()
+
+
+async def test_an_instance_says_how_far_its_engine_and_its_requests_are() -> None:
+    spec = EngineSpec(kind="simulated", model="m", options={"max_batched_tokens": 16, "context_length": 100_000})
+    channel = ChannelSettings(heartbeat_s=0.02)
+    admission = AdmissionSettings(max_running=1)
+    instance = EngineHost(Instance(id="demo-0", model="m"), spec, admission, channel, lambda: None)
+    await instance.boot()
+    reader = Reader(instance)
+    await until(lambda: reader.pulses)
+    assert not reader.pulses[-1].is_busy
+    reader.submit(request(prompt="x" * 50_000), request())
+    await until(lambda: reader.pulses[-1].is_busy)
+    steps = reader.pulses[-1].steps
+    await until(lambda: reader.pulses[-1].steps != steps)
+    assert (2, 0, False) in reader.pulses[-1].streams
     await instance.stop(1.0)
     reader.close()
 

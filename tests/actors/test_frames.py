@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.frames import Frame, News, decode, encode
+from actors.frames import Frame, News, Pulse, decode, encode
 from tests.actors.strategies import items, loads
 
 numbers = st.integers(1, 2**40)
@@ -12,6 +12,13 @@ frames = st.builds(
     st.lists(st.tuples(numbers, items), max_size=20),
     loads,
     st.lists(st.builds(News, st.text(max_size=8), bodies), max_size=3),
+    st.none()
+    | st.builds(
+        Pulse,
+        st.none() | st.integers(0),
+        st.booleans(),
+        st.lists(st.tuples(numbers, st.integers(0), st.booleans()), max_size=3),
+    ),
 )
 
 

@@ -30,7 +30,7 @@ def made(cls: type[PenstockError]) -> st.SearchStrategy[PenstockError]:
     if cls is RequestTooLarge:
         return st.builds(cls, st.integers(0, 2**40))
     if cls is Timeout:
-        return st.builds(cls, st.sampled_from(["first_token", "between_tokens", "total"]), st.floats(0, 1e6))
+        return st.builds(cls, st.sampled_from(["first_token", "between_tokens", "total", "stall"]), st.floats(0, 1e6))
     return st.builds(cls, texts, **common)
 
 

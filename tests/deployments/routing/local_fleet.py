@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-from actors.frames import News
 from actors.instance import Instance, InstanceState
+from actors.listener import Listener
 from deployments.fleet import ModelSettings
 from deployments.routing.router import PushRouter
 from engines.context import Context
@@ -21,13 +21,7 @@ from tests.deployments.waiting import until
 class LocalLink:
     """A link to an engine of this process."""
 
-    def __init__(
-        self,
-        fleet: "LocalFleet",
-        engine: Engine,
-        on_lost: Callable[[PenstockError], None],
-        on_news: Callable[[News], None],
-    ) -> None:
+    def __init__(self, fleet: "LocalFleet", engine: Engine, listener: Listener) -> None:
         self.in_flight = 0
         self.is_draining = False
         self.reported = Load()
@@ -35,8 +29,8 @@ class LocalLink:
         self.sinks: set[_CountingSink] = set()
         self._fleet = fleet
         self._engine = engine
-        self._on_lost = on_lost
-        self.hear = on_news
+        self.listener = listener
+        self.hear = listener.heard
 
     async def start(self) -> None:
         if self._engine.name in self._fleet.unreachable:
@@ -49,7 +43,7 @@ class LocalLink:
     def lose(self) -> None:
         self.ready = False
         error = InstanceLost("lost", instance=self._engine.name)
-        self._on_lost(error)
+        self.listener.lost(error, ())
         for sink in [*self.sinks]:
             sink.fail(error)
 
@@ -165,10 +159,8 @@ class LocalFleet:
             yield list(self._instances.values())
             await self._changed.wait()
 
-    def connect(
-        self, instance: Instance, on_lost: Callable[[PenstockError], None], on_news: Callable[[News], None]
-    ) -> LocalLink:
-        link = LocalLink(self, self.engines[instance.id], on_lost, on_news)
+    def connect(self, instance: Instance, listener: Listener) -> LocalLink:
+        link = LocalLink(self, self.engines[instance.id], listener)
         self.links.setdefault(instance.id, []).append(link)
         return link
 
