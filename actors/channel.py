@@ -109,9 +109,10 @@ class Call:
             return
         host = self._channel.host
         if isinstance(error, EngineDead):
+            # Which tells the router of it, for all requests at once.
             host.engine_died(error)
-            # To the user this is an instance that was lost, which is what Migration goes on from.
-            error = InstanceLost(f"The engine of instance {host.id} died.")
+            self._end()
+            return
         self._channel.outbox.emit_urgently(self._number, error.at(host.id))
         self._end()
 

@@ -8,7 +8,8 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from secrets import token_bytes
 
 from actors.instance import Instance
 from engines.contract import Load
@@ -18,6 +19,7 @@ LEASE_S = 6.0
 GRACE_S = 6.0
 """A new directory does not claim to know everybody before it is so old."""
 _TOMBSTONE_S = 600.0
+_KEY_BYTES = 16
 
 Version = tuple[str, int]
 """Which directory (each actor has its own word), and how often its content has changed."""
@@ -31,11 +33,15 @@ class View:
         version: Of the content.
         instances: By id.
         is_complete: False while the directory is so young that instances may be missing.
+        quarantined: Fingerprints of requests that take engines with them, each with the seconds that it is refused for.
+        key: What the fingerprints are made with.
     """
 
     version: Version
     instances: dict[str, Instance]
     is_complete: bool
+    quarantined: dict[str, float] = field(default_factory=dict)
+    key: bytes = b""
 
 
 class Directory:
@@ -59,6 +65,8 @@ class Directory:
         self._instances: dict[str, Instance] = {}
         self._leases_s: dict[str, float] = {}
         self._tombstones: dict[str, tuple[int, float]] = {}
+        self._quarantined: dict[str, float] = {}
+        self._key = b""
         self._board: dict[str, tuple[bytes, float]] = {}
         self._watchers: set[asyncio.Future[None]] = set()
 
@@ -85,10 +93,26 @@ class Directory:
     async def snapshot(self) -> View:
         """What it knows now."""
         self._expire()
-        return View((self._birth, self._changes), dict(self._instances), self._is_complete)
+        self._key = self._key or token_bytes(_KEY_BYTES)
+        now_s = self._clock()
+        quarantined = {fingerprint: until_s - now_s for fingerprint, until_s in self._quarantined.items()}
+        version = (self._birth, self._changes)
+        return View(version, dict(self._instances), self._is_complete, quarantined, self._key)
 
-    async def watch(self, version: Version | None, timeout_s: float) -> View:
-        """What it knows as soon as that differs from `version`, or after `timeout_s`."""
+    async def quarantine(self, fingerprint: str, ttl_s: float) -> None:
+        """Lets every router know of a request that takes engines with it, for so long."""
+        self._quarantined[fingerprint] = self._clock() + ttl_s
+        self._changed()
+
+    async def watch(self, version: Version | None, timeout_s: float, key: bytes = b"") -> View:
+        """What it knows as soon as that differs from `version`, or after `timeout_s`.
+
+        Args:
+            version: What the watcher knows.
+            timeout_s: When to answer without anything new.
+            key: The watcher's, from the last directory; a new one goes on with the first that it hears of.
+        """
+        self._key = self._key or key
         until_s = self._clock() + timeout_s
         while True:
             self._expire()
@@ -122,6 +146,8 @@ class Directory:
             self._remove(id)
         for id in [id for id, (_, until_s) in self._tombstones.items() if until_s <= now_s]:
             del self._tombstones[id]
+        for fingerprint in [one for one, until_s in self._quarantined.items() if until_s <= now_s]:
+            del self._quarantined[fingerprint]
         for key in [key for key, (_, until_s) in self._board.items() if until_s <= now_s]:
             del self._board[key]
         if not self._is_complete and now_s >= self._complete_at_s:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -81,8 +82,16 @@ class DirectoryClient:
         values: dict[str, bytes] = await self._call("board", prefix)
         return values
 
-    async def watch(self, poll_s: float = 10.0) -> AsyncIterator[dict[str, Instance]]:
-        """The instances by id, now and after every change; goes on through every death of the directory.
+    async def quarantine(self, fingerprint: str, ttl_s: float) -> None:
+        """Lets every router know of a request that takes engines with it, for so long.
+
+        Raises:
+            RayError, TimeoutError: The directory cannot be reached now.
+        """
+        await self._call("quarantine", fingerprint, ttl_s)
+
+    async def watch(self, poll_s: float = 10.0) -> AsyncIterator[View]:
+        """What the directory knows, now and after every change; goes on through every death of the directory.
 
         While a directory is so young that it may not know everybody, those it does not name are kept as they were.
 
@@ -90,19 +99,20 @@ class DirectoryClient:
             poll_s: The longest that one call waits for a change.
         """
         version = None
-        view: dict[str, Instance] = {}
+        key = b""
+        instances: dict[str, Instance] = {}
         while True:
             try:
-                latest: View = await self._call("watch", version, poll_s, timeout_s=poll_s + CALL_TIMEOUT_S)
+                latest: View = await self._call("watch", version, poll_s, key, timeout_s=poll_s + CALL_TIMEOUT_S)
             except (RayError, TimeoutError, ValueError) as error:
                 _log.info("The directory of fleet %s cannot be reached: %s", self._fleet, type(error).__name__)
                 await asyncio.sleep(RETRY_S)
                 continue
             if latest.version == version:
                 continue
-            version = latest.version
-            view = latest.instances if latest.is_complete else {**view, **latest.instances}
-            yield dict(view)
+            version, key = latest.version, latest.key
+            instances = latest.instances if latest.is_complete else {**instances, **latest.instances}
+            yield replace(latest, instances=dict(instances))
 
     async def _call(self, method: str, *args: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         async with asyncio.timeout(timeout_s):

@@ -10,8 +10,10 @@ import time
 import uuid
 from typing import Any
 
+from ray.exceptions import RayActorError
+
 from actors.calls import result, translate
-from actors.frames import DRAINING, Entry, Pulse, decode
+from actors.frames import DRAINING, ENGINE_DIED, Entry, Pulse, decode
 from actors.instance import Instance, InstanceState
 from actors.listener import Listener
 from actors.ray_stream import RayStream
@@ -33,6 +35,7 @@ from engines.requests import (
     Embeddings,
     EmbedRequest,
     GenerateRequest,
+    Request,
     Tokenized,
     TokenizeRequest,
 )
@@ -84,7 +87,8 @@ class Egress(PushEngine):
     Attributes:
         reported: The instance's load as it last said.
         is_draining: The instance said that it takes no new work.
-        spoke_s: When its engine last said something of a request, on the monotonic clock.
+        heard_s: When it last said anything, on the monotonic clock.
+        spoke_s: When its engine last said something of a request.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class Egress(PushEngine):
         self.capabilities = instance.capabilities
         self.reported = instance.load
         self.is_draining = instance.state is InstanceState.DRAINING
+        self.heard_s = 0.0
         self.spoke_s = 0.0
         self._actor = instance.actor
         self._settings = settings
@@ -107,6 +112,8 @@ class Egress(PushEngine):
         self._numbers = 0
         self._streams: dict[int, _Stream] = {}
         self._upward: list[Upward] = []
+        # Calls without a stream: what was asked, and what they wait for.
+        self._calls: dict[asyncio.Future[Any], Request] = {}
         self._flush_is_due = False
         self._is_closed = False
         self._channel = ""
@@ -180,7 +187,7 @@ class Egress(PushEngine):
 
     async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
         """As `Engine.embed`."""
-        waiting = asyncio.ensure_future(result(self._actor.embed.remote(request), self.name))
+        waiting = asyncio.ensure_future(self._ask(request, self._actor.embed.remote(request)))
 
         def cancel(_: Context) -> None:
             waiting.cancel()
@@ -199,12 +206,12 @@ class Egress(PushEngine):
 
     async def tokenize(self, request: TokenizeRequest) -> Tokenized:
         """As `Engine.tokenize`."""
-        tokenized: Tokenized = await result(self._actor.tokenize.remote(request), self.name)
+        tokenized: Tokenized = await self._ask(request, self._actor.tokenize.remote(request))
         return tokenized
 
     async def detokenize(self, request: DetokenizeRequest) -> str:
         """As `Engine.detokenize`."""
-        text: str = await result(self._actor.detokenize.remote(request), self.name)
+        text: str = await self._ask(request, self._actor.detokenize.remote(request))
         return text
 
     async def check_health(self) -> None:
@@ -222,6 +229,24 @@ class Egress(PushEngine):
             await asyncio.wait_for(call, 2 * timeout_s)
         except TimeoutError:
             raise InstanceLost(f"The instance {self.name} does not answer.", instance=self.name) from None
+
+    async def _ask(self, request: Request, call: Any) -> Any:
+        """What a call without a stream returned; it ends with the channel, if that is lost first."""
+        answer = asyncio.ensure_future(result(call, self.name))
+        lost: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._calls[lost] = request
+        try:
+            await asyncio.wait({answer, lost}, return_when=asyncio.FIRST_COMPLETED)
+            error = answer.exception() if answer.done() else None
+            if isinstance(error, InstanceLost) and self._opened is not None:
+                # The channel is about to find out, and whoever asks next must know by then.
+                self._lose(error)
+            if lost.done():
+                lost.result()
+            return answer.result()
+        finally:
+            del self._calls[lost]
+            answer.cancel()
 
     # Up: requests, cancellations, acknowledgements.
 
@@ -281,7 +306,7 @@ class Egress(PushEngine):
         self._silent_ticks = self._silent_ticks + 1 if self._received == self._received_at_tick else 0
         self._received_at_tick = self._received
         if self._silent_ticks * self._settings.heartbeat_s >= self._settings.silence_s:
-            self._lose(InstanceLost(f"The instance {self.name} fell silent.", instance=self.name))
+            self._lose(InstanceLost(f"The instance {self.name} fell silent.", instance=self.name), is_dead=False)
             return
         self._timer = asyncio.get_running_loop().call_later(self._settings.heartbeat_s, self._tick)
         self._acknowledge()
@@ -305,9 +330,12 @@ class Egress(PushEngine):
     def _on_frame(self, data: bytes) -> None:
         frame = decode(data)
         if frame.sequence != self._received + 1:
-            self._lose(InstanceLost(f"The channel to instance {self.name} lost a frame.", instance=self.name))
+            self._lose(
+                InstanceLost(f"The channel to instance {self.name} lost a frame.", instance=self.name), is_dead=False
+            )
             return
         self._received = frame.sequence
+        self.heard_s = time.monotonic()
         self.reported = frame.load
         if frame.sequence == 1:
             self._on_opened()
@@ -316,12 +344,15 @@ class Egress(PushEngine):
             if stream is not None:  # Else it was killed here, and the far end did not know yet.
                 self._deliver(stream, entry)
         for news in frame.news:
+            if news.topic == ENGINE_DIED:
+                self._lose(InstanceLost(f"The engine of instance {self.name} died.", instance=self.name))
+                return
             if news.topic == DRAINING:
                 self.is_draining = True
             if self._listener is not None:
                 self._listener.heard(news)
         if frame.entries:
-            self.spoke_s = time.monotonic()
+            self.spoke_s = self.heard_s
         if frame.pulse is not None:
             self._on_pulse(frame.pulse)
         # A draining instance waits for its last frames to be acknowledged.
@@ -371,13 +402,14 @@ class Egress(PushEngine):
                 self._listener.stalled(error)
             self._give_up(number, error)
 
-    def _suspects(self) -> list[GenerateRequest]:
+    def _suspects(self) -> list[Request]:
         """The requests that the instance was working on and that have got nothing from it."""
-        return [
+        streams = [
             stream.request
             for stream in self._streams.values()
             if stream.request is not None and (stream.progress is None or stream.progress[1])
         ]
+        return [*streams, *self._calls.values()]
 
     def _on_opened(self) -> None:
         assert self._opened is not None
@@ -391,12 +423,12 @@ class Egress(PushEngine):
             lost = translate(error, self.name)
             if not isinstance(lost, StreamBroken):
                 lost = InstanceLost(lost.message, instance=self.name)
-            self._lose(lost)
+            self._lose(lost, is_dead=isinstance(error, RayActorError))
 
-    def _lose(self, error: PenstockError) -> None:
+    def _lose(self, error: PenstockError, *, is_dead: bool = True) -> None:
         lost = error if isinstance(error, InstanceLost) else InstanceLost(error.message, instance=self.name)
         if self._listener is not None:
-            self._listener.lost(lost, self._suspects())
+            self._listener.lost(lost, self._suspects(), is_dead=is_dead)
         self._disconnect(lost)
 
     def _disconnect(self, error: InstanceLost) -> None:
@@ -411,6 +443,9 @@ class Egress(PushEngine):
         if opened is not None and not opened.done():
             opened.set_exception(error)
         self._upward = []
+        for call in self._calls:
+            if not call.done():
+                call.set_exception(error)
         for number in list(self._streams):
             self._fail(number, error)
 

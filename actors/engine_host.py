@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from actors.canary import sing
 from actors.channel import Channel, Host
 from actors.daemon_thread import in_daemon_thread
-from actors.frames import DRAINING, SESSIONS, News
+from actors.frames import DRAINING, ENGINE_DIED, SESSIONS, News
 from actors.gate import Gate
 from actors.instance import Instance, InstanceState
 from actors.patience import within
@@ -128,6 +128,8 @@ class EngineHost(Host):
         """The engine is finished, and so is the instance."""
         if self._instance.state is not InstanceState.GONE:
             self._become(InstanceState.GONE, error.message)
+            # In one word, and not request by request: all of them have died of one cause.
+            self.broadcast(News(ENGINE_DIED))
             self.gate.clear(InstanceLost(f"The engine of instance {self.id} died.", instance=self.id))
 
     def pulse(self) -> tuple[int | None, bool]:

@@ -5,18 +5,19 @@ from typing import Protocol
 
 from actors.frames import News
 from engines.errors import PenstockError
-from engines.requests import GenerateRequest
+from engines.requests import Request
 
 
 class Listener(Protocol):
     """Hears of one instance. Called synchronously, from the event loop."""
 
-    def lost(self, error: PenstockError, suspects: Sequence[GenerateRequest]) -> None:
+    def lost(self, error: PenstockError, suspects: Sequence[Request], *, is_dead: bool) -> None:
         """The way to the instance was lost; its requests are about to fail.
 
         Args:
             error: Why.
             suspects: The requests that the instance was working on and that had got nothing from it.
+            is_dead: Whether the instance is known to be dead, or to hang; else it fell silent, and may live.
         """
 
     def stalled(self, error: PenstockError) -> None:

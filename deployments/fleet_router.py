@@ -4,7 +4,12 @@ A router replica is one such process; a Python program on the cluster may be ano
 instances without a hop in between.
 """
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+
+import ray
+from ray.exceptions import RayError
 
 from actors.directory_client import DirectoryClient
 from actors.egress import Egress
@@ -13,8 +18,11 @@ from actors.listener import Listener
 from deployments.fleet import FleetSettings
 from deployments.fleet_engine import FleetEngine
 from deployments.fleet_pipeline import FleetPipeline
+from deployments.routing.fault_budget import MEMORY_S
 from deployments.routing.router import PushRouter
 from engines.migration import Move
+
+logger = logging.getLogger(__name__)
 
 
 def fleet_router(
@@ -31,14 +39,31 @@ def fleet_router(
         directory: Its directory.
         on_move: Hears of each stream that broke: its model, and what became of it.
     """
+    tellings: set[asyncio.Task[None]] = set()
     patience = {model.name: model.patience for model in settings.models}
 
     async def watch() -> AsyncIterator[Sequence[Instance]]:
-        async for instances in directory.watch():
-            yield list(instances.values())
+        async for view in directory.watch():
+            router.fault_budget.key = view.key
+            router.fault_budget.learn(view.quarantined)
+            yield list(view.instances.values())
+
+    async def tell(fingerprint: str) -> None:
+        try:
+            await directory.quarantine(fingerprint, MEMORY_S)
+        except (RayError, TimeoutError, ValueError) as error:
+            # The other routers find out by themselves, at the cost of engines.
+            logger.warning("The other routers could not be told of a quarantine: %s", type(error).__name__)
+
+    def convict(fingerprint: str) -> None:
+        logger.warning("A request took engines with it; it is refused from now on. Its fingerprint: %s", fingerprint)
+        task = asyncio.get_running_loop().create_task(tell(fingerprint))
+        tellings.add(task)
+        task.add_done_callback(tellings.discard)
 
     def connect(instance: Instance, listener: Listener) -> Egress:
         return Egress(instance, settings.channel, listener, patience.get(instance.model))
 
-    router = PushRouter(settings.models, watch, connect, name=settings.name)
+    node = ray.get_runtime_context().get_node_id()
+    router = PushRouter(settings.models, watch, connect, name=settings.name, node=node, convict=convict)
     return FleetPipeline(router, settings.models, on_move)

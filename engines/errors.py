@@ -25,8 +25,10 @@ Each leaf knows its HTTP status, whether another instance may be tried, and, whe
     │   ├── InstanceLost          502  the instance, or the way to it, died
     │   └── StreamIncomplete      502  the events ran out without a Finished
     ├── Timeout                   504  first token, between tokens, total, or a stall: no progress
+    ├── Quarantined               422  the same request took engines with it, minutes ago
     └── EngineFailed              500  the engine failed on this one request
-        └── EngineDead            500  the engine is finished; its instance will be replaced
+        ├── EngineDead            500  the engine is finished; its instance will be replaced
+        └── EngineFault           500  this request takes engines with it
 """
 
 from typing import Any, ClassVar, Literal, Self
@@ -303,3 +305,17 @@ class EngineDead(EngineFailed):
     """The engine is finished and serves nobody any more."""
 
     code = "engine_dead"
+
+
+class EngineFault(EngineFailed):
+    """The engines that worked on this request died of it, one after another: it is tried no more."""
+
+    code = "engine_fault"
+
+
+class Quarantined(PenstockError):
+    """Engines died of the same request minutes ago; it is not tried again for a while."""
+
+    status = 422
+    kind = "invalid_request_error"
+    code = "quarantined"

@@ -267,3 +267,7 @@ class DetokenizeRequest(_Request):
 
     model: str
     token_ids: TokenIds
+
+
+Request = GenerateRequest | EmbedRequest | TokenizeRequest | DetokenizeRequest
+"""What an engine can be asked."""

@@ -6,7 +6,7 @@ import math
 from aiohttp import web
 
 from deployments.http.refusals import MethodNotAllowed
-from engines.errors import EngineDead, EngineFailed, Overload, PenstockError, Unauthorized, Unavailable
+from engines.errors import EngineDead, EngineFailed, EngineFault, Overload, PenstockError, Unauthorized, Unavailable
 
 DEFAULT_RETRY_AFTER_S = 1
 MAX_MESSAGE_CHARS = 2000
@@ -38,6 +38,6 @@ def _public_message(error: PenstockError) -> str:
     # What an engine says of its own failure is an exception's text, with paths and addresses; the log has it.
     if isinstance(error, EngineDead):
         return "The engine failed and is being replaced. Try again."
-    if isinstance(error, EngineFailed):
+    if isinstance(error, EngineFailed) and not isinstance(error, EngineFault):
         return "The engine failed on this request. The server's log names the cause under the request's id."
     return error.message

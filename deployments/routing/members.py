@@ -7,6 +7,7 @@ on it has ended.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,15 @@ from deployments.routing.faults import Faults
 from engines.context import Context
 from engines.contract import Capabilities, Load, Sink
 from engines.errors import PenstockError
-from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
+from engines.requests import (
+    DetokenizeRequest,
+    Embeddings,
+    EmbedRequest,
+    GenerateRequest,
+    Request,
+    Tokenized,
+    TokenizeRequest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +38,8 @@ PROBE_S = 5.0
 """What an instance whose link was lost gets to show that it can work, before it is used again."""
 BUSY_S = 0.1
 """How long an instance that refused for want of room is tried last."""
+ON_ITS_WAY_S = 0.5
+"""What is heard so long after a loss was not sent before it."""
 CLOSE_POLL_S = 0.5
 """How often a link to an instance that is gone is asked whether its last request has ended."""
 
@@ -41,10 +52,18 @@ class Link(Protocol):
     Attributes:
         reported: The instance's load, as it last said; another object with each report.
         is_draining: The instance said that it takes no new work.
+        heard_s: When it last said anything, on the monotonic clock.
+        spoke_s: When its engine last said something of a request.
     """
 
     reported: Load
     is_draining: bool
+    heard_s: float
+    spoke_s: float
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether its engine has had work and taken no step for some time."""
 
     @property
     def in_flight(self) -> int:
@@ -92,9 +111,22 @@ class Member:
         calls: Calls of this replica that are under way on it and are no streams (embeddings).
         busy_until_s: Until then it is tried last, on the monotonic clock.
         left: Set when the directory shows it no more; it does not come back, a new member may.
+        suspects: Requests that may have been its end, until it is known whether it was the end.
+        neighbour_lost_s: When another instance of its node was last lost, on the monotonic clock.
     """
 
-    __slots__ = ("_others", "_refused", "_reported", "busy_until_s", "calls", "instance", "left", "link")
+    __slots__ = (
+        "_others",
+        "_refused",
+        "_reported",
+        "busy_until_s",
+        "calls",
+        "instance",
+        "left",
+        "link",
+        "neighbour_lost_s",
+        "suspects",
+    )
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
@@ -102,6 +134,8 @@ class Member:
         self.calls = 0
         self.busy_until_s = 0.0
         self.left = asyncio.Event()
+        self.suspects: Sequence[Request] = ()
+        self.neighbour_lost_s = 0.0
         self._refused = False
         self._reported: Load | None = None
         self._others = 0
@@ -156,6 +190,19 @@ class Member:
         """Whether a request can be sent to it."""
         return self.is_present and self.link is not None and self.link.ready
 
+    @property
+    def is_shaky(self) -> bool:
+        """Whether it may be about to be lost: its engine takes no step, or its node may have died a moment ago.
+
+        The node lives if the engine has said something since; or anything has been heard for long enough after, that it
+        cannot have been on its way before.
+        """
+        link = self.link
+        if link is None or link.is_stalled:
+            return True
+        lost_s = self.neighbour_lost_s
+        return lost_s > 0 and link.spoke_s <= lost_s and link.heard_s <= lost_s + ON_ITS_WAY_S
+
     def seen(self) -> Instance:
         """The instance with what this replica knows better than the directory."""
         state = InstanceState.DRAINING if self.is_draining else self.instance.state
@@ -182,7 +229,7 @@ class Members:
         faults: Mapping[str, Faults],
         changed: Callable[[], None],
         heard: Callable[[Instance, News], None],
-        died: Callable[[Instance, Sequence[GenerateRequest]], None],
+        died: Callable[[Instance, Sequence[Request]], None],
     ) -> None:
         self._watch = watch
         self._connect = connect
@@ -203,6 +250,11 @@ class Members:
     def in_flight(self) -> int:
         """What is under way through this replica, on instances that the directory forgot as well."""
         return sum(member.in_flight for member in self._keepers)
+
+    def heard_of(self, node: str) -> float:
+        """When anything was last heard of an instance on the node, on the monotonic clock; 0: never."""
+        links = [member.link for member in self._keepers if member.instance.node == node]
+        return max((link.heard_s for link in links if link is not None), default=0.0)
 
     async def start(self) -> None:
         """Starts to watch. Returns when the first view is there."""
@@ -261,6 +313,21 @@ class Members:
                 keeper.add_done_callback(partial(self._kept, known))
         self._changed()
 
+    def _lost(self, lost: Member, suspects: Sequence[Request], *, is_dead: bool) -> None:
+        """An instance was lost: its neighbours may be next, and whoever was its end must be found."""
+        lost.suspects = suspects
+        now_s = time.monotonic()
+        for member in self._keepers:
+            if member is not lost and member.instance.node == lost.instance.node:
+                member.neighbour_lost_s = now_s
+        if is_dead:
+            self._confirm_death(lost)
+
+    def _confirm_death(self, member: Member) -> None:
+        suspects, member.suspects = member.suspects, ()
+        if suspects:
+            self._died(member.instance, suspects)
+
     def _kept(self, member: Member, task: asyncio.Task[None]) -> None:
         del self._keepers[member]
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -277,6 +344,7 @@ class Members:
                 await link.start()
                 if is_suspect:
                     await link.probe(PROBE_S)
+                member.suspects = ()
                 member.link = link
                 self._changed()
                 error = await self._until_over(member, lost)
@@ -285,6 +353,8 @@ class Members:
                 logger.warning("Lost the link to %s: %s", member.id, error.message)
             except PenstockError as failure:
                 logger.warning("Cannot reach %s: %s", member.id, failure.message)
+                # It fell silent, and has not come back.
+                self._confirm_death(member)
             finally:
                 member.link = None
                 await link.stop(0)
@@ -318,11 +388,11 @@ class _Follower:
         self._member = member
         self._lost = lost
 
-    def lost(self, error: PenstockError, suspects: Sequence[GenerateRequest]) -> None:
+    def lost(self, error: PenstockError, suspects: Sequence[Request], *, is_dead: bool) -> None:
         """Lets the keeper open it again, and says who may have been the end of the instance."""
         if not self._lost.done():
             self._lost.set_result(error)
-            self._members._died(self._member.instance, suspects)
+            self._members._lost(self._member, suspects, is_dead=is_dead)
 
     def stalled(self, error: PenstockError) -> None:
         """Leaves the instance alone for a while: what it does with one stream it may do with the next."""

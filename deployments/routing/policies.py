@@ -10,10 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from deployments.fleet import PolicyName
-from engines.requests import DetokenizeRequest, EmbedRequest, GenerateRequest, TokenizeRequest
-
-Routed = GenerateRequest | EmbedRequest | TokenizeRequest | DetokenizeRequest
-"""What can be routed."""
+from engines.requests import EmbedRequest, GenerateRequest, Request
 
 
 class Candidate(Protocol):
@@ -34,7 +31,7 @@ C = TypeVar("C", bound=Candidate)
 class Policy(Protocol):
     """Picks one instance out of several."""
 
-    def choose(self, candidates: Sequence[C], request: Routed) -> C | None:
+    def choose(self, candidates: Sequence[C], request: Request) -> C | None:
         """One of the candidates, or None when none will do (there is none, or not the one that is asked for)."""
 
 
@@ -44,7 +41,7 @@ class RoundRobin:
     def __init__(self) -> None:
         self._last = ""
 
-    def choose(self, candidates: Sequence[C], request: Routed) -> C | None:
+    def choose(self, candidates: Sequence[C], request: Request) -> C | None:
         """As `Policy.choose`."""
         following = [candidate for candidate in candidates if candidate.id > self._last]
         chosen = min(following or candidates, key=_id, default=None)
@@ -59,7 +56,7 @@ class Random:
     def __init__(self, rng: random.Random | None = None) -> None:
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
 
-    def choose(self, candidates: Sequence[C], request: Routed) -> C | None:
+    def choose(self, candidates: Sequence[C], request: Request) -> C | None:
         """As `Policy.choose`."""
         return self._rng.choice(candidates) if candidates else None
 
@@ -74,7 +71,7 @@ class PowerOfTwo:
     def __init__(self, rng: random.Random | None = None) -> None:
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
 
-    def choose(self, candidates: Sequence[C], request: Routed) -> C | None:
+    def choose(self, candidates: Sequence[C], request: Request) -> C | None:
         """As `Policy.choose`."""
         if len(candidates) < 2:
             return candidates[0] if candidates else None
@@ -88,7 +85,7 @@ class LeastLoaded:
     def __init__(self, rng: random.Random | None = None) -> None:
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
 
-    def choose(self, candidates: Sequence[C], request: Routed) -> C | None:
+    def choose(self, candidates: Sequence[C], request: Request) -> C | None:
         """As `Policy.choose`."""
         if not candidates:
             return None
@@ -100,7 +97,7 @@ class LeastLoaded:
 class Direct:
     """The one that the request names."""
 
-    def choose(self, candidates: Sequence[C], request: Routed) -> C | None:
+    def choose(self, candidates: Sequence[C], request: Request) -> C | None:
         """As `Policy.choose`."""
         wanted = request.instance if isinstance(request, GenerateRequest | EmbedRequest) else None
         return next((candidate for candidate in candidates if candidate.id == wanted), None)

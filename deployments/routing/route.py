@@ -9,9 +9,9 @@ from deployments.fleet import RoutingSettings
 from deployments.routing.affinity import Affinity
 from deployments.routing.faults import Faults, is_fault
 from deployments.routing.members import BUSY_S, Link, Member
-from deployments.routing.policies import Direct, Routed, make_policy
+from deployments.routing.policies import Direct, make_policy
 from engines.errors import Draining, NoInstance, OtherVocabulary, Overload, Overloaded, PenstockError
-from engines.requests import EmbedRequest, GenerateRequest, Session
+from engines.requests import EmbedRequest, GenerateRequest, Request, Session
 
 STARTING_RETRY_S = 5.0
 """What a client is told to wait for an instance that boots: nobody knows how long it takes, and asking is cheap."""
@@ -46,18 +46,21 @@ class Route:
         self._policy = make_policy(settings.policy)
         self._direct = Direct()
 
-    def session(self, request: Routed) -> Session | None:
+    def session(self, request: Request) -> Session | None:
         """The session that the request is to be kept with, or None."""
         if self.settings.sticky.mode == "off" or not isinstance(request, GenerateRequest | EmbedRequest):
             return None
         return request.session
 
-    def choose(self, request: Routed, refused: Container[Link]) -> Member | None:
+    def choose(
+        self, request: Request, refused: Container[Link], avoid: Callable[[str], bool] = lambda _: False
+    ) -> Member | None:
         """The instance that should take the request.
 
         Args:
             request: The request.
             refused: Links on which it was refused already.
+            avoid: Which instances, by id, are not to have it.
 
         Returns:
             An open member; None when no instance can take the request now.
@@ -69,6 +72,7 @@ class Route:
             for member in members
             if member.is_open
             and member.link not in refused
+            and not avoid(member.id)
             and not self.faults.remaining_s(member.id, member.instance.incarnation)
         ]
         if isinstance(request, GenerateRequest | EmbedRequest) and request.instance is not None:
@@ -77,7 +81,9 @@ class Route:
         if session is not None and self._mode(session) == "hard":
             present = [member.id for member in members if member.is_present]
             return self.affinity.choose(session.id, "hard", candidates, present)
-        # One that just refused is asked again only when no other is left: asking it costs a round trip.
+        # One that just refused is asked again only when no other is left: asking it costs a round trip. One that may be
+        # about to die, or to hang, comes last as well: a stream that has just moved must not move again.
+        candidates = [member for member in candidates if not member.is_shaky] or candidates
         candidates = [member for member in candidates if member.busy_until_s <= now_s] or candidates
         if session is not None:
             return self.affinity.choose(session.id, "soft", candidates, ())
@@ -94,7 +100,7 @@ class Route:
             member.mark_draining()
         return error.retryable
 
-    def refusal(self, request: Routed, refusals: Sequence[PenstockError]) -> PenstockError:
+    def refusal(self, request: Request, refusals: Sequence[PenstockError]) -> PenstockError:
         """What the caller gets when no instance took the request.
 
         Args:

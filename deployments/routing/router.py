@@ -16,15 +16,24 @@ from actors.frames import SESSIONS, News
 from actors.instance import Instance
 from deployments.fleet import ModelSettings
 from deployments.fleet_engine import FleetEngine, ModelCard
+from deployments.routing.fault_budget import FaultBudget, Trial, TrialSink
+from deployments.routing.faults import is_fault
 from deployments.routing.members import Connect, Link, Member, Members, Watch
-from deployments.routing.policies import Routed
 from deployments.routing.route import Route
 from deployments.routing.sessions import LeasedSink
 from engines.context import Context
 from engines.contract import Capabilities, Load, Sink
 from engines.errors import Cancelled, ModelNotFound, Overload, PenstockError, Unsupported
 from engines.events import Finished, FinishReason, Started, Usage
-from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
+from engines.requests import (
+    DetokenizeRequest,
+    Embeddings,
+    EmbedRequest,
+    GenerateRequest,
+    Request,
+    Tokenized,
+    TokenizeRequest,
+)
 
 R = TypeVar("R", GenerateRequest, EmbedRequest, TokenizeRequest, DetokenizeRequest)
 T = TypeVar("T")
@@ -38,10 +47,19 @@ class PushRouter(FleetEngine):
         watch: Source of the instances.
         connect: Makes the link to one.
         name: Its label.
+        node: Where it lives itself: a node that is surely alive.
+        convict: Tells the other routers of a request that takes engines with it, by its fingerprint.
     """
 
     def __init__(
-        self, models: Sequence[ModelSettings], watch: Watch, connect: Connect, *, name: str = "router"
+        self,
+        models: Sequence[ModelSettings],
+        watch: Watch,
+        connect: Connect,
+        *,
+        name: str = "router",
+        node: str = "",
+        convict: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.name = name
         self.capabilities = Capabilities()
@@ -51,6 +69,8 @@ class PushRouter(FleetEngine):
         ]
         self._by_name = {name: route for route in self._routes for name in (route.model, *route.aliases)}
         faults = {route.model: route.faults for route in self._routes}
+        self._node = node
+        self.fault_budget = FaultBudget(self._node_lives, convict)
         self._members = Members(watch, connect, faults, self._changed, self._heard, self._died)
         self._waiting: set[Callable[[object], None]] = set()
 
@@ -115,10 +135,11 @@ class PushRouter(FleetEngine):
         session = route.session(request)
         leased = None if session is None else LeasedSink(sink)
 
-        async def call(member: Member, link: Link) -> None:
+        async def call(member: Member, link: Link, trial: Trial | None) -> None:
             if not member.capabilities.generate:
                 raise Unsupported(f"The model {route.model!r} does not generate text.", param="model")
-            await link.submit(request, context, leased or sink)
+            inner = leased or sink
+            await link.submit(request, context, inner if trial is None else TrialSink(inner, trial))
             if session is not None and leased is not None:
                 leased.hold(route.affinity.lease(session.id, member.id))
 
@@ -134,7 +155,7 @@ class PushRouter(FleetEngine):
         route, request = self._route(request)
         session = route.session(request)
 
-        async def call(member: Member, link: Link) -> Embeddings:
+        async def call(member: Member, link: Link, trial: Trial | None) -> Embeddings:
             if not member.capabilities.embed:
                 raise Unsupported(f"The model {route.model!r} does not make embeddings.", param="model")
             member.calls += 1
@@ -142,6 +163,8 @@ class PushRouter(FleetEngine):
                 embeddings = await link.embed(request, context)
             finally:
                 member.calls -= 1
+            if trial is not None:
+                trial.acquit()
             if session is not None:
                 route.affinity.lease(session.id, member.id).release()
             return embeddings
@@ -153,13 +176,11 @@ class PushRouter(FleetEngine):
 
     async def tokenize(self, request: TokenizeRequest) -> Tokenized:
         """As `Engine.tokenize`; raises as `submit`."""
-        route, request = self._route(request)
-        return await self._dispatch(route, request, Context(), lambda _, link: link.tokenize(request))
+        return await self._ask(request, lambda link, request: link.tokenize(request))
 
     async def detokenize(self, request: DetokenizeRequest) -> str:
         """As `Engine.detokenize`; raises as `submit`."""
-        route, request = self._route(request)
-        return await self._dispatch(route, request, Context(), lambda _, link: link.detokenize(request))
+        return await self._ask(request, lambda link, request: link.detokenize(request))
 
     def _members_of(self, model: str) -> list[Member]:
         return self._members.of(model)
@@ -172,13 +193,31 @@ class PushRouter(FleetEngine):
             raise ModelNotFound(name, tuple(self._by_name))
         return route, request if name == route.model else request.model_copy(update={"model": route.model})
 
+    async def _ask(self, request: R, ask: Callable[[Link, R], Awaitable[T]]) -> T:
+        """What an instance answers to a request without a stream."""
+        route, request = self._route(request)
+
+        async def call(_: Member, link: Link, trial: Trial | None) -> T:
+            answer = await ask(link, request)
+            if trial is not None:
+                trial.acquit()
+            return answer
+
+        return await self._dispatch(route, request, Context(), call)
+
     async def _dispatch(
-        self, route: Route, request: Routed, context: Context, call: Callable[[Member, Link], Awaitable[T]]
+        self,
+        route: Route,
+        request: Request,
+        context: Context,
+        call: Callable[[Member, Link, Trial | None], Awaitable[T]],
     ) -> T:
         """Calls one instance after another until one takes the request.
 
         Raises:
             _StoppedEarly: The context was stopped before that.
+            EngineFault: Engines die of it.
+            Quarantined: Engines died of the same request minutes ago.
         """
         deadline_s = time.monotonic() + route.settings.wait_s
         refused: set[Link] = set()
@@ -188,7 +227,13 @@ class PushRouter(FleetEngine):
                 raise _cancelled(context)
             if context.is_stopped:
                 raise _StoppedEarly
-            member = route.choose(request, refused)
+            suspect = self._suspect(request, refusals)
+            if suspect is None:
+                member = route.choose(request, refused)
+            elif self.fault_budget.is_on_trial(suspect):
+                member = None
+            else:
+                member = route.choose(request, refused, self.fault_budget.has_trial)
             if member is None:
                 # Overload does not end because another instance appears; what the caller does next is his to decide.
                 busy = any(isinstance(error, Overload) for error in refusals)
@@ -199,9 +244,12 @@ class PushRouter(FleetEngine):
                 continue
             link = member.link
             assert link is not None  # an open member has one
+            trial = None if suspect is None else self.fault_budget.try_alone(suspect, member.id)
             try:
-                return await call(member, link)
+                return await call(member, link, trial)
             except PenstockError as error:
+                if trial is not None:
+                    trial.end()
                 error.at(member.id)
                 if context.is_stopped or not route.note(member, error):
                     raise
@@ -232,8 +280,26 @@ class PushRouter(FleetEngine):
             for session, idle_s in news.body:
                 affinity.hear(session, instance.id, idle_s)
 
-    def _died(self, instance: Instance, suspects: Sequence[GenerateRequest]) -> None:
-        pass
+    def _died(self, instance: Instance, suspects: Sequence[Request]) -> None:
+        self.fault_budget.died(instance.id, instance.node, suspects)
+
+    def _node_lives(self, node: str, since_s: float) -> bool:
+        return node == self._node or self._members.heard_of(node) > since_s
+
+    def _suspect(self, request: Request, refusals: Sequence[PenstockError]) -> str | None:
+        """The fingerprint of a request that must be tried alone, else None.
+
+        Raises:
+            EngineFault: Engines die of it.
+            Quarantined: Engines died of the same request minutes ago.
+        """
+        budget = self.fault_budget
+        if not budget.is_watching:
+            return None
+        fingerprint = budget.fingerprint(request)
+        resumed = isinstance(request, GenerateRequest) and request.resume is not None
+        budget.check(fingerprint, goes_on=resumed or any(is_fault(error) for error in refusals))
+        return fingerprint if budget.is_suspect(fingerprint) else None
 
     async def _change(self, context: Context, timeout_s: float) -> None:
         """Returns when something about the instances changed, the context was stopped, or the time is up."""

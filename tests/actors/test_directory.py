@@ -84,6 +84,24 @@ async def test_a_young_directory_says_that_it_may_not_know_everybody() -> None:
     assert grown.instances == {"a": A}
 
 
+async def test_a_quarantine_is_news_and_ends() -> None:
+    clock = Clock()
+    directory = Directory(clock=clock)
+    version = (await directory.snapshot()).version
+    await directory.quarantine("fingerprint", 5.0)
+    assert (await directory.watch(version, 30.0)).quarantined == {"fingerprint": 5.0}
+    clock.now_s += 6.0
+    assert (await directory.snapshot()).quarantined == {}
+
+
+async def test_a_new_directory_goes_on_with_the_key_that_the_routers_have() -> None:
+    first = await Directory().watch(None, 0.0)
+    second = Directory()
+    assert (await second.watch(None, 0.0, first.key)).key == first.key
+    assert (await second.watch(None, 0.0, b"another")).key == first.key
+    assert (await Directory().snapshot()).key != first.key
+
+
 async def test_the_board_keeps_values_for_their_time() -> None:
     clock = Clock()
     directory = Directory(clock=clock)

@@ -30,7 +30,7 @@ class Watcher:
 
     async def _watch(self, client: DirectoryClient) -> None:
         async for view in client.watch():
-            self.views.append(view)
+            self.views.append(view.instances)
 
 
 @pytest.fixture

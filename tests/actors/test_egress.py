@@ -35,11 +35,13 @@ class Heard:
 
     def __init__(self) -> None:
         self.losses: list[tuple[PenstockError, Sequence[GenerateRequest]]] = []
+        self.deaths = 0
         self.stalls: list[PenstockError] = []
         self.news: list[News] = []
 
-    def lost(self, error: PenstockError, suspects: Sequence[GenerateRequest]) -> None:
+    def lost(self, error: PenstockError, suspects: Sequence[GenerateRequest], *, is_dead: bool) -> None:
         self.losses.append((error, suspects))
+        self.deaths += is_dead
 
     def stalled(self, error: PenstockError) -> None:
         self.stalls.append(error)
@@ -166,7 +168,8 @@ async def test_a_killed_actor_loses_its_streams_at_once(start: Start) -> None:
 
 
 async def test_an_actor_that_stands_still_is_lost(start: Start) -> None:
-    instance, egress = await start(HANGING)
+    heard = Heard()
+    instance, egress = await start(HANGING, listener=heard)
     collector = Collector()
     await egress.submit(request(), Context(), collector)
     os.kill(instance.pid, signal.SIGSTOP)
@@ -176,6 +179,7 @@ async def test_an_actor_that_stands_still_is_lost(start: Start) -> None:
                 await collector.completion
     finally:
         os.kill(instance.pid, signal.SIGCONT)
+    assert len(heard.losses) == 1 and not heard.deaths
     # The channel can be opened again once the actor goes on.
     await egress.start()
     assert egress.ready
@@ -234,6 +238,7 @@ async def test_a_request_that_got_nothing_from_an_instance_is_suspect_of_its_dea
     with pytest.raises(InstanceLost):
         await waiting
     [(_, suspects)] = heard.losses
+    assert heard.deaths == 1
     assert [suspect.prompt for suspect in suspects] == ["silent"]
 
 

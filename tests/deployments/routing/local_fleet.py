@@ -13,7 +13,15 @@ from engines.context import Context
 from engines.contract import Engine, Load, Sink
 from engines.errors import Draining, InstanceLost, PenstockError
 from engines.events import Event, Finished
-from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
+from engines.requests import (
+    DetokenizeRequest,
+    Embeddings,
+    EmbedRequest,
+    GenerateRequest,
+    Request,
+    Tokenized,
+    TokenizeRequest,
+)
 from engines.scripted import ScriptedEngine
 from tests.deployments.waiting import until
 
@@ -25,6 +33,8 @@ class LocalLink:
         self.in_flight = 0
         self.is_draining = False
         self.reported = Load()
+        self.heard_s = self.spoke_s = 0.0
+        self.is_stalled = False
         self.ready = False
         self.sinks: set[_CountingSink] = set()
         self._fleet = fleet
@@ -40,10 +50,10 @@ class LocalLink:
     async def stop(self, timeout_s: float = 30.0) -> None:
         self.ready = False
 
-    def lose(self) -> None:
+    def lose(self, *suspects: Request, is_dead: bool = True) -> None:
         self.ready = False
         error = InstanceLost("lost", instance=self._engine.name)
-        self.listener.lost(error, ())
+        self.listener.lost(error, suspects, is_dead=is_dead)
         for sink in [*self.sinks]:
             sink.fail(error)
 
@@ -119,6 +129,7 @@ class LocalFleet:
         model: str = "m",
         state: InstanceState = InstanceState.READY,
         incarnation: int = 0,
+        node: str = "",
     ) -> ScriptedEngine:
         engine = engine or ScriptedEngine(id)
         if not engine.ready:
@@ -127,6 +138,7 @@ class LocalFleet:
         self._instances[id] = Instance(
             id=id,
             model=model,
+            node=node,
             state=state,
             incarnation=incarnation,
             capabilities=engine.capabilities,

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -11,11 +12,12 @@ from deployments.routing.affinity import weight
 from deployments.routing.router import PushRouter
 from engines.completion import Collector, collect
 from engines.context import Context
-from engines.contract import Capabilities, Load
+from engines.contract import Capabilities, Load, Sink
 from engines.errors import (
     Cancelled,
     EngineDead,
     EngineFailed,
+    EngineFault,
     InstanceLost,
     InvalidRequest,
     ModelNotFound,
@@ -23,7 +25,9 @@ from engines.errors import (
     OtherVocabulary,
     Overloaded,
     PenstockError,
+    Quarantined,
     QueueFull,
+    Timeout,
     Unsupported,
 )
 from engines.events import Finished
@@ -447,3 +451,95 @@ async def test_the_fleet_as_a_whole(fleet: LocalFleet) -> None:
     assert {instance.id for instance in router.instances()} == {"a", "b"}
     events = [event async for event in router.generate(ask(), Context())]
     assert isinstance(events[-1], Finished)
+
+
+async def test_a_request_that_kills_takes_three_instances_and_then_no_more(fleet: LocalFleet) -> None:
+    poison = ask("poison")
+    tried: list[str] = []
+
+    class Dying(ScriptedEngine):
+        async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+            if request.prompt == "poison":
+                tried.append(self.name)
+                fleet.link(self.name).lose(request)
+                raise InstanceLost("died")
+            await super().submit(request, context, sink)
+
+    for number in range(6):
+        await fleet.add(f"i-{number}", Dying(f"i-{number}"))
+    router = await fleet.router(inhibit_s=60)
+    with pytest.raises(EngineFault):
+        await engine_of(router, poison)
+    assert len(tried) == 3
+    for _ in range(10):
+        with pytest.raises(Quarantined):
+            await engine_of(router, poison)
+    assert len(tried) == 3
+    assert await engine_of(router, ask("bystander")) not in tried
+
+
+async def test_two_suspects_are_never_tried_on_one_instance(fleet: LocalFleet) -> None:
+    for id in ("a", "b"):
+        await fleet.add(id, ScriptedEngine(id, script=[Hang()]))
+    router = await fleet.router(policy="round_robin")
+    suspects = [ask("one"), ask("two"), ask("three")]
+    for id in ("x", "y"):
+        router.fault_budget.died(id, "", suspects)
+    contexts = [Context() for _ in suspects]
+    for suspect, context in zip(suspects[:2], contexts, strict=False):
+        await router.submit(suspect, context, Collector())
+    assert {id: len(engine.active) for id, engine in fleet.engines.items()} == {"a": 1, "b": 1}
+    with pytest.raises(NoInstance):
+        await router.submit(suspects[2], contexts[2], Collector())
+    contexts[0].kill()
+    await router.submit(suspects[2], contexts[2], Collector())
+    for context in contexts:
+        context.kill()
+
+
+async def test_the_neighbours_of_a_lost_instance_come_last_until_they_are_heard_of(fleet: LocalFleet) -> None:
+    for id, node in (("a1", "a"), ("a2", "a"), ("b1", "b")):
+        await fleet.add(id, node=node)
+    router = await fleet.router(policy="round_robin", inhibit_s=60)
+    fleet.link("a1").lose()
+    assert [await engine_of(router, ask()) for _ in range(3)] == ["b1"] * 3
+    fleet.link("a2").spoke_s = time.monotonic()
+    assert {await engine_of(router, ask()) for _ in range(3)} == {"a2", "b1"}
+
+
+async def test_an_instance_whose_engine_takes_no_step_comes_last(fleet: LocalFleet) -> None:
+    for id in ("a", "b"):
+        await fleet.add(id)
+    router = await fleet.router(policy="round_robin")
+    fleet.link("a").is_stalled = True
+    assert [await engine_of(router, ask()) for _ in range(3)] == ["b"] * 3
+    fleet.link("b").is_stalled = True
+    assert {await engine_of(router, ask()) for _ in range(3)} == {"a", "b"}
+
+
+async def test_an_instance_on_which_a_stream_stalled_is_left_alone_for_a_while(fleet: LocalFleet) -> None:
+    for id in ("a", "b"):
+        await fleet.add(id)
+    router = await fleet.router(policy="round_robin", inhibit_s=60)
+    fleet.link("a").listener.stalled(Timeout("stall", 30.0))
+    assert [await engine_of(router, ask()) for _ in range(3)] == ["b"] * 3
+
+
+async def test_an_instance_that_falls_silent_and_comes_back_did_not_die(fleet: LocalFleet) -> None:
+    await fleet.add("a")
+    router = await fleet.router(inhibit_s=0.0)
+    for deaths in range(3):
+        before = fleet.link("a")
+        before.lose(ask("innocent"), is_dead=False)
+        await until(lambda link=before: fleet.link("a") is not link and fleet.link("a").ready)
+        assert not router.fault_budget.is_watching, deaths
+
+
+async def test_an_instance_that_falls_silent_for_good_died(fleet: LocalFleet) -> None:
+    for id in ("a", "b"):
+        await fleet.add(id)
+    router = await fleet.router(inhibit_s=0.0)
+    for id in ("a", "b"):
+        fleet.unreachable.add(id)
+        fleet.link(id).lose(ask("poison"), is_dead=False)
+    await until(lambda: router.fault_budget.is_watching)
