@@ -104,8 +104,14 @@ def build(fleet: FleetArgument = None) -> None:
 def chaos(
     fault: Annotated[list[str] | None, typer.Argument(metavar="[FAULT]...", help="Which faults; default: all.")] = None,
     model: Annotated[str | None, typer.Option(help="Which model counts; default: the first that is served.")] = None,
-    clients: Annotated[int, typer.Option(min=1, help="How many clients count at a time.")] = 20,
-    length: Annotated[int, typer.Option(min=2, max=999, help="Numbers of each answer.")] = 300,
+    clients: Annotated[int, typer.Option(min=1, help="So many clients, each asks again once it was answered.")] = 20,
+    open_per_s: Annotated[
+        float | None,
+        typer.Option("--open", min=0.1, help="Instead: so many requests a second, whatever becomes of the others."),
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(min=2, max=999, help="Numbers of each answer; default: 300, or 50 with --open.")
+    ] = None,
     times: Annotated[int, typer.Option(min=1, help="How often each fault happens.")] = 1,
     recovery_s: Annotated[float, typer.Option(min=1, help="Seconds to full capacity after a fault.")] = 300.0,
     port: PortOfFleet = None,
@@ -123,15 +129,17 @@ def chaos(
         raise ClusterError("With --address, say where the fleet answers, too: --url http://HOST:8000")
     offer_token(address)
     from clusters.chaos.command import Where, chaos_command
+    from clusters.chaos.counting import Arrivals
 
+    arrivals = Arrivals(clients=clients) if open_per_s is None else Arrivals(per_s=open_per_s)
     raise typer.Exit(
         chaos_command(
             Where(url, name, address),
             Console(),
             names=fault or [],
             model=model,
-            clients=clients,
-            length=length,
+            arrivals=arrivals,
+            length=length or (300 if open_per_s is None else 50),
             times=times,
             recovery_s=recovery_s,
         )

@@ -9,6 +9,7 @@ import ray
 from rich.console import Console
 
 from clusters.api_client import ApiClient
+from clusters.chaos.counting import Arrivals
 from clusters.chaos.faults import FAULTS, Fault
 from clusters.chaos.run import ChaosPlan, run_chaos
 from clusters.errors import ClusterError
@@ -36,7 +37,7 @@ def chaos_command(
     *,
     names: Sequence[str],
     model: str | None,
-    clients: int,
+    arrivals: Arrivals,
     length: int,
     times: int,
     recovery_s: float,
@@ -54,7 +55,7 @@ def chaos_command(
         fleet=where.name,
         model=model or served[0],
         faults=_faults(names),
-        clients=clients,
+        arrivals=arrivals,
         length=length,
         times=times,
         recovery_s=recovery_s,

@@ -1,8 +1,12 @@
 """A load of counting requests, whose answers show each lost or repeated token.
 
-Each client asks the fleet, over HTTP, to count from one number to another, reads the numbers as they come, and asks
-again. What an answer should say is known from the question, so nothing that goes wrong on the way can hide. Every
-question is asked once before the harm begins: one that the model itself gets wrong is not asked again.
+Each request asks the fleet, over HTTP, to count from one number to another. What the answer should say is known from
+the question, so nothing that goes wrong on the way can hide. Every question is asked once before the harm begins: one
+that the model itself gets wrong is not asked again.
+
+Requests come in one of two ways. In the closed load, clients ask again once they have been answered: where answers
+stand still, so do requests. In the open load they come at their rate, whatever became of those before: as many users
+do, and as it takes to see that a fleet notices what stands still while new work keeps coming.
 """
 
 import asyncio
@@ -11,7 +15,8 @@ import random
 import re
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +29,8 @@ from deployments.http.dispatch import INSTANCE_HEADER
 LAST = 999
 """The last number that the demo model can count to."""
 _QUESTIONS = 40
+MOST_OPEN = 1000
+"""Requests of an open load under way at a time: a fleet that answers nobody must not take this process along."""
 _RETRY_S = 0.2
 """How long a client that was refused waits when it was not told how long."""
 _SMALL_BYTES = 4096
@@ -42,18 +49,33 @@ def counting_request(model: str, first: int, last: int) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """How the requests of a load come; one of the two is set.
+
+    Attributes:
+        clients: Closed: so many clients, each of which asks again once it was answered.
+        per_s: Open: so many a second, at random (a Poisson process).
+    """
+
+    clients: int = 0
+    per_s: float = 0.0
+
+
 @dataclass(slots=True)
 class Tally:
     """What became of the requests of a load.
 
     Attributes:
         served: Answers that came to their end.
-        refused: Refused before they began (429, 503): the client asks again.
+        refused: Refused before they began (429, 503), or not even sent (MOST_OPEN). A client asks again, later.
         failed: Ended by an error, before or after their first token.
         cut: Connections that broke, as they do when the router behind them dies.
         lost: Numbers that an answer should have said and did not.
         repeated: Numbers that an answer said more than once, or that nobody asked for.
         reasons: What the errors said, each once.
+        first_s: The longest wait for the first piece of an answer.
+        pause_s: The longest pause between two pieces of an answer.
     """
 
     served: int = 0
@@ -63,6 +85,8 @@ class Tally:
     lost: int = 0
     repeated: int = 0
     reasons: set[str] = field(default_factory=set)
+    first_s: float = 0.0
+    pause_s: float = 0.0
 
     @property
     def is_whole(self) -> bool:
@@ -78,15 +102,17 @@ class Tally:
         self.lost += other.lost
         self.repeated += other.repeated
         self.reasons |= other.reasons
+        self.first_s = max(self.first_s, other.first_s)
+        self.pause_s = max(self.pause_s, other.pause_s)
 
 
 class CountingLoad:
-    """Clients that count, until they are told to stop.
+    """Requests to count, until it is told to stop.
 
     Args:
         url: Address of the fleet.
         model: Which model counts.
-        clients: How many at a time.
+        arrivals: How the requests come.
         length: How many numbers each answer has.
 
     Attributes:
@@ -95,15 +121,16 @@ class CountingLoad:
 
     open: set["Answer"]
 
-    def __init__(self, url: str, model: str, clients: int, length: int) -> None:
+    def __init__(self, url: str, model: str, arrivals: Arrivals, length: int) -> None:
         self._tally = Tally()
+        self._asked: set[Answer] = set()
         self.open = set()
         self._url = f"{url}/v1/chat/completions"
         self._model = model
         self._length = min(length, LAST)
-        self._clients = clients
-        self._tasks: list[asyncio.Task[None]] = []
-        self._stopping = False
+        self._arrivals = arrivals
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
         self._random = random.Random(0)  # noqa: S311
         self._questions = [self._random.randint(1, LAST - self._length + 1) for _ in range(_QUESTIONS)]
 
@@ -127,18 +154,25 @@ class CountingLoad:
             reasons = sorted({reason for tally, _ in tries for reason in tally.reasons}) or ["its answers are wrong"]
             raise ClusterError(f"The model {self._model!r} does not count to {self._length}: {reasons[0]}")
         self._questions = known
-        self._tasks = [asyncio.create_task(self._client()) for _ in range(self._clients)]
+        for _ in range(self._arrivals.clients):
+            self._begin(self._client())
+        if self._arrivals.per_s:
+            self._begin(self._arrive())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Lets every answer come to its end."""
-        self._stopping = True
-        await asyncio.gather(*self._tasks)
+        self._stopping.set()
+        while self._tasks:
+            await asyncio.gather(*self._tasks)
         await self._session.close()
 
     def take(self) -> Tally:
-        """What became of the requests that ended since it was last taken."""
+        """What became of the requests that ended since it was last taken, and how long the others have stood still."""
         tally, self._tally = self._tally, Tally()
+        for answer in self._asked:
+            tally.first_s = max(tally.first_s, answer.first_s)
+            tally.pause_s = max(tally.pause_s, answer.pause_s)
         return tally
 
     async def read_late(self, clients: int, wait_s: float) -> None:
@@ -150,17 +184,41 @@ class CountingLoad:
             for tally, _ in await asyncio.gather(*(self._count(first, session, wait_s) for first in questions)):
                 self._tally.add(tally)
 
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _client(self) -> None:
-        while not self._stopping:
+        while not self._stopping.is_set():
             tally, wait_s = await self._count(self._random.choice(self._questions), self._session)
             self._tally.add(tally)
             await asyncio.sleep(wait_s)
+
+    async def _arrive(self) -> None:
+        due_s = time.monotonic()
+        while True:
+            # From when the last one was due, not from when it came: what is late does not thin the load out.
+            due_s += self._random.expovariate(self._arrivals.per_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), max(0.0, due_s - time.monotonic()))
+                return
+            if len(self._asked) < MOST_OPEN:
+                self._begin(self._ask_once())
+            else:
+                self._tally.add(Tally(refused=1, reasons={f"{MOST_OPEN} requests are under way already."}))
+
+    async def _ask_once(self) -> None:
+        tally, _ = await self._count(self._random.choice(self._questions), self._session)
+        self._tally.add(tally)
 
     async def _count(self, first: int, session: aiohttp.ClientSession, late_s: float = 0.0) -> tuple[Tally, float]:
         """Asks one question, reads from `late_s` on; what became of it, and how long to wait before the next."""
         numbers = range(first, first + self._length)
         body = counting_request(self._model, numbers[0], numbers[-1])
         answer = Answer()
+        if not late_s:
+            self._asked.add(answer)
         try:
             async with session.post(self._url, json=body) as response:
                 if response.status in (429, 503):
@@ -171,16 +229,21 @@ class CountingLoad:
                 else:
                     answer.instance = response.headers.get(INSTANCE_HEADER, "")
                     self.open.add(answer)
-                    try:
-                        await asyncio.sleep(late_s)
-                        async for data in _events(response.content):
-                            answer.take(data)
-                    finally:
-                        self.open.discard(answer)
+                    await asyncio.sleep(late_s)
+                    async for data in _events(response.content):
+                        answer.take(data)
+            tally = answer.tally(numbers)
         except aiohttp.ClientError as error:
             # Nobody can go on with a connection whose other end is gone.
-            return Tally(cut=1, reasons={f"{type(error).__name__}: {error}"}), _RETRY_S
-        return answer.tally(numbers), _RETRY_S if answer.error else 0.0
+            answer.error = f"{type(error).__name__}: {error}"
+            tally = Tally(cut=1, reasons={answer.error})
+        finally:
+            answer.end()
+            self.open.discard(answer)
+            self._asked.discard(answer)
+        if not late_s:
+            tally.first_s, tally.pause_s = answer.first_s, answer.pause_s
+        return tally, _RETRY_S if answer.error else 0.0
 
 
 class Answer:
@@ -188,16 +251,28 @@ class Answer:
 
     Attributes:
         instance: Where it began.
-        pause_s: The longest pause between two of its pieces.
+        text: What it said.
+        error: What ended it, if that was an error.
     """
 
     def __init__(self) -> None:
         self.instance = ""
-        self.pause_s = 0.0
         self.text = ""
         self.error = ""
         self._is_over = False
-        self._last_s = 0.0
+        self._first_s = self._pause_s = 0.0
+        self._since_s = time.monotonic()  # The last piece, or the request.
+        self._ended_s: float | None = None
+
+    @property
+    def first_s(self) -> float:
+        """How long it took to its first piece, or until now."""
+        return self._first_s if self.text else self._stands_still_s()
+
+    @property
+    def pause_s(self) -> float:
+        """The longest pause after one of its pieces, until now."""
+        return max(self._pause_s, self._stands_still_s()) if self.text else 0.0
 
     def take(self, data: str) -> None:
         """Takes the next event."""
@@ -211,11 +286,13 @@ class Answer:
         for choice in event["choices"]:
             piece = choice["delta"].get("content")
             if piece:
-                now_s = time.monotonic()
-                if self._last_s:
-                    self.pause_s = max(self.pause_s, now_s - self._last_s)
-                self._last_s = now_s
+                self._first_s, self._pause_s = self.first_s, self.pause_s
+                self._since_s = time.monotonic()
                 self.text += piece
+
+    def end(self) -> None:
+        """Nothing comes of it any more."""
+        self._ended_s = time.monotonic()
 
     def tally(self, wanted: range) -> Tally:
         """What became of the request, now that its answer is over."""
@@ -232,6 +309,9 @@ class Answer:
             tally.served = 1
             tally.lost = len(wanted) - len(right)
         return tally
+
+    def _stands_still_s(self) -> float:
+        return (time.monotonic() if self._ended_s is None else self._ended_s) - self._since_s
 
 
 def _refusal(body: str) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -31,7 +31,7 @@ class Scene:
         model: The model under load.
         load: The load.
         random: Picks the victims.
-        hit: Answers that were being read when a fault last took its victim.
+        hit: Answers that were being read when a fault last took its victims.
     """
 
     targets: Targets
@@ -45,11 +45,11 @@ class Scene:
         """Remembers the answers that are being read now; before, while the victim was looked for, others were."""
         self.hit = list(self.load.open)
 
-    async def take(self, victim: Instance, pids: list[int], number: signal.Signals = signal.SIGKILL) -> str:
+    async def take(self, victim: Instance, pids: list[int], number: signal.Signals = signal.SIGKILL) -> list[str]:
         """Signals processes without which the instance is nothing; returns its id."""
         await self.targets.take(victim, pids, number)
         self.look()
-        return victim.id
+        return [victim.id]
 
 
 class NotHere(Exception):
@@ -63,23 +63,22 @@ class Fault:
     Attributes:
         name: For the command line and the table.
         what: One line for a person.
-        strike: Does it, and returns the id of the instance that it took, if it took one. Raises NotHere where it cannot
-            happen.
+        strike: Does it, and returns the ids of the instances that it took. Raises NotHere where it cannot happen.
         cuts: Whether connections of clients break by it, as nothing can be done about.
     """
 
     name: str
     what: str
-    strike: Callable[[Scene], Awaitable[str | None]]
+    strike: Callable[[Scene], Awaitable[Sequence[str]]]
     cuts: bool = False
 
 
-async def _kill_actor(scene: Scene) -> str:
+async def _kill_actor(scene: Scene) -> list[str]:
     victim = await _victim(scene)
     return await scene.take(victim, [victim.pid])
 
 
-async def _stop_actor(scene: Scene) -> str:
+async def _stop_actor(scene: Scene) -> list[str]:
     victim = await _victim(scene)
     await scene.targets.signal(victim.node, [victim.pid], signal.SIGSTOP)
     scene.look()
@@ -87,52 +86,66 @@ async def _stop_actor(scene: Scene) -> str:
     # Serve may have replaced it by now.
     with suppress(ProcessLookupError):
         await scene.targets.signal(victim.node, [victim.pid], signal.SIGCONT)
-    return victim.id
+    return [victim.id]
 
 
-async def _kill_engine(scene: Scene) -> str:
+async def _kill_engine(scene: Scene) -> list[str]:
     victim, pids = await _engine(scene)
     return await scene.take(victim, pids[:1])
 
 
-async def _stop_engine(scene: Scene) -> str:
+async def _stop_engine(scene: Scene) -> list[str]:
     victim, pids = await _engine(scene)
     return await scene.take(victim, pids, signal.SIGSTOP)
 
 
-async def _kill_router(scene: Scene) -> None:
+async def _kill_node(scene: Scene) -> list[str]:
+    nodes = await scene.targets.mortal_nodes()
+    victims = [one for one in await scene.targets.instances() if one.model == scene.model and one.node in nodes]
+    if not victims:
+        raise NotHere("it takes a node with an instance of the model, and neither Ray's head nor a router on it")
+    carrying = [one for one in victims if one.load.running] or victims
+    return await scene.targets.kill_node(scene.random.choice(carrying).node, scene.look)
+
+
+async def _kill_router(scene: Scene) -> list[str]:
     await scene.targets.kill_a_router()
+    return []
 
 
-async def _kill_directory(scene: Scene) -> None:
+async def _kill_directory(scene: Scene) -> list[str]:
     scene.targets.kill_directory()
+    return []
 
 
-async def _kill_controller(scene: Scene) -> None:
+async def _kill_controller(scene: Scene) -> list[str]:
     scene.targets.kill_controller()
+    return []
 
 
-async def _kill_all(scene: Scene) -> str:
+async def _kill_all(scene: Scene) -> list[str]:
     victim = await _victim(scene)
     scene.targets.kill_controller()
     scene.targets.kill_directory()
     return await scene.take(victim, [victim.pid])
 
 
-async def _kill_all_and_router(scene: Scene) -> str:
+async def _kill_all_and_router(scene: Scene) -> list[str]:
     await scene.targets.kill_a_router()
     return await _kill_all(scene)
 
 
-async def _upgrade(scene: Scene) -> None:
+async def _upgrade(scene: Scene) -> list[str]:
     await scene.targets.upgrade()
+    return []
 
 
-async def _read_late(scene: Scene) -> None:
+async def _read_late(scene: Scene) -> list[str]:
     await scene.load.read_late(SLOW_READERS, STILL_S)
+    return []
 
 
-async def _disconnect(scene: Scene) -> None:
+async def _disconnect(scene: Scene) -> list[str]:
     """Many clients that ask for a long answer and leave in the middle of it."""
     body = counting_request(scene.model, 1, LAST)
 
@@ -144,6 +157,7 @@ async def _disconnect(scene: Scene) -> None:
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=auth_headers()) as session:
         await asyncio.gather(*(leave(session) for _ in range(STORM_CLIENTS)))
+    return []
 
 
 async def _victim(scene: Scene) -> Instance:
@@ -167,6 +181,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("stop-actor", f"an engine actor stands still for {STILL_S:g} s (SIGSTOP)", _stop_actor),
     Fault("kill-engine", "the process of an engine is killed, its actor lives", _kill_engine),
     Fault("stop-engine", "the processes of an engine stand still for good", _stop_engine),
+    Fault("kill-node", "every process of a node is killed at once, its raylet and its instances with it", _kill_node),
     Fault("kill-directory", "the directory is killed", _kill_directory),
     Fault("kill-controller", "Serve's controller is killed", _kill_controller),
     Fault("kill-all", "controller, directory and an engine actor are killed at once", _kill_all),

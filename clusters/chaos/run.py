@@ -11,7 +11,7 @@ from rich.table import Table
 
 from clusters.api_client import ApiClient
 from clusters.boot_screen import plain_table
-from clusters.chaos.counting import CountingLoad, Tally
+from clusters.chaos.counting import Arrivals, CountingLoad, Tally
 from clusters.chaos.faults import Fault, NotHere, Scene
 from clusters.chaos.targets import Targets
 from clusters.errors import ClusterError
@@ -32,7 +32,7 @@ class ChaosPlan:
         fleet: Its name.
         model: Which model counts.
         faults: What happens, one after another.
-        clients: How many count at a time.
+        arrivals: How requests to count come.
         length: Numbers of each answer.
         times: How often each fault happens.
         recovery_s: What the fleet gets to have its full capacity again after a fault.
@@ -43,8 +43,8 @@ class ChaosPlan:
     fleet: str
     model: str
     faults: Sequence[Fault]
-    clients: int = 50
-    length: int = 300
+    arrivals: Arrivals
+    length: int
     times: int = 1
     recovery_s: float = 120.0
     seed: int = 0
@@ -82,7 +82,7 @@ class Outcome:
 async def run_chaos(plan: ChaosPlan, console: Console) -> list[Outcome]:
     """Runs the plan, and shows what came of it."""
     outcomes = [Outcome(fault) for fault in plan.faults]
-    async with CountingLoad(plan.url, plan.model, plan.clients, plan.length) as load:
+    async with CountingLoad(plan.url, plan.model, plan.arrivals, plan.length) as load:
         chaos = _Chaos(plan, load)
         await asyncio.sleep(WARM_UP_S)
         for outcome in outcomes:
@@ -113,7 +113,7 @@ class _Chaos:
         moved_before = await self._moved()
         is_open, began_s = len(self._load.open), time.monotonic()
         try:
-            victim = await outcome.fault.strike(self._scene)
+            victims = await outcome.fault.strike(self._scene)
         except NotHere as error:
             outcome.not_here = str(error)
         else:
@@ -123,7 +123,7 @@ class _Chaos:
             await asyncio.sleep(SETTLE_S)
             # What a router that dies has counted since it last told the others is gone with it.
             outcome.moved += max(0, await self._moved() - moved_before)
-            outcome.pauses_s += [answer.pause_s for answer in self._scene.hit if answer.instance == victim]
+            outcome.pauses_s += [answer.pause_s for answer in self._scene.hit if answer.instance in victims]
         outcome.tally.add(self._load.take())
 
     async def _moved(self) -> int:
@@ -148,11 +148,11 @@ class _Chaos:
 
 
 def table(outcomes: Iterable[Outcome]) -> Table:
-    """The outcomes, a row each."""
+    """The outcomes, a row each: the pauses of the answers whose instance it took, and the longest waits of all."""
     result = plain_table()
     for column in (
         *("fault", "times", "open", "moved", "served", "refused", "broken", "cut", "lost", "repeated"),
-        *("pause p50", "pause p99", "whole after"),
+        *("pause p50", "pause p99", "pause max", "first max", "whole after"),
     ):
         result.add_column(column, justify="left" if column == "fault" else "right", no_wrap=column == "fault")
     for outcome in outcomes:
@@ -163,9 +163,10 @@ def table(outcomes: Iterable[Outcome]) -> Table:
         events = (len(outcome.open), min(outcome.open), outcome.moved)
         ends = (tally.served, tally.refused, tally.failed, tally.cut, tally.lost, tally.repeated)
         pauses = (_ms(outcome.pauses_s, 0.5), _ms(outcome.pauses_s, 0.99))
+        longest = (_ms([tally.pause_s], 1), _ms([tally.first_s], 1))
         whole = "never" if None in outcome.recovered_s else f"{max(filter(None, outcome.recovered_s)):.1f} s"
         style = "" if outcome.is_good else "red"
-        result.add_row(outcome.fault.name, *map(str, (*events, *ends)), *pauses, whole, style=style)
+        result.add_row(outcome.fault.name, *map(str, (*events, *ends)), *pauses, *longest, whole, style=style)
     return result
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -22,6 +23,7 @@ _ASKS = 20
 """How often Serve is asked for a router that carries requests."""
 _SERVE = "serve"
 """Ray namespace of Serve's own actors."""
+_HEAD = "node:__internal_head__"
 _CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 
 
@@ -70,6 +72,32 @@ class Targets:
         """
         await _on_node(node, _signal, pids, number)
 
+    async def kill_node(self, node: str, about_to: Callable[[], None]) -> list[str]:
+        """Kills every process of a node, its raylet first; the ids of the instances that it held.
+
+        Args:
+            node: Ray's id of it.
+            about_to: Called right before.
+        """
+        pids = await _on_node(node, node_pids)
+        about_to()
+        # Nobody is left to answer, and how long Ray takes to notice is no part of the harm.
+        _task(node, _signal_all, pids, signal.SIGKILL)
+        return await self.leave_out(node)
+
+    async def mortal_nodes(self) -> set[str]:
+        """The nodes that can die and leave the cluster and the connections of clients alive, as far as is known."""
+        handle = serve.get_app_handle(self._fleet)
+        routers = {node for node, *_ in await asyncio.gather(*(handle.process.remote() for _ in range(_ASKS)))}
+        nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"] and _HEAD not in node["Resources"]}
+        return nodes - routers
+
+    async def leave_out(self, node: str) -> list[str]:
+        """The ids of the ready instances of a node that is dying; they do not count any more."""
+        taken = [instance.id for instance in await self.instances() if instance.node == node]
+        self._taken.update(taken)
+        return taken
+
     def kill_directory(self) -> None:
         """Kills the directory; Ray starts it again."""
         ray.kill(ray.get_actor(DIRECTORY, namespace=self._fleet), no_restart=False)
@@ -98,15 +126,32 @@ class Targets:
 
 
 async def _on_node(node: str, work: Callable[..., object], *arguments: object) -> Any:
+    return await _task(node, work, *arguments)
+
+
+def _task(node: str, work: Callable[..., object], *arguments: object) -> Any:
     remote = ray.remote(work).options(
         num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
     )
-    return await remote.remote(*arguments)
+    return remote.remote(*arguments)
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:
     for pid in pids:
         os.kill(pid, number)
+
+
+def _signal_all(pids: list[int], number: signal.Signals) -> None:
+    """As `_signal`; those that are gone are left out, and this process comes last."""
+    for pid in sorted(pids, key=lambda pid: pid == os.getpid()):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def node_pids() -> list[int]:
+    """The processes of the node that this process is a worker of, its raylet first: nobody reports the others' end."""
+    raylet = next(parent for parent in psutil.Process().parents() if parent.name() == "raylet")
+    return [raylet.pid, *(child.pid for child in raylet.children(recursive=True))]
 
 
 def engine_pids(actor: int) -> list[int]:

@@ -16,7 +16,7 @@ from ray.core.generated import autoscaler_pb2
 from rich.console import Console
 
 from clusters.api_client import ApiClient
-from clusters.chaos.counting import CountingLoad
+from clusters.chaos.counting import Arrivals, CountingLoad
 from clusters.chaos.targets import Targets
 from clusters.status import scrape
 from deployments.app import deploy
@@ -46,7 +46,7 @@ FLEET = FleetSettings.model_validate(
 async def drain_a_node(console: Console) -> int:
     """Announces the end of a node; 0 when nobody noticed."""
     targets, url = Targets(FLEET.name), f"http://{HOST}:{FLEET.http.port}"
-    async with CountingLoad(url, "sim", CLIENTS, NUMBERS) as load:
+    async with CountingLoad(url, "sim", Arrivals(clients=CLIENTS), NUMBERS) as load:
         await asyncio.sleep(2.0)
         load.take()
         victim = (await targets.instances())[0]

@@ -1,0 +1,136 @@
+"""A Ray cluster on this machine, with nodes beside its head that can die in two ways.
+
+Either every process of a node is killed, and the kernel closes its connections; or its network is cut, and nothing is
+heard of it any more, not even that. For the second way each node lives in a network namespace, which takes root.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import psutil
+import ray
+from ray.cluster_utils import Cluster
+
+from clusters.chaos.targets import Targets
+
+HEAD = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+STORE_BYTES = 80 * 2**20
+JOIN_S = 60.0
+_SUBNET = "10.77.0"
+_BRIDGE = "pst-bridge"
+
+
+class MortalNodes(Protocol):
+    """A cluster whose nodes can die. This process must be connected to it before one is added.
+
+    Attributes:
+        address: Of the cluster.
+    """
+
+    address: str
+
+    async def add(self, resources: dict[str, float]) -> None:
+        """Adds a node that has these resources and no CPUs; returns once it is there."""
+
+    async def end(self, node: str, targets: Targets, about_to: Callable[[], None]) -> list[str]:
+        """Lets the node with this id die, right after the callback; the ids of the instances that it held."""
+
+    def close(self) -> None:
+        """Ends the cluster."""
+
+
+class KilledNodes:
+    """Nodes whose every process is killed at once."""
+
+    def __init__(self) -> None:
+        self._cluster = Cluster(initialize_head=True, head_node_args=HEAD)
+        self.address: str = self._cluster.address
+
+    async def add(self, resources: dict[str, float]) -> None:
+        """As `MortalNodes.add`."""
+        # Here and not in a thread: Ray sets a signal handler.
+        self._cluster.add_node(num_cpus=0, resources=resources, object_store_memory=STORE_BYTES)
+
+    async def end(self, node: str, targets: Targets, about_to: Callable[[], None]) -> list[str]:
+        """As `MortalNodes.end`."""
+        return await targets.kill_node(node, about_to)
+
+    def close(self) -> None:
+        """As `MortalNodes.close`."""
+        self._cluster.shutdown()
+
+
+class CutNodes:
+    """Nodes whose network is cut; needs root."""
+
+    def __init__(self) -> None:
+        self._nodes = 0
+        self._cluster: Cluster | None = None
+        self.close()
+        _ip("link", "add", _BRIDGE, "type", "bridge")
+        _ip("addr", "add", f"{_SUBNET}.1/24", "dev", _BRIDGE)
+        _ip("link", "set", _BRIDGE, "up")
+        head = HEAD | {"node_ip_address": f"{_SUBNET}.1"}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.address: str = self._cluster.address
+
+    async def add(self, resources: dict[str, float]) -> None:
+        """As `MortalNodes.add`."""
+        self._nodes += 1
+        address, name, outside, inside = f"{_SUBNET}.{self._nodes + 1}", *_names(self._nodes)
+        _ip("netns", "add", name)
+        _ip("link", "add", outside, "type", "veth", "peer", "name", inside, "netns", name)
+        _ip("link", "set", outside, "master", _BRIDGE, "up")
+        _ip("-n", name, "addr", "add", f"{address}/24", "dev", inside)
+        for device in (inside, "lo"):
+            _ip("-n", name, "link", "set", device, "up")
+        command = ["ip", "netns", "exec", name, sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus=0"]
+        command += [f"--address={self.address}", f"--node-ip-address={address}", f"--resources={json.dumps(resources)}"]
+        command += [f"--object-store-memory={STORE_BYTES}", "--disable-usage-stats"]
+        await asyncio.to_thread(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)
+        deadline_s = time.monotonic() + JOIN_S
+        while address not in (one["NodeManagerAddress"] for one in ray.nodes() if one["Alive"]):
+            if time.monotonic() > deadline_s:
+                sys.exit(f"The node {address} does not join.")
+            await asyncio.sleep(0.1)
+
+    async def end(self, node: str, targets: Targets, about_to: Callable[[], None]) -> list[str]:
+        """As `MortalNodes.end`."""
+        [address] = [one["NodeManagerAddress"] for one in ray.nodes() if one["NodeID"] == node]
+        _, outside, _ = _names(int(address.rpartition(".")[2]) - 1)
+        about_to()
+        _ip("link", "set", outside, "down")
+        return await targets.leave_out(node)
+
+    def close(self) -> None:
+        """As `MortalNodes.close`; also what an earlier run left."""
+        for namespace in _lines("netns", "list"):
+            if (name := namespace.split()[0]).startswith("pst-"):
+                for pid in map(int, _lines("netns", "pids", name)):
+                    if psutil.pid_exists(pid):
+                        psutil.Process(pid).kill()
+                _ip("netns", "del", name)
+        if self._cluster is not None:
+            self._cluster.shutdown()
+        for line in _lines("-oneline", "link"):
+            # The kernel takes the cables of a namespace away when the last of its processes has ended.
+            if (device := line.split()[1].rstrip(":").partition("@")[0]).startswith("pst-"):
+                subprocess.run(["ip", "link", "del", device], check=False, stderr=subprocess.DEVNULL)
+
+
+def _names(number: int) -> tuple[str, str, str]:
+    """Of a node's namespace, and of the two ends of its cable."""
+    return f"pst-{number}", f"pst-out{number}", f"pst-in{number}"
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
+
+
+def _lines(*arguments: str) -> list[str]:
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout.splitlines()
