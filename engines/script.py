@@ -9,10 +9,14 @@
     {"error": "InstanceLost", "message": "Gone."}    fails; first in the script it is a setup error, else a stream error
     {"hold_s": 0.5}                                  first in the script: the request waits before it is accepted
     {"hang": true}                                   says nothing more until it is cancelled
+    {"kill_process": true, "if_prompt": "poison"}    kills the engine's process (SIGKILL), if the prompt has this text
+    {"hang_engine": true, "if_prompt": "poison"}     the engine does nothing more for anybody, likewise
 
 In Python the items may also be events, errors, and the classes below; and instead of a list a script may be a function
 from the request to such a list (or generator). A script that runs out ends with Finished and reason `stop`; an error
 `StreamIncomplete` is the silent end of an engine that forgets it. An error `EngineDead` finishes the engine as well.
+What kills or hangs the engine does so before the request is accepted when it comes first, and each time that the
+request comes.
 
 The tokens of a script are characters, and their ids the code points.
 """
@@ -117,6 +121,26 @@ class Hang(_Item):
     hang: Literal[True] = True
 
 
+class _Harm(_Item):
+    if_prompt: str = ""
+
+    def strikes(self, request: GenerateRequest) -> bool:
+        """Whether this request is one that does harm."""
+        return self.if_prompt in prompt_text(request)
+
+
+class KillProcess(_Harm):
+    """Kills the process that the engine lives in, without notice."""
+
+    kill_process: Literal[True] = True
+
+
+class HangEngine(_Harm):
+    """The engine performs nothing more, for this request or any other."""
+
+    hang_engine: Literal[True] = True
+
+
 def _kind(value: Any) -> str | None:
     if isinstance(value, _Item):
         return type(value).__name__.lower()
@@ -126,8 +150,20 @@ def _kind(value: Any) -> str | None:
         return "wait"
     if not isinstance(value, dict):
         return None
-    keys = {"say": "say", "count_from": "count", "echo": "echo", "event": "emit", "error": "fail", "hold_s": "hold"}
-    return next((kind for key, kind in keys.items() if key in value), "hang" if "hang" in value else None)
+    return next((kind for key, kind in _KINDS.items() if key in value), None)
+
+
+_KINDS = {
+    "say": "say",
+    "count_from": "count",
+    "echo": "echo",
+    "event": "emit",
+    "error": "fail",
+    "hold_s": "hold",
+    "hang": "hang",
+    "kill_process": "killprocess",
+    "hang_engine": "hangengine",
+}
 
 
 FileItem = Annotated[
@@ -139,22 +175,24 @@ FileItem = Annotated[
     | Annotated[Emit, Tag("emit")]
     | Annotated[Fail, Tag("fail")]
     | Annotated[Hold, Tag("hold")]
-    | Annotated[Hang, Tag("hang")],
+    | Annotated[Hang, Tag("hang")]
+    | Annotated[KillProcess, Tag("killprocess")]
+    | Annotated[HangEngine, Tag("hangengine")],
     Discriminator(
         _kind,
         custom_error_type="script_item",
         custom_error_message="an item of a script is a text, a number of seconds, or an object with one of the keys "
-        "say, count_from, echo, event, error, hold_s, hang",
+        + ", ".join(_KINDS),
     ),
 ]
 """What an item of a script may be in a file."""
 
-Item = str | float | Say | Count | Echo | Emit | Fail | Hold | Hang | Event | PenstockError
+Item = str | float | Say | Count | Echo | Emit | Fail | Hold | Hang | KillProcess | HangEngine | Event | PenstockError
 Script = Iterable[Item]
 Handler = Callable[[GenerateRequest], Script]
 
 
-Atom = Event | PenstockError | float | Hang
+Atom = Event | PenstockError | float | Hang | KillProcess | HangEngine
 """What is done in one turn of the event loop."""
 
 
@@ -179,6 +217,9 @@ def atoms(script: Script, request: GenerateRequest) -> Iterator[Atom]:
                 yield item.build()
             case PenstockError():
                 yield copy(item)  # An error carries where it was raised: each request has its own.
+            case KillProcess() | HangEngine():
+                if item.strikes(request):
+                    yield item
             case Hold():
                 raise EngineFailed("A script may hold a request only before it says anything.")
             case _:

@@ -1,6 +1,8 @@
 """An engine that plays a script: the fake for tests, part of the product. What a script is: see `engines.script`."""
 
 import asyncio
+import os
+import signal
 from collections import deque
 from collections.abc import Iterator
 from copy import copy
@@ -22,7 +24,9 @@ from engines.script import (
     FileItem,
     Handler,
     Hang,
+    HangEngine,
     Hold,
+    KillProcess,
     Script,
     atoms,
     last_text,
@@ -114,6 +118,7 @@ class ScriptedEngine(PushEngine):
         self._steps = 0
         self._ready = False
         self._dead: EngineDead | None = None
+        self._hangs = False
 
     @property
     def requests(self) -> list[GenerateRequest]:
@@ -161,6 +166,12 @@ class ScriptedEngine(PushEngine):
                 await self._hold(context, first.hold_s)
                 self._must_be_ready()
                 first = next(items, None)
+            while isinstance(first, (KillProcess, HangEngine)):
+                if first.strikes(request):
+                    self.harm(first)
+                first = next(items, None)
+            if self._hangs:
+                await context.killed()
             if isinstance(first, (Fail, PenstockError)) and request.resume is None:
                 raise first.build() if isinstance(first, Fail) else copy(first)
             if context.is_killed:
@@ -218,6 +229,17 @@ class ScriptedEngine(PushEngine):
     def stepped(self) -> None:
         """An item was performed."""
         self._steps += 1
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a script made it hang."""
+        return self._hangs
+
+    def harm(self, item: KillProcess | HangEngine) -> None:
+        """What a script does to the engine itself."""
+        if isinstance(item, KillProcess):
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._hangs = True
 
     def ended(self, play: Play) -> None:
         """Frees the slot of a request that is over."""
@@ -286,6 +308,8 @@ class _Player:
             self._sink.fail(error)
 
     def _next(self) -> None:
+        if self._engine.hangs:
+            return
         try:
             atom = next(self._atoms, None)
             pause_s = self._perform(atom)
@@ -320,6 +344,8 @@ class _Player:
                 return atom
             case Hang():
                 return None
+            case KillProcess() | HangEngine():
+                self._engine.harm(atom)
             case PenstockError():
                 self.fail(atom)
             case Finished():

@@ -79,11 +79,12 @@ class Targets:
             node: Ray's id of it.
             about_to: Called right before.
         """
+        taken = await self.leave_out(node)
         pids = await _on_node(node, node_pids)
         about_to()
         # Nobody is left to answer, and how long Ray takes to notice is no part of the harm.
         _task(node, _signal_all, pids, signal.SIGKILL)
-        return await self.leave_out(node)
+        return taken
 
     async def mortal_nodes(self) -> set[str]:
         """The nodes that can die and leave the cluster and the connections of clients alive, as far as is known."""
@@ -93,7 +94,7 @@ class Targets:
         return nodes - routers
 
     async def leave_out(self, node: str) -> list[str]:
-        """The ids of the ready instances of a node that is dying; they do not count any more."""
+        """The ids of the ready instances of a node that is about to die; they do not count any more."""
         taken = [instance.id for instance in await self.instances() if instance.node == node]
         self._taken.update(taken)
         return taken

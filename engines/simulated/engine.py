@@ -12,6 +12,7 @@ from engines.registry import EngineSpec
 from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
 from engines.simulated.answer import call_prefix, writer
 from engines.simulated.embedding import embedding
+from engines.simulated.faults import Faults
 from engines.simulated.kv_cache import KVCache
 from engines.simulated.options import SimulatedOptions
 from engines.simulated.output import Output
@@ -52,6 +53,7 @@ class SimulatedEngine(PushEngine):
             max_batched_tokens=options.max_batched_tokens,
         )
         self._clock = StepClock(options.step_time, options.speed)
+        self._faults = Faults(options.faults)
         self._streams: dict[Stream, None] = {}
         self._arrivals = count()
         self._steps = 0
@@ -103,6 +105,7 @@ class SimulatedEngine(PushEngine):
             request.resume.check_vocabulary(VOCABULARY)
             resumed = request.resume.token_ids
             check_ids(resumed, "resume.token_ids")
+        await self._faults.arrives(prompt)
         stream = Stream(self.name, context, sink, self._scheduler, self._streams.__delitem__)
         arrival = next(self._arrivals)
         sequences = []
@@ -118,6 +121,7 @@ class SimulatedEngine(PushEngine):
                 output.feed(token_id)
             key = (-request.priority, arrival, index)
             sequences.append(Sequence(key, stream, prompt, resumed, writer(request, prompt, index), output))
+        self._faults.accepted(sequences, prompt)
         self._streams[stream] = None
         sink.emit(Started(self.name, self._model, len(prompt), VOCABULARY))
         stream.open(sequences)
@@ -183,6 +187,7 @@ class SimulatedEngine(PushEngine):
     async def _step(self) -> None:
         scheduler = self._scheduler
         batch = scheduler.schedule()
+        await self._faults.step(batch)
         if self._clock.instant:
             await asyncio.sleep(0)
         else:

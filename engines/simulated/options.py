@@ -23,6 +23,22 @@ class StepTime(BaseModel):
     context_token_s: float = Field(0.05e-6, ge=0)
 
 
+class FaultOptions(BaseModel):
+    """Requests that do the engine harm, on purpose; for tests. See `engines.simulated.faults`.
+
+    Attributes:
+        kill: A request with this text in its prompt kills the engine's process; empty: none does.
+        hang: A request with this text makes the engine take no step any more; empty: none does.
+        after_tokens: Tokens of its answer after which it does so; 0: in its first step. None: before it is accepted.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kill: str = ""
+    hang: str = ""
+    after_tokens: Annotated[int, Field(ge=0)] | None = 0
+
+
 class SimulatedOptions(BaseModel):
     """Options of a simulated engine.
 
@@ -37,6 +53,7 @@ class SimulatedOptions(BaseModel):
         step_time: What a step takes at speed 1.
         embedding_size: Length of its embeddings; 0: it makes none.
         boot_s: What booting takes, in seconds.
+        faults: Requests that do it harm; None: none do.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -51,6 +68,7 @@ class SimulatedOptions(BaseModel):
     step_time: StepTime = StepTime()
     embedding_size: int = Field(64, ge=0, le=65536)
     boot_s: float = Field(0.0, ge=0)
+    faults: FaultOptions | None = None
 
     @model_validator(mode="after")
     def _one_sequence_fits(self) -> Self:

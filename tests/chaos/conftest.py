@@ -31,6 +31,10 @@ class Row:
     cut: int
     lost: int
     repeated: int
+    pause_s: float
+    """The longest pause of any answer."""
+    first_s: float
+    """The longest wait for the first piece of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,9 @@ def table(output: str) -> list[Row]:
         cells = re.split(r"\s{2,}", line.strip())
         if len(cells) > 10 and all(cell.isdecimal() for cell in cells[1:10]):
             times, open_, moved, served, _, broken, cut, lost, repeated = map(int, cells[1:10])
-            rows.append(Row(cells[0], times, open_, moved, served, broken, cut, lost, repeated))
+            # What follows them may be empty, but for the last three.
+            pause_s, first_s = (float(cell.removesuffix(" ms")) / 1e3 for cell in cells[-3:-1])
+            rows.append(Row(cells[0], times, open_, moved, served, broken, cut, lost, repeated, pause_s, first_s))
     return rows
 
 

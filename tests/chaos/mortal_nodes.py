@@ -103,9 +103,10 @@ class CutNodes:
         """As `MortalNodes.end`."""
         [address] = [one["NodeManagerAddress"] for one in ray.nodes() if one["NodeID"] == node]
         _, outside, _ = _names(int(address.rpartition(".")[2]) - 1)
+        taken = await targets.leave_out(node)
         about_to()
         _ip("link", "set", outside, "down")
-        return await targets.leave_out(node)
+        return taken
 
     def close(self) -> None:
         """As `MortalNodes.close`; also what an earlier run left."""

@@ -1,4 +1,4 @@
-"""A node that is to go away."""
+"""Nodes that go away, announced or not."""
 
 import os
 import subprocess
@@ -6,8 +6,17 @@ import sys
 
 
 def test_a_node_that_is_announced_to_go_away_takes_no_stream_along() -> None:
-    command = [sys.executable, "-m", "tests.chaos.node_drain"]
+    assert "successor elsewhere" in run("node_drain")
+
+
+def test_a_node_that_dies_with_all_its_processes_takes_no_stream_along() -> None:
+    assert run("node_kill", "--times", "2").count("broken 0, cut 0, lost 0, repeated 0") == 2
+
+
+def run(program: str, *arguments: str) -> str:
+    """What a program of this folder said, once it has ended well."""
+    command = [sys.executable, "-m", f"tests.chaos.{program}", *arguments]
     environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "successor elsewhere" in done.stdout
+    return done.stdout

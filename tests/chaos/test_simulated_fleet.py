@@ -39,6 +39,18 @@ def unseen(fleet: ChaosFleet, fault: str) -> Row:
     return row
 
 
+def test_nobody_sees_anything_of_it_either_while_new_requests_keep_coming(fleet: ChaosFleet) -> None:
+    faults = ("kill-actor", "stop-actor", "kill-all", "kill-directory", "kill-controller", "rolling-upgrade")
+    code, rows, output = fleet.strike(*faults, "--model", "moves", "--open", "20", "--length", "100")
+    assert code == 0, output
+    assert [row.fault for row in rows] == list(faults), output
+    assert all(row.open > 0 and row.served > 0 for row in rows), output
+    assert all(row.moved > 0 for row in rows[:3]), output
+    assert {(row.broken, row.cut, row.lost, row.repeated) for row in rows} == {(0, 0, 0, 0)}, output
+    # An actor that stands still is the slowest to be noticed, by its silence.
+    assert all(0 < row.first_s < 10.0 and 0 < row.pause_s < 10.0 for row in rows), output
+
+
 def test_without_migration_streams_break_and_the_command_says_so(fleet: ChaosFleet) -> None:
     code, (row,), output = fleet.strike("kill-actor", "--model", "stays", *LOAD)
     assert code == 1, output

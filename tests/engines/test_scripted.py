@@ -1,6 +1,8 @@
 """The scripted engine plays what it is told, and honours the contract while doing so."""
 
 import asyncio
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -245,3 +247,44 @@ async def test_it_remembers_what_it_saw() -> None:
     assert play.context.id == "request-1"
     assert play.emitted == [Started("engine", "model", 13), TextDelta("a", 0, (97,)), play.outcome]
     assert completion.text == "a"
+
+
+@pytest.mark.parametrize("early", [True, False])
+async def test_a_poisonous_request_kills_the_process_each_time_that_it_comes(
+    early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda *arguments: killed.append(arguments))
+    kill = {"kill_process": True, "if_prompt": "two"}
+    script: list[Any] = [kill, "abc"] if early else ["abc", kill]
+    engine = await from_file(*script)
+    harmless = GenerateRequest(model="model", prompt="one three")
+    assert (await collect(engine.generate(harmless, Context()))).text == "abc"
+    assert not killed
+    recorder = Recorder()
+    task = asyncio.ensure_future(engine.submit(REQUEST, Context(), recorder))
+    await eventually(lambda: killed == [(os.getpid(), signal.SIGKILL)])
+    assert recorder.text == ("" if early else "abc")
+    task.cancel()
+    again = await from_file(*script)
+    resumed = REQUEST.model_copy(update={"resume": Resume(token_ids=[*map(ord, "abc")])})
+    task = asyncio.ensure_future(again.submit(resumed, Context(), Recorder()))
+    await eventually(lambda: len(killed) == 2)
+    task.cancel()
+
+
+@pytest.mark.parametrize("early", [True, False])
+async def test_a_poisonous_request_makes_the_engine_hang_for_everybody(early: bool) -> None:
+    hang = {"hang_engine": True, "if_prompt": "two"}
+    script: list[Any] = ["abc", 0.1, "d"]
+    engine = await from_file(*([hang, *script] if early else ["abc", hang, 0.1, "d"]))
+    bystander, poison, late = Recorder(), Recorder(), Recorder()
+    await engine.submit(GenerateRequest(model="model", prompt="one three"), Context(), bystander)
+    await eventually(lambda: bystander.text == "abc")
+    tasks = [asyncio.ensure_future(engine.submit(REQUEST, Context(), poison))]
+    await eventually(lambda: engine.hangs)
+    tasks.append(asyncio.ensure_future(engine.submit(REQUEST, Context(), late)))
+    await asyncio.sleep(0.2)
+    assert (bystander.text, poison.text, late.text) == ("abc", "" if early else "abc", "")
+    for task in tasks:
+        task.cancel()
