@@ -46,7 +46,7 @@ class Capabilities:
         context_length: Most tokens of prompt and answer together; 0 when unknown.
         accelerator: `cpu`, or the GPU's name as its driver says it.
         memory_bytes: Memory of the accelerators it holds; 0 on the CPU.
-        resume: Can go on from generated token ids.
+        resume: Can go on from generated token ids; whether one stream can, its `Started` says.
         guided: Can be held to a schema, regex, choice or grammar.
     """
 

@@ -1,7 +1,7 @@
 """What a stream says: small frozen values, one per piece of an answer.
 
 A stream is `Started`, then any number of deltas, then one `Finished`. Every event that carries output names its choice
-(`index`) and, where the engine knows them, the token ids it came from: for one choice, the ids of all its events, one
+(`index`) and, where the engine knows them, the token ids it came from: for each choice, the ids of its events, one
 after another, are the ids generated so far. A token that says nothing yet (half a character, the start of a stop
 string) travels with the next event of its choice. That is what makes a stream resumable.
 
@@ -82,12 +82,14 @@ class Started(_Value):
         model: Name of the model.
         prompt_tokens: Tokens of the prompt, or None when the engine does not know yet.
         vocabulary: The same for engines whose token ids mean the same; empty where that is not known.
+        resumable: Whether an engine of its kind can go on from the stream's ids (`Resume`): its events tell them all.
     """
 
     engine: str
     model: str
     prompt_tokens: int | None = None
     vocabulary: str = ""
+    resumable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,14 @@ When an instance is lost in the middle of an answer, the request is submitted ag
 far. The next instance feeds them silently through its own detokenizer, stop strings and parsers and goes on with the
 budget that is left, so the caller reads on: no token lost, none repeated.
 
-A request whose state cannot be had again from its ids (several choices, a grammar) starts over instead: freely when
-nothing was said yet; and when it decodes greedily, it is told again, and what was said is checked and left out. Any
-other fails clearly.
+Where the engine does not know the ids (`Started.resumable`), the request starts over instead: freely when nothing was
+said yet; and when it decodes greedily, what is said again is checked against what was said, and left out. Any other
+fails clearly.
 """
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,11 +29,10 @@ from engines.errors import (
     StreamBroken,
     Timeout,
 )
-from engines.events import Delta, Event, Finished, FinishReason, Started, TextDelta, Usage
-from engines.messages import NamedToolChoice
+from engines.events import Event, Finished, FinishReason, Started, TextDelta, Usage
 from engines.operator import Operator
+from engines.replay import Diverged, Replay, Said
 from engines.requests import GenerateRequest, Resume, Sampling
-from engines.retelling import Diverged, Retelling, Telling
 
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 0.5
@@ -124,21 +124,10 @@ class _Stream:
 
     Attributes:
         context: The request's.
+        emit: As `Sink.emit`: `_begin`, and once the stream has started its course's own.
     """
 
-    __slots__ = (
-        "_emit",
-        "_ids",
-        "_limit",
-        "_migration",
-        "_moves",
-        "_request",
-        "_retelling",
-        "_sink",
-        "_started",
-        "_telling",
-        "context",
-    )
+    __slots__ = ("_course", "_limit", "_migration", "_moves", "_request", "_sink", "_started", "context", "emit")
 
     def __init__(
         self, migration: Migration, limit: int, request: GenerateRequest, context: Context, sink: Sink
@@ -148,47 +137,25 @@ class _Stream:
         self._limit = limit
         self._request = request
         self._sink = sink
-        self._emit: Callable[[Event], None] = sink.emit
         self._moves = 0
         self._started: Started | None = None
-        # Four bytes each: a thousand long answers are kept at a time.
-        self._ids = array("i", request.resume.token_ids if request.resume is not None else ())
-        # What was said, where the ids are not enough to go on from.
-        self._telling = None if migration.capabilities.resume and _is_resumable(request) else Telling()
-        self._retelling: Retelling | None = None
-
-    def emit(self, event: Event) -> None:
-        """As `Sink.emit`."""
-        if type(event) is TextDelta and self._telling is None:
-            self._ids.extend(event.token_ids)
-            self._emit(event)
-        elif isinstance(event, Started):
-            if self._started is None:
-                self._started = event
-                self._emit(event)
-        elif isinstance(event, Finished):
-            self._finish(event)
-        elif self._telling is None:
-            self._ids.extend(getattr(event, "token_ids", ()))
-            self._emit(event)
-        else:
-            self._tell(event)
+        self._course: _Course | None = None
+        self.emit: Callable[[Event], None] = self._begin
 
     def fail(self, error: PenstockError) -> None:
         """As `Sink.fail`: moves on, if it may."""
         if not self._may_move(error):
             self._sink.fail(error)
             return
+        assert self._course is not None  # Nothing else moves.
         self._moves += 1
-        if self._telling is not None:
-            self._retelling = Retelling(self._telling)
+        self._course.broke()
         self._migration.move(self, error)
 
     def rest(self) -> GenerateRequest:
         """What is to be asked of the next instance."""
-        assert self._started is not None  # Nothing else moves.
-        ids = list(self._ids) if self._telling is None else []
-        resume = Resume(token_ids=ids, vocabulary=self._started.vocabulary)
+        assert self._started is not None and self._course is not None  # Nothing else moves.
+        resume = Resume.model_construct(choices=self._course.generated(), vocabulary=self._started.vocabulary)
         # Whoever was named is the one that was lost.
         return self._request.model_copy(update={"resume": resume, "instance": None})
 
@@ -201,7 +168,7 @@ class _Stream:
             prompt_tokens = (self._started and self._started.prompt_tokens) or 0
             usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=self._tokens())
             reason: FinishReason = "cancelled"
-            self._emit(Finished((reason,) * self._request.sampling.n, usage, self._migration.name))
+            self._sink.emit(Finished((reason,) * self._request.sampling.n, usage, self._migration.name))
             return True
         return False
 
@@ -210,49 +177,162 @@ class _Stream:
         message = f"{lost.message} The answer could not be continued elsewhere: {refusal.message}"
         self._sink.fail(InstanceLost(message, instance=lost.instance, retry_after_s=refusal.retry_after_s))
 
+    def finish(self, event: Finished) -> None:
+        """Emits the terminal event of an instance."""
+        usage = event.usage
+        if self._moves and usage.completion_tokens < self._tokens():
+            # Stopped on its way to the next instance, by somebody who knows nothing of the first.
+            event = replace(event, usage=replace(usage, completion_tokens=self._tokens()))
+        self._sink.emit(event)
+
+    def diverge(self, error: Diverged) -> None:
+        """Fails the stream: another instance says something else."""
+        self._sink.fail(InstanceLost(f"The answer could not be repeated on another instance: {error}"))
+        # Its engine goes on until it hears of the kill.
+        self._sink = nobody = _Nobody()
+        self.emit = nobody.emit
+        self.context.kill()
+
+    def _begin(self, event: Event) -> None:
+        """The first event; an engine that has kept this method hands it the others, too."""
+        if self._course is not None:
+            self.emit(event)
+            return
+        assert isinstance(event, Started)
+        self._started = event
+        if event.resumable:
+            self._course = _FromIds(self, self._request, self._sink)
+        else:
+            self._course = _Replayed(self, self._request, self._sink)
+        self.emit = self._course.emit
+        self._sink.emit(event)
+
     def _may_move(self, error: PenstockError) -> bool:
         if not isinstance(error, StreamBroken | EngineDead | Timeout) or self.context.is_killed:
             return False
         if isinstance(error, Timeout) and error.phase == "total":
             return False
-        if self._started is None or self._moves >= self._limit:
+        if self._course is None or self._moves >= self._limit:
             return False
-        # By its ids, or told again by an engine that says the same.
-        return self._telling is None or self._telling.is_empty or _is_greedy(self._request.sampling)
-
-    def _tell(self, event: Delta) -> None:
-        assert self._telling is not None
-        if self._retelling is not None:
-            try:
-                new = self._retelling.new_part(event)
-            except Diverged as error:
-                self._diverge(error)
-                return
-            if new is None:
-                return
-            event = new
-        self._telling.add(event)
-        self._emit(event)
-
-    def _finish(self, event: Finished) -> None:
-        if self._retelling is not None and not self._retelling.is_over:
-            self._diverge(Diverged("it ended before what was said before."))
-            return
-        usage = event.usage
-        if self._moves and usage.completion_tokens < self._tokens():
-            # Stopped on its way to the next instance, by somebody who knows nothing of the first.
-            event = replace(event, usage=replace(usage, completion_tokens=self._tokens()))
-        self._emit(event)
-
-    def _diverge(self, error: Diverged) -> None:
-        self._sink.fail(InstanceLost(f"The answer could not be told again on another instance: {error}"))
-        # Its engine goes on until it hears of the kill.
-        self._sink = nobody = _Nobody()
-        self._emit = nobody.emit
-        self.context.kill()
+        return self._course.can_move
 
     def _tokens(self) -> int:
-        return len(self._ids) if self._telling is None else self._telling.tokens
+        return self._course.tokens if self._course is not None else 0
+
+
+class _Course(ABC):
+    """How a stream goes on elsewhere: keeps what that takes, and passes the events on.
+
+    Attributes:
+        can_move: Whether it can, as far as it has come.
+        tokens: Ids that came, over all choices.
+    """
+
+    __slots__ = ()
+
+    can_move: bool
+    tokens: int
+
+    @abstractmethod
+    def emit(self, event: Event) -> None:
+        """Takes an event of the stream's instance, whichever it is."""
+
+    @abstractmethod
+    def broke(self) -> None:
+        """The instance was lost; the next event is another one's."""
+
+    @abstractmethod
+    def generated(self) -> list[list[int]]:
+        """Of each choice, the ids that the next instance goes on from; nothing: it starts over."""
+
+
+class _FromIds(_Course):
+    """Goes on from the ids of each choice."""
+
+    __slots__ = ("_emit", "_ids", "_stream")
+
+    def __init__(self, stream: _Stream, request: GenerateRequest, sink: Sink) -> None:
+        self._stream = stream
+        self._emit = sink.emit
+        # Four bytes each: a thousand long answers are kept at a time.
+        self._ids = [array("i", token_ids) for token_ids in request.generated]
+
+    @property
+    def can_move(self) -> bool:  # type: ignore[override]
+        """Always."""
+        return True
+
+    @property
+    def tokens(self) -> int:  # type: ignore[override]
+        """As `_Course.tokens`."""
+        return sum(map(len, self._ids))
+
+    def emit(self, event: Event) -> None:
+        """As `_Course.emit`."""
+        if type(event) is TextDelta:
+            self._ids[event.index].extend(event.token_ids)
+            self._emit(event)
+        elif isinstance(event, Finished):
+            self._stream.finish(event)
+        elif not isinstance(event, Started):
+            self._ids[event.index].extend(getattr(event, "token_ids", ()))
+            self._emit(event)
+
+    def broke(self) -> None:
+        """As `_Course.broke`."""
+
+    def generated(self) -> list[list[int]]:
+        """As `_Course.generated`."""
+        return [ids.tolist() for ids in self._ids] if any(self._ids) else []
+
+
+class _Replayed(_Course):
+    """Starts over, and leaves out what was said before."""
+
+    __slots__ = ("_emit", "_replay", "_said", "_sampling", "_stream")
+
+    def __init__(self, stream: _Stream, request: GenerateRequest, sink: Sink) -> None:
+        self._stream = stream
+        self._sampling = request.sampling
+        self._emit = sink.emit
+        self._said = Said()
+        self._replay = Replay(self._said)
+
+    @property
+    def can_move(self) -> bool:  # type: ignore[override]
+        """Where nothing was said, or the same will be."""
+        return self._said.is_empty or _is_greedy(self._sampling)
+
+    @property
+    def tokens(self) -> int:  # type: ignore[override]
+        """As `_Course.tokens`."""
+        return self._said.tokens
+
+    def emit(self, event: Event) -> None:
+        """As `_Course.emit`."""
+        if isinstance(event, Started):
+            return
+        try:
+            if isinstance(event, Finished):
+                if not self._replay.is_over:
+                    raise Diverged("it ended before what was said before.")
+                self._stream.finish(event)
+                return
+            new = self._replay.new_part(event)
+        except Diverged as error:
+            self._stream.diverge(error)
+            return
+        if new is not None:
+            self._said.add(new)
+            self._emit(new)
+
+    def broke(self) -> None:
+        """As `_Course.broke`."""
+        self._replay = Replay(self._said)
+
+    def generated(self) -> list[list[int]]:
+        """As `_Course.generated`."""
+        return []
 
 
 class _Nobody:
@@ -263,17 +343,6 @@ class _Nobody:
 
     def fail(self, error: PenstockError) -> None:
         """Nobody listens."""
-
-
-def _is_resumable(request: GenerateRequest) -> bool:
-    """Whether token ids are enough to go on from: they are not for several choices, nor for a grammar's state."""
-    sampling = request.sampling
-    forced = request.tool_choice == "required" or isinstance(request.tool_choice, NamedToolChoice)
-    if sampling.n > 1 or sampling.guided is not None or forced:
-        return False
-    # These count what was generated, and an engine that goes on takes it for prompt. Told again, greedily, it is exact.
-    penalized = sampling.presence_penalty != 0 or sampling.frequency_penalty != 0
-    return not (penalized and _is_greedy(sampling))
 
 
 def _is_greedy(sampling: Sampling) -> bool:

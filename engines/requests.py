@@ -111,13 +111,19 @@ class Resume(_Request):
     """Where to go on: what the request has generated on an instance that died.
 
     Attributes:
-        token_ids: Ids generated so far; the engine feeds them silently through its detokenizer and parsers. Empty:
-            it starts over, and is only known to have waited already.
+        choices: Of each choice, the ids generated so far; the engine feeds them silently through its detokenizer and
+            parsers, and finds out which choices had ended. Empty: it starts over, and is only known to have waited
+            already.
         vocabulary: That of the engine which generated them, as it said in `Started`.
     """
 
-    token_ids: TokenIds
+    choices: Annotated[list[TokenIds], Field(fail_fast=True, max_length=MAX_CHOICES)] = []
     vocabulary: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to go on from."""
+        return not any(self.choices)
 
     def check_vocabulary(self, vocabulary: str) -> None:
         """Returns if an engine of that vocabulary may go on from the ids.
@@ -125,7 +131,7 @@ class Resume(_Request):
         Raises:
             OtherVocabulary: They mean something else there.
         """
-        if self.token_ids and self.vocabulary and vocabulary and self.vocabulary != vocabulary:
+        if not self.is_empty and self.vocabulary and vocabulary and self.vocabulary != vocabulary:
             raise OtherVocabulary("The answer was begun with another tokenizer than the model has here.")
 
 
@@ -182,6 +188,8 @@ class GenerateRequest(_Request):
             raise ValueError("tools need messages")
         if self.continue_final_message and self.add_generation_prompt:
             raise ValueError("continue_final_message needs add_generation_prompt to be false")
+        if self.resume is not None and len(self.resume.choices) not in (0, self.sampling.n):
+            raise ValueError(f"resume has {len(self.resume.choices)} choices, and sampling.n is {self.sampling.n}")
         if not self.tools and (self.tool_choice == "required" or isinstance(self.tool_choice, NamedToolChoice)):
             raise ValueError("tool_choice asks for a tool, and there are no tools")
         if isinstance(self.tool_choice, NamedToolChoice):
@@ -189,6 +197,11 @@ class GenerateRequest(_Request):
             if self.tool_choice.function.name not in names:
                 raise ValueError(f"tool_choice names {self.tool_choice.function.name!r}; tools: {', '.join(names)}")
         return self
+
+    @property
+    def generated(self) -> list[list[int]]:
+        """Of each choice, the ids that it goes on from; empty ones where it starts."""
+        return (self.resume and self.resume.choices) or [[] for _ in range(self.sampling.n)]
 
     @property
     def kind(self) -> Literal["messages", "prompt", "prompt_token_ids"]:

@@ -8,7 +8,9 @@
     {"event": "ToolCallFinished", "fields": {"call": 0}}    emits any event
     {"error": "InstanceLost", "message": "Gone."}    fails; first in the script it is a setup error, else a stream error
     {"hold_s": 0.5}                                  first in the script: the request waits before it is accepted
-    {"hang": true}                                   says nothing more until it is cancelled
+    {"work": 9, "every_s": 0.1}                      computes so many tokens that say nothing, with a pause after each
+    {"queue_s": 3}                                   waits in the engine's own queue, as if preempted
+    {"hang": true}                                   does nothing more until it is cancelled
     {"kill_process": true, "if_prompt": "poison"}    kills the engine's process (SIGKILL), if the prompt has this text
     {"hang_engine": true, "if_prompt": "poison"}     the engine does nothing more for anybody, likewise
 
@@ -115,8 +117,21 @@ class Hold(_Item):
     hold_s: float = Field(ge=0)
 
 
+class Work(_Item):
+    """Computes `work` tokens that say nothing, with a pause of `every_s` seconds after each."""
+
+    work: int = Field(ge=1)
+    every_s: float = Field(0.0, ge=0)
+
+
+class Queue(_Item):
+    """Keeps the stream waiting in the engine's own queue for `queue_s` seconds, as if it had been preempted."""
+
+    queue_s: float = Field(ge=0)
+
+
 class Hang(_Item):
-    """Says nothing more until the request is cancelled."""
+    """Does nothing more until the request is cancelled."""
 
     hang: Literal[True] = True
 
@@ -160,6 +175,8 @@ _KINDS = {
     "event": "emit",
     "error": "fail",
     "hold_s": "hold",
+    "work": "work",
+    "queue_s": "queue",
     "hang": "hang",
     "kill_process": "killprocess",
     "hang_engine": "hangengine",
@@ -175,6 +192,8 @@ FileItem = Annotated[
     | Annotated[Emit, Tag("emit")]
     | Annotated[Fail, Tag("fail")]
     | Annotated[Hold, Tag("hold")]
+    | Annotated[Work, Tag("work")]
+    | Annotated[Queue, Tag("queue")]
     | Annotated[Hang, Tag("hang")]
     | Annotated[KillProcess, Tag("killprocess")]
     | Annotated[HangEngine, Tag("hangengine")],
@@ -187,12 +206,28 @@ FileItem = Annotated[
 ]
 """What an item of a script may be in a file."""
 
-Item = str | float | Say | Count | Echo | Emit | Fail | Hold | Hang | KillProcess | HangEngine | Event | PenstockError
+Item = (
+    str
+    | float
+    | Say
+    | Count
+    | Echo
+    | Emit
+    | Fail
+    | Hold
+    | Work
+    | Queue
+    | Hang
+    | KillProcess
+    | HangEngine
+    | Event
+    | PenstockError
+)
 Script = Iterable[Item]
 Handler = Callable[[GenerateRequest], Script]
 
 
-Atom = Event | PenstockError | float | Hang | KillProcess | HangEngine
+Atom = Event | PenstockError | float | Work | Queue | Hang | KillProcess | HangEngine
 """What is done in one turn of the event loop."""
 
 
@@ -213,6 +248,9 @@ def atoms(script: Script, request: GenerateRequest) -> Iterator[Atom]:
             case Echo():
                 words = prompt_text(request).split(" ")
                 yield from _spaced((f"{' ' if i else ''}{word}" for i, word in enumerate(words)), item.every_s)
+            case Work():
+                for _ in range(item.work):
+                    yield Work(work=1, every_s=item.every_s)
             case Emit() | Fail():
                 yield item.build()
             case PenstockError():

@@ -12,7 +12,7 @@ from itertools import chain
 from pydantic import BaseModel, ConfigDict, Field
 
 from engines.context import Context, Unsubscribe
-from engines.contract import Capabilities, Load, PushEngine, Sink
+from engines.contract import Capabilities, Load, Progress, PushEngine, Sink
 from engines.errors import Cancelled, EngineDead, EngineFailed, InstanceLost, NotReady, PenstockError
 from engines.events import Delta, Event, Finished, FinishReason, ReasoningDelta, Started, TextDelta, Usage
 from engines.registry import EngineSpec
@@ -27,7 +27,9 @@ from engines.script import (
     HangEngine,
     Hold,
     KillProcess,
+    Queue,
     Script,
+    Work,
     atoms,
     last_text,
     prompt_text,
@@ -139,6 +141,10 @@ class ScriptedEngine(PushEngine):
     def steps(self) -> int:
         """Items that were performed; one that hangs is not."""
         return self._steps
+
+    def progress(self, context: Context) -> Progress | None:
+        """How far the stream of this context is: a character is a token."""
+        return next((player.progress for play, player in self._players.items() if play.context is context), None)
 
     async def start(self) -> None:
         """As `Engine.start`."""
@@ -274,6 +280,7 @@ class _Player:
     __slots__ = (
         "_atoms",
         "_engine",
+        "_is_queued",
         "_loop",
         "_model",
         "_play",
@@ -282,6 +289,7 @@ class _Player:
         "_timer",
         "_unsubscribe",
         "_usage",
+        "_worked",
     )
 
     def __init__(self, engine: ScriptedEngine, play: Play, sink: Sink, atoms: Iterator[Atom], model: str) -> None:
@@ -293,12 +301,22 @@ class _Player:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.Handle | None = None
         self._unsubscribe: Unsubscribe | None = None
-        resume = play.request.resume
-        self._replay: deque[int] | None = None if resume is None else deque(resume.token_ids)
+        self._is_queued = False
+        self._worked = 0
+        # Of each choice, what was said before; None once anything new was.
+        self._replay = None if play.request.resume is None else [deque(ids) for ids in play.request.generated]
         self._usage = Usage(prompt_tokens=len(prompt_text(play.request)))
 
+    @property
+    def progress(self) -> Progress:
+        usage = self._usage
+        tokens = (usage.prompt_tokens or 0) + usage.completion_tokens + self._worked
+        return Progress(tokens, scheduled=not self._is_queued)
+
     def begin(self) -> None:
-        self._emit(Started(self._engine.name, self._model, self._usage.prompt_tokens))
+        engine = self._engine
+        resumable = engine.capabilities.resume
+        self._emit(Started(engine.name, self._model, self._usage.prompt_tokens, resumable=resumable))
         if self._play.outcome is None:
             self._timer = self._loop.call_soon(self._next)
             self._unsubscribe = self._play.context.on_stop(self._cancelled)
@@ -327,13 +345,15 @@ class _Player:
 
     def _perform(self, atom: Atom | None) -> float | None:
         """Performs one atom. Returns the seconds to wait before the next, or None to wait for ever."""
-        if self._replay is not None and (self._replay or isinstance(atom, PenstockError)):
+        self._is_queued = False
+        if self._replay is not None and (self._is_replaying() or isinstance(atom, PenstockError)):
             if atom is None or isinstance(atom, Finished):
                 raise EngineFailed("The resumed request has more tokens than the script.")
             if isinstance(atom, Delta):
                 rest = self._replayed(atom)
                 if rest is not None:
-                    self._replay = None
+                    if not self._is_replaying():
+                        self._replay = None
                     self._say(rest)
             return 0.0
         self._replay = None
@@ -346,6 +366,12 @@ class _Player:
                 return None
             case KillProcess() | HangEngine():
                 self._engine.harm(atom)
+            case Work():
+                self._worked += 1
+                return atom.every_s
+            case Queue():
+                self._is_queued = True
+                return atom.queue_s
             case PenstockError():
                 self.fail(atom)
             case Finished():
@@ -356,13 +382,19 @@ class _Player:
                 self._say(atom)
         return 0.0
 
+    def _is_replaying(self) -> bool:
+        return self._replay is not None and any(self._replay)
+
     def _replayed(self, delta: Delta) -> Delta | None:
         """Takes off the replay what the delta says again. Returns what it says beyond that."""
         assert self._replay is not None
+        said = self._replay[delta.index]
+        if not said:
+            return delta  # Its choice goes on, while another is still behind.
         ids = getattr(delta, "token_ids", ())
-        again = min(len(ids), len(self._replay))
+        again = min(len(ids), len(said))
         for position in range(again):
-            if self._replay.popleft() != ids[position]:
+            if said.popleft() != ids[position]:
                 raise EngineFailed("The resumed request has other tokens than the script.")
         self._count(delta, again)
         if again == len(ids):

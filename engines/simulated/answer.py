@@ -8,7 +8,8 @@
 - Everything else is answered with some words, drawn by a generator that the prompt seeds.
 
 Temperature 0, and none given, are greedy. Otherwise the request's seed and the choice's index seed the words as well,
-or chance where there is no seed. `top_p`, `top_k`, `min_p` and the penalties make no difference.
+or the request's id where there is no seed: chance, but the same chance on every instance. `top_p`, `top_k`, `min_p` and
+the penalties make no difference.
 """
 
 import hashlib
@@ -50,14 +51,14 @@ class Writer:
         return self._ids[position]
 
 
-def writer(request: GenerateRequest, prompt: Sequence[int], index: int) -> Writer:
+def writer(request: GenerateRequest, prompt: Sequence[int], index: int, request_id: str) -> Writer:
     """The writer of one choice.
 
     Raises:
         InvalidRequest: The guide or a tool's schema is wrong.
         Unsupported: The guide cannot be honoured.
     """
-    seed = _seed(prompt, request.sampling, index)
+    seed = _seed(prompt, request.sampling, index, request_id)
     body, fixed = _body(request, prompt, _words(seed))
     if prompt[-1] == Special.THINK:
         body = chain(_reasoning(seed), body)
@@ -188,9 +189,9 @@ def _digest(prompt: Sequence[int]) -> "hashlib.blake2b":
     return hashlib.blake2b(struct.pack(f"<{len(prompt)}I", *prompt), digest_size=8)
 
 
-def _seed(prompt: Sequence[int], sampling: Sampling, index: int) -> int:
+def _seed(prompt: Sequence[int], sampling: Sampling, index: int, request_id: str) -> int:
     digest = _digest(prompt)
     if sampling.temperature:
-        drawn = random.getrandbits(64) if sampling.seed is None else sampling.seed % 2**64
-        digest.update(struct.pack("<QI", drawn, index))
+        digest.update(request_id.encode() if sampling.seed is None else struct.pack("<Q", sampling.seed % 2**64))
+        digest.update(struct.pack("<I", index))
     return int.from_bytes(digest.digest(), "little")

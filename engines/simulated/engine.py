@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from itertools import count
 
 from engines.context import Context
-from engines.contract import Capabilities, Load, PushEngine, Sink
+from engines.contract import Capabilities, Load, Progress, PushEngine, Sink
 from engines.errors import Cancelled, ContextOverflow, EngineDead, InstanceLost, InvalidRequest, NotReady, Unsupported
 from engines.events import Started
 from engines.registry import EngineSpec
@@ -55,6 +55,7 @@ class SimulatedEngine(PushEngine):
         self._clock = StepClock(options.step_time, options.speed)
         self._faults = Faults(options.faults)
         self._streams: dict[Stream, None] = {}
+        self._by_context: dict[Context, Stream] = {}
         self._arrivals = count()
         self._steps = 0
         self._work = asyncio.Event()
@@ -100,16 +101,15 @@ class SimulatedEngine(PushEngine):
             raise Cancelled(f"The request {context.id} was killed.", instance=self.name)
         prompt = prompt_ids(request)
         max_tokens = budget(request, len(prompt), self.capabilities.context_length)
-        resumed: list[int] = []
         if request.resume is not None:
             request.resume.check_vocabulary(VOCABULARY)
-            resumed = request.resume.token_ids
-            check_ids(resumed, "resume.token_ids")
+            for token_ids in request.resume.choices:
+                check_ids(token_ids, "resume.choices")
         await self._faults.arrives(prompt)
-        stream = Stream(self.name, context, sink, self._scheduler, self._streams.__delitem__)
+        stream = Stream(self.name, context, sink, self._scheduler, self._ended)
         arrival = next(self._arrivals)
         sequences = []
-        for index in range(request.sampling.n):
+        for index, resumed in enumerate(request.generated):
             output = Output(
                 request,
                 index,
@@ -120,10 +120,11 @@ class SimulatedEngine(PushEngine):
             for token_id in resumed:
                 output.feed(token_id)
             key = (-request.priority, arrival, index)
-            sequences.append(Sequence(key, stream, prompt, resumed, writer(request, prompt, index), output))
+            sequences.append(Sequence(key, stream, prompt, resumed, writer(request, prompt, index, context.id), output))
         self._faults.accepted(sequences, prompt)
         self._streams[stream] = None
-        sink.emit(Started(self.name, self._model, len(prompt), VOCABULARY))
+        self._by_context[context] = stream
+        sink.emit(Started(self.name, self._model, len(prompt), VOCABULARY, resumable=True))
         stream.open(sequences)
         self._work.set()
 
@@ -165,6 +166,11 @@ class SimulatedEngine(PushEngine):
         """As `Engine.load`; each choice of a request counts."""
         return Load(len(self._scheduler.running), len(self._scheduler.waiting), self._cache.use)
 
+    def progress(self, context: Context) -> Progress | None:
+        """As `Engine.progress`."""
+        stream = self._by_context.get(context)
+        return stream.progress() if stream is not None else None
+
     async def check_health(self) -> None:
         """As `Engine.check_health`."""
         if self._dead is not None:
@@ -202,6 +208,10 @@ class SimulatedEngine(PushEngine):
                 sequence.stream.sink.emit(delta)
             if output.reason is not None and not sequence.over:
                 sequence.stream.choice_ended(sequence)
+
+    def _ended(self, stream: Stream) -> None:
+        del self._streams[stream]
+        self._by_context.pop(stream.context, None)
 
     def _step_s(self, batch: list[tuple[Sequence, int]]) -> float:
         prefill_tokens = sequences = context_tokens = 0
@@ -248,5 +258,3 @@ def _refuse_unsupported(request: GenerateRequest) -> None:
     for name in ("bad_words", "allowed_token_ids", "logit_bias"):
         if getattr(sampling, name):
             raise Unsupported(f"This engine does not support {name}.", param=name)
-    if request.resume is not None and request.resume.token_ids and sampling.n > 1:
-        raise Unsupported("A request with several choices cannot be resumed.", param="resume")

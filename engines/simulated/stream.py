@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from engines.context import Context, Unsubscribe
-from engines.contract import Sink
+from engines.contract import Progress, Sink
 from engines.errors import Cancelled, PenstockError
 from engines.events import Finished, Usage
 from engines.simulated.scheduler import Scheduler, Sequence
@@ -53,6 +53,13 @@ class Stream:
         self._left -= 1
         if not self._left:
             self._finish()
+
+    def progress(self) -> Progress:
+        """As `Engine.progress`."""
+        open_ = [sequence for sequence in self._sequences if not sequence.over]
+        return Progress(
+            sum(sequence.computed for sequence in self._sequences), any(sequence.blocks for sequence in open_)
+        )
 
     def fail(self, error: PenstockError) -> None:
         """Ends the stream with an error."""

@@ -17,6 +17,7 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from engines.errors import InvalidRequest
 from engines.vllm.options import DEMO_MODEL, VllmOptions
+from engines.vllm.scheduler import WORKER_EXTENSION
 
 CPU_KV_CACHE_BYTES = 256 * 2**20
 """The CPU's default KV cache. vLLM's own takes most of the machine's memory, which no two engines can do."""
@@ -25,6 +26,7 @@ _BIND, _NO_BIND = "VLLM_CPU_OMP_THREADS_BIND", "nobind"
 _RESERVED = {
     "tensor_parallel_size": "set `tensor_parallel_size` of the model, so that the fleet reserves its GPUs",
     "model": "set the option `model`",
+    "worker_extension_cls": "it is Penstock's own",
 }
 _environment_lock = threading.Lock()
 
@@ -62,6 +64,7 @@ def engine_args(options: VllmOptions, tensor_parallel_size: int) -> AsyncEngineA
         "reasoning_parser": options.reasoning_parser,
         "tensor_parallel_size": tensor_parallel_size,
         "distributed_executor_backend": _executor(tensor_parallel_size),
+        "worker_extension_cls": WORKER_EXTENSION,
         # One backend for validation and for use: with `auto`, the first request decides for all later ones which
         # backend compiles them, whatever they were validated for.
         "structured_outputs_config": {"backend": "xgrammar"},

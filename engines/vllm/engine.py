@@ -4,7 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from engines.context import Context
-from engines.contract import Capabilities, Load, PushEngine, Sink
+from engines.contract import Capabilities, Load, Progress, PushEngine, Sink
 from engines.errors import EngineDead, NotReady
 from engines.registry import EngineSpec
 from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
@@ -77,6 +77,11 @@ class VllmEngine(PushEngine):
         """As `Engine.steps`."""
         runtime = self._boot.runtime
         return runtime.steps if runtime is not None else 0
+
+    def progress(self, context: Context) -> Progress | None:
+        """As `Engine.progress`; the core is asked behind its back, for the next time."""
+        runtime = self._boot.runtime
+        return runtime.progress(context) if runtime is not None else None
 
     def load(self) -> Load:
         """How busy it is now."""

@@ -11,6 +11,8 @@ from typing import Any
 
 from vllm.v1.engine.core import EngineCoreProc
 
+from engines.vllm.scheduler import prepare_core
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -18,13 +20,14 @@ def run_mortal_core(*args: Any, **kwargs: Any) -> None:
     """The core's process: as vLLM runs it, and killed by the kernel when the thread that started it ends.
 
     By the kernel (Linux: `PR_SET_PDEATHSIG` of prctl(2)), because a core that hangs does nothing by itself any more.
-    The ranks below follow their core.
+    The ranks below follow their core. Its scheduler becomes ours on the way (see `engines.vllm.scheduler`).
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         host = multiprocessing.parent_process()
         if host is not None and host.pid != os.getppid():
             return  # It was too late: nobody wants this core any more.
+    prepare_core(kwargs["vllm_config"])
     EngineCoreProc.run_engine_core(*args, **kwargs)
 
 

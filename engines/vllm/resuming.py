@@ -2,23 +2,26 @@
 
 The ids go through the detokenizer, the stop strings and the parsers of the new stream without a word, one at a time as
 they were generated. That leaves every state exactly where the first stream had it, half characters and held back text
-included, so the next event says what the first stream would have said next.
+included, so the next event says what the first stream would have said next. The core takes them as output that the
+request has already (`engines.vllm.scheduler`).
 
 What an engine step yielded is taken to have been delivered as a whole.
 """
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import dataclass
 from hashlib import blake2b
 from operator import itemgetter
 from typing import Any
 
 from vllm.outputs import CompletionOutput
 from vllm.sampling_params import SamplingParams
-from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+from vllm.v1.engine.output_processor import RequestState
 
 from engines.events import Event
+from engines.vllm.scheduler import with_generated
 from engines.vllm.streaming import Choice
 
 
@@ -32,15 +35,30 @@ def vocabulary(tokenizer: Any) -> str:
     return digest.hexdigest()
 
 
-def continuation(core: EngineCoreRequest, token_ids: Sequence[int]) -> EngineCoreRequest:
-    """The request that generates the rest: what was generated becomes prompt, and counts against the budget."""
-    params: SamplingParams = copy(core.sampling_params)
-    params.max_tokens = max(1, params.max_tokens - len(token_ids))
-    params.min_tokens = max(0, params.min_tokens - len(token_ids))
-    rest = copy(core)
-    rest.sampling_params = params
-    rest.prompt_token_ids = [*core.prompt_token_ids, *token_ids]
-    return rest
+@dataclass(slots=True)
+class Start:
+    """Where a choice that has not ended goes on.
+
+    Attributes:
+        token_ids: What it has generated; empty where it begins.
+        detokenizer: One that has read them, if there are any.
+    """
+
+    token_ids: Sequence[int]
+    detokenizer: IncrementalDetokenizer | None = None
+
+    def params(self, params: SamplingParams) -> SamplingParams:
+        """The choice's sampling parameters, with the ids on their way to the core."""
+        if not self.token_ids:
+            return params
+        params = copy(params)  # Choices share theirs.
+        params.extra_args = with_generated(params, self.token_ids)
+        return params
+
+    def place(self, state: RequestState) -> None:
+        """Lets vLLM's output handler go on with the detokenizer."""
+        if self.detokenizer is not None:
+            state.detokenizer = self.detokenizer
 
 
 def replay(

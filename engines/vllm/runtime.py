@@ -1,6 +1,7 @@
 """One booted vLLM, and everything that serves requests with it."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 
@@ -12,8 +13,8 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.parallel_sampling import ParentRequest
 
 from engines.context import Context
-from engines.contract import Capabilities, Load, Sink
-from engines.errors import Cancelled, EngineDead, Unsupported
+from engines.contract import Capabilities, Load, Progress, Sink
+from engines.errors import Cancelled, EngineDead, EngineFailed, Unsupported
 from engines.events import Started
 from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
 from engines.vllm.arguments import chat_template, child_environment, engine_args
@@ -24,10 +25,12 @@ from engines.vllm.options import VllmOptions
 from engines.vllm.orphans import mortal_core
 from engines.vllm.parsing import Parsing
 from engines.vllm.processes import ProcessTree
+from engines.vllm.progress import ProgressBoard
 from engines.vllm.rendering import Rendered, Rendering
-from engines.vllm.resuming import continuation, replay, vocabulary
+from engines.vllm.resuming import Start, replay, vocabulary
 from engines.vllm.sampling import SamplingMapper, guided_field
-from engines.vllm.streaming import Stream
+from engines.vllm.scheduler import PREPARE_WORKER, check_core
+from engines.vllm.streaming import Choice, Stream
 
 
 class Runtime:
@@ -50,6 +53,7 @@ class Runtime:
         self._options = options
         template = chat_template(options)
         args = engine_args(options, tensor_parallel_size)
+        check_core()
         self._gauges = Gauges()
         with child_environment(options), processes.starting(), mortal_core():
             self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._gauges.logger])
@@ -66,11 +70,13 @@ class Runtime:
         self._rendering.online.warmup()
         self._tasks: tuple[str, ...] = ()
         self._streams: set[Stream] = set()
+        self._progress = ProgressBoard(self._llm.engine_core)
         self._aborts: set[asyncio.Task[None]] = set()
         self.capabilities = Capabilities()
 
     async def open(self) -> None:
         """Starts to listen to the engine."""
+        await self._prepare_workers()
         self._tasks = await self._llm.get_supported_tasks()
         self._llm._run_output_handler()
         self.capabilities = self._capabilities()
@@ -85,6 +91,10 @@ class Runtime:
         """Steps of its scheduler so far."""
         return self._gauges.steps
 
+    def progress(self, context: Context) -> Progress | None:
+        """As `Engine.progress`."""
+        return self._progress.of(context)
+
     def load(self) -> Load:
         """How busy it is."""
         return self._gauges.load(len(self._llm.output_processor.request_states))
@@ -93,6 +103,7 @@ class Runtime:
         """Fails every stream with this error, and stops listening to the engine."""
         for stream in list(self._streams):
             stream.fail(error)
+        self._progress.close()
         if self._llm.output_handler is not None:
             self._llm.output_handler.cancel()
 
@@ -106,10 +117,10 @@ class Runtime:
             raise Unsupported(f"The model {request.model!r} does not generate.", param="model")
         rendered = await self._rendering.generate(request)
         core = await self._core_request(request, rendered, context)
-        self._check_resume(request, core)
+        self._check_resume(request)
         if context.is_killed:
             raise Cancelled("The request was cancelled.")
-        started = Started(self._name, self._model, len(rendered.token_ids), self._vocabulary)
+        started = Started(self._name, self._model, len(rendered.token_ids), self._vocabulary, resumable=True)
         choices = self._parsing.choices(request, rendered)
         stream = Stream(
             started,
@@ -117,18 +128,16 @@ class Runtime:
             sink,
             context,
             abort=lambda: self._abort_soon(stream),
-            release=self._streams.discard,
+            release=self._release,
         )
-        if request.resume is None or not request.resume.token_ids:
-            parts = self._register(core, stream, request.sampling.n)
-        else:
-            detokenizer = IncrementalDetokenizer.from_new_request(self._llm.renderer.tokenizer, core)
-            if replay(core.sampling_params, detokenizer, choices[0], request.resume.token_ids):
-                stream.start()
-                stream.finish()
-                return
-            parts = self._register(continuation(core, request.resume.token_ids), stream, 1, detokenizer)
+        starts = await self._starts(core, request, choices)
+        if not starts:
+            stream.start()
+            stream.finish()
+            return
+        parts = self._register(core, stream, request.sampling.n, starts)
         self._streams.add(stream)
+        self._progress.add(stream)
         stream.watch()
         await self._send(parts, stream)
         if stream.setup_error is not None:
@@ -149,6 +158,12 @@ class Runtime:
     async def detokenize(self, request: DetokenizeRequest) -> str:
         """As `Engine.detokenize`."""
         return await self._rendering.detokenize(request.token_ids)
+
+    async def _prepare_workers(self) -> None:
+        try:
+            await self._llm.collective_rpc(PREPARE_WORKER)
+        except Exception as error:
+            raise EngineFailed(f"vLLM could not boot {self._options.model!r}: {error}") from error
 
     async def _core_request(self, request: GenerateRequest, rendered: Rendered, context: Context) -> EngineCoreRequest:
         """The request as vLLM's core takes it, validated."""
@@ -173,52 +188,72 @@ class Runtime:
             core.reasoning_parser_kwargs = {"chat_template_kwargs": rendered.chat_template_kwargs}
         return core
 
-    def _check_resume(self, request: GenerateRequest, core: EngineCoreRequest) -> None:
-        """Refuses to go on where the state of the first stream cannot be had again."""
-        if request.resume is None or not request.resume.token_ids:
+    def _check_resume(self, request: GenerateRequest) -> None:
+        """Refuses to go on from ids that mean something else here, or nothing."""
+        if request.resume is None:
             return
         request.resume.check_vocabulary(self._vocabulary)
-        if request.sampling.n > 1:
-            raise Unsupported("A request with several choices cannot be resumed.", param="resume")
-        if core.sampling_params.structured_outputs is not None:
-            raise Unsupported("A request that is held to a grammar cannot be resumed.", param="resume")
-        try:
-            self._llm.renderer.validate_token_ids(request.resume.token_ids)
-        except Exception as error:
-            raise refusal(error, param="resume.token_ids", context_length=self._config.max_model_len) from error
+        for token_ids in request.resume.choices:
+            try:
+                self._llm.renderer.validate_token_ids(token_ids)
+            except Exception as error:
+                raise refusal(error, param="resume.choices", context_length=self._config.max_model_len) from error
+
+    async def _starts(
+        self, core: EngineCoreRequest, request: GenerateRequest, choices: Sequence[Choice]
+    ) -> dict[int, Start]:
+        """Where the choices go on, by index; those that had ended already are missing, and know that they have."""
+        starts = {}
+        for index, token_ids in enumerate(request.generated):
+            start = Start(token_ids)
+            if token_ids:
+                start.detokenizer = IncrementalDetokenizer.from_new_request(self._llm.renderer.tokenizer, core)
+                if replay(core.sampling_params, start.detokenizer, choices[index], token_ids):
+                    continue
+                await asyncio.sleep(0)  # A long answer is read in some milliseconds; there may be many.
+            starts[index] = start
+        return starts
 
     def _register(
-        self, core: EngineCoreRequest, stream: Stream, n: int, detokenizer: IncrementalDetokenizer | None = None
+        self, core: EngineCoreRequest, stream: Stream, n: int, starts: Mapping[int, Start]
     ) -> list[EngineCoreRequest]:
         """Lets vLLM's output handler know the request, with the stream as its collector.
 
         This is what `AsyncLLM.add_request` does, which makes a collector of its own.
 
         Returns:
-            What is to be sent to the core: one request for each choice.
+            What is to be sent to the core: one request for each choice that has not ended.
         """
         processor = self._llm.output_processor
         self._llm.input_processor.assign_request_id(core)
         stream.request_id = core.request_id
         try:
-            self._llm.check_admission(n, core.request_id)
+            self._llm.check_admission(len(starts), core.request_id)
         except Exception as error:
             raise refusal(error, param=None, context_length=self._config.max_model_len) from error
         if n == 1:
+            core.sampling_params = starts[0].params(core.sampling_params)
             processor.add_request(core, None, None, 0, stream)
-            if detokenizer is not None:
-                processor.request_states[core.request_id].detokenizer = detokenizer
+            starts[0].place(processor.request_states[core.request_id])
+            stream.parts = [core.request_id]
             return [core]
         # Only now: vLLM refuses several choices of greedy decoding, which are dull, but what was asked for.
         core.sampling_params.n = n
         parent = ParentRequest(core)
         parts = []
-        for index in range(n):
+        for index, start in starts.items():
             part = copy(core)
-            part.request_id, part.sampling_params = parent.get_child_info(index)
+            part.request_id, params = parent.get_child_info(index)
+            part.sampling_params = start.params(params)
             processor.add_request(part, None, parent, index, stream)
+            start.place(processor.request_states[part.request_id])
             parts.append(part)
+        stream.parts = [part.request_id for part in parts]
         return parts
+
+    def _release(self, stream: Stream) -> None:
+        self._streams.discard(stream)
+        self._progress.discard(stream)
 
     async def _send(self, parts: list[EngineCoreRequest], stream: Stream) -> None:
         """Hands a registered request to vLLM's core."""

@@ -11,7 +11,7 @@ from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 
 from engines.context import Context, Unsubscribe
-from engines.contract import Sink
+from engines.contract import Progress, Sink
 from engines.errors import Cancelled, EngineFailed, PenstockError
 from engines.events import Event, Finished, FinishReason, Started, TextDelta, TokenLogprob, Usage
 from engines.vllm.failures import failure
@@ -110,8 +110,10 @@ class Stream:
 
     Attributes:
         request_id: Under which vLLM knows the request; set when it is registered.
+        parts: The core's own requests for it, one for each choice that had not ended before; likewise.
         is_ended: Whether the terminal was emitted, or `setup_error` is set.
         setup_error: Why the request ended before it started.
+        reported: How far it is, as its tokens or the core said last.
     """
 
     __slots__ = (
@@ -119,6 +121,7 @@ class Stream:
         "_choices",
         "_context",
         "_engine",
+        "_heard",
         "_is_killed",
         "_is_taking",
         "_prompt_tokens",
@@ -127,6 +130,8 @@ class Stream:
         "_started",
         "_unsubscribe",
         "is_ended",
+        "parts",
+        "reported",
         "request_id",
         "setup_error",
     )
@@ -153,6 +158,7 @@ class Stream:
         self.is_ended = False
         self.setup_error: PenstockError | None = None
         self.request_id = ""
+        self.parts: Sequence[str] = ()
         self._started: Started | None = started
         self._engine = started.engine
         self._prompt_tokens = started.prompt_tokens or 0
@@ -164,9 +170,28 @@ class Stream:
         self._unsubscribe: list[Unsubscribe] = []
         self._is_taking = False
         self._is_killed = False
+        self._heard = 0
+        self.reported = Progress(0)
+
+    @property
+    def context(self) -> Context:
+        """The request's."""
+        return self._context
+
+    def progress(self) -> Progress | None:
+        """How far it is by the tokens that came since this was asked last; None when none came."""
+        generated = sum(choice.tokens for choice in self._choices)
+        if generated == self._heard:
+            return None
+        self._heard = generated
+        # As the core counts: a token is computed when the next one is.
+        tokens = sum(self._prompt_tokens + choice.tokens - 1 for choice in self._choices if choice.tokens)
+        self.reported = Progress(tokens)
+        return self.reported
 
     def watch(self) -> None:
         """Follows the context from now on; an already cancelled one ends the stream at once."""
+        self._heard = sum(choice.tokens for choice in self._choices)
         for subscribe, callback in ((self._context.on_kill, self._kill), (self._context.on_stop, self._stop)):
             unsubscribe = subscribe(callback)
             if self.is_ended:

@@ -112,7 +112,7 @@ async def test_a_resumed_request_says_exactly_the_rest(subject: Running) -> None
     for cut in range(len(events) + 1):
         said, rest = events[:cut], events[cut:]
         token_ids = [token_id for event in said for token_id in event.token_ids]
-        resumed = request.model_copy(update={"resume": Resume(token_ids=token_ids)})
+        resumed = request.model_copy(update={"resume": Resume(choices=[token_ids])})
         completion = await subject.ask(resumed)
         assert completion.text == "".join(event.text for event in rest)
         assert completion.choices[0].reason == "stop"
@@ -124,7 +124,7 @@ async def test_a_resumed_tool_call_goes_on_where_it_broke(subject: Running) -> N
     request = subject.request("what is the weather in Paris?", tools=[WEATHER])
     whole = (await subject.ask(request)).choices[0]
     for cut in range(0, len(whole.token_ids), 3):
-        resumed = request.model_copy(update={"resume": Resume(token_ids=list(whole.token_ids[:cut]))})
+        resumed = request.model_copy(update={"resume": Resume(choices=[list(whole.token_ids[:cut])])})
         events = await subject.listen(resumed)
         rest = "".join(event.arguments for event in events if isinstance(event, ToolCallArgumentsDelta))
         assert whole.tool_calls[0].arguments.endswith(rest)

@@ -223,7 +223,7 @@ async def test_booting_may_fail() -> None:
 async def test_a_resumed_request_says_the_rest_and_survives_the_break(cut: int) -> None:
     whole = "1 2 3 4 5 6 7 8 9"
     engine = await scripted([Count(count_from=1, to=4), InstanceLost("Gone."), " ", Count(count_from=5, to=9)])
-    resumed = REQUEST.model_copy(update={"resume": Resume(token_ids=list(map(ord, whole[:cut])))})
+    resumed = REQUEST.model_copy(update={"resume": Resume(choices=[list(map(ord, whole[:cut]))])})
     recorder = await heard(engine, resumed)
     if cut < len("1 2 3 4"):
         assert isinstance(recorder.error, InstanceLost)
@@ -235,7 +235,7 @@ async def test_a_resumed_request_says_the_rest_and_survives_the_break(cut: int) 
 
 
 async def test_a_resumed_request_of_another_answer_fails() -> None:
-    resumed = REQUEST.model_copy(update={"resume": Resume(token_ids=[1, 2])})
+    resumed = REQUEST.model_copy(update={"resume": Resume(choices=[[1, 2]])})
     assert isinstance((await heard(await scripted(["abc"]), resumed)).error, EngineFailed)
 
 
@@ -245,7 +245,7 @@ async def test_it_remembers_what_it_saw() -> None:
     (play,) = engine.plays
     assert engine.requests == [REQUEST]
     assert play.context.id == "request-1"
-    assert play.emitted == [Started("engine", "model", 13), TextDelta("a", 0, (97,)), play.outcome]
+    assert play.emitted == [Started("engine", "model", 13, resumable=True), TextDelta("a", 0, (97,)), play.outcome]
     assert completion.text == "a"
 
 

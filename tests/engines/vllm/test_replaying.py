@@ -19,7 +19,7 @@ from vllm.tokenizers import get_tokenizer
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
-from engines.vllm.resuming import continuation, replay
+from engines.vllm.resuming import replay
 from engines.vllm.streaming import Choice
 
 PROMPT = [5, 6, 7]
@@ -111,14 +111,3 @@ def test_goes_on_as_if_undisturbed(
     assert second.choice.tokens == first.choice.tokens
     assert second.choice.reason == first.choice.reason
     assert second.choice.stop_reason == first.choice.stop_reason
-
-
-@given(generated=st.lists(st.integers(0, 100), max_size=19), min_tokens=st.integers(0, 20))
-def test_budget_is_what_is_left(generated: list[int], min_tokens: int) -> None:
-    core = core_request(max_tokens=20, min_tokens=min_tokens)
-    rest = continuation(core, generated)
-    assert rest.prompt_token_ids == [*PROMPT, *generated]
-    assert rest.sampling_params.max_tokens == 20 - len(generated)
-    assert rest.sampling_params.min_tokens == max(0, min_tokens - len(generated))
-    assert core.prompt_token_ids == PROMPT
-    assert core.sampling_params.max_tokens == 20

@@ -1,4 +1,7 @@
-"""Telling an answer again: what was said before is checked and left out, and only what is new passes."""
+"""Verified replay: an answer that begins anew is compared with what was said before, and only what is new passes.
+
+For streams of engines that do not know, or do not tell, the ids of their tokens.
+"""
 
 from collections import deque
 from dataclasses import replace
@@ -19,10 +22,10 @@ _Kind = tuple[type, int | str]
 
 
 class Diverged(Exception):
-    """The second telling says something else than the first."""
+    """The second answer says something else than the first."""
 
 
-class Telling:
+class Said:
     """What was said of each choice: runs of text of one kind, and the marks between them.
 
     Attributes:
@@ -59,25 +62,25 @@ class Telling:
         self.logprobs[index] = self.logprobs.get(index, 0) + len(getattr(event, "logprobs", None) or ())
 
 
-class Retelling:
-    """Compares a second telling with the first.
+class Replay:
+    """Compares a second answer with what was said.
 
     Args:
-        telling: What was said; it may grow meanwhile by what is new.
+        said: What was said; it may grow meanwhile by what is new.
     """
 
     __slots__ = ("_ids", "_logprobs", "_runs")
 
-    def __init__(self, telling: Telling) -> None:
+    def __init__(self, said: Said) -> None:
         self._runs = {
-            index: deque((kind, "".join(pieces)) for kind, pieces in runs) for index, runs in telling.runs.items()
+            index: deque((kind, "".join(pieces)) for kind, pieces in runs) for index, runs in said.runs.items()
         }
-        self._ids = dict(telling.token_ids)
-        self._logprobs = dict(telling.logprobs)
+        self._ids = dict(said.token_ids)
+        self._logprobs = dict(said.logprobs)
 
     @property
     def is_over(self) -> bool:
-        """Whether everything was told again."""
+        """Whether everything was said again."""
         return not any(self._runs.values())
 
     def new_part(self, event: Delta) -> Delta | None:
@@ -104,13 +107,13 @@ class Retelling:
 
     def _new_text(self, runs: deque[tuple[_Kind, str]], kind: _Kind, text: str) -> str:
         while text and runs:
-            expected, said = runs[0]
-            length = min(len(text), len(said))
-            if expected != kind or text[:length] != said[:length]:
+            expected, before = runs[0]
+            length = min(len(text), len(before))
+            if expected != kind or text[:length] != before[:length]:
                 raise Diverged("its words differ.")
             text = text[length:]
-            if length < len(said):
-                runs[0] = (expected, said[length:])
+            if length < len(before):
+                runs[0] = (expected, before[length:])
                 continue
             runs.popleft()
             if text and runs:
@@ -119,7 +122,7 @@ class Retelling:
         return text
 
     def _skip(self, event: Delta) -> Delta:
-        """The event without the ids and log probabilities that were told before."""
+        """The event without the ids and log probabilities that came before."""
         index = event.index
         changes: dict[str, Any] = {}
         for name, counts in (("token_ids", self._ids), ("logprobs", self._logprobs)):

@@ -1,0 +1,80 @@
+"""How far streams are: what they say shows it, and of those that say nothing vLLM's core is asked."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from engines.context import Context
+from engines.contract import Progress
+from engines.vllm.scheduler import PROGRESS
+from engines.vllm.streaming import Stream
+
+_INTERVAL_S = 1.0
+"""The core answers between two steps: it is asked no more often than this, for all silent streams at once."""
+
+
+class ProgressBoard:
+    """Answers `Engine.progress`, which does not wait, with the latest that is known.
+
+    Args:
+        core: vLLM's client of its core.
+    """
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+        self._streams: dict[Context, Stream] = {}
+        self._silent: set[Stream] = set()
+        self._asking: asyncio.Task[None] | None = None
+
+    def add(self, stream: Stream) -> None:
+        """Follows a stream from now on."""
+        self._streams[stream.context] = stream
+
+    def discard(self, stream: Stream) -> None:
+        """Follows it no more."""
+        self._streams.pop(stream.context, None)
+        self._silent.discard(stream)
+
+    def of(self, context: Context) -> Progress | None:
+        """How far the stream of a context is; None where there is none, as while its prompt is rendered."""
+        stream = self._streams.get(context)
+        if stream is None:
+            return None
+        told = stream.progress()
+        if told is not None:
+            return told
+        self._silent.add(stream)
+        if self._asking is None:
+            self._asking = asyncio.get_running_loop().create_task(self._ask())
+        return stream.reported
+
+    def close(self) -> None:
+        """Asks no more."""
+        if self._asking is not None:
+            self._asking.cancel()
+
+    async def _ask(self) -> None:
+        """Asks the core once for all that were silent, and keeps others from asking for a while."""
+        try:
+            # Those that are asked about in the same turn of the loop are asked for together.
+            await asyncio.sleep(0)
+            asked, self._silent = self._silent, set()
+            parts = [part for stream in asked for part in stream.parts]
+            # A core that is dead says so to everybody; one that hangs does not answer, and takes no step either.
+            with suppress(EngineDeadError):
+                self._note(asked, await self._core.call_utility_all_async(PROGRESS, parts))
+            await asyncio.sleep(_INTERVAL_S)
+        finally:
+            self._asking = None
+
+    def _note(self, asked: set[Stream], cores: list[dict[str, tuple[int, bool]]]) -> None:
+        told = {part: answer for core in cores for part, answer in core.items()}
+        for stream in asked:
+            # The scheduler knows no more of those that have ended; what it said last is on its way.
+            known = [told[part] for part in stream.parts if part in told]
+            if known:
+                stream.reported = Progress(
+                    sum(computed for computed, _ in known), scheduled=any(running for _, running in known)
+                )
