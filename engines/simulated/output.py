@@ -188,15 +188,20 @@ class Output:
         """The last event of a choice that ends by a token of its own: what was held, and this text."""
         text = self._held + text + self._decoder.decode(b"", True)
         self._held = ""
-        if self._mode == _REASONING and self._tells_reasoning:
-            return ReasoningDelta(text, self._index, *self._carry())
+        if self._mode == _REASONING:
+            if self._tells_reasoning:
+                return ReasoningDelta(text, self._index, *self._carry())
+            self._logprobs.clear()
         return self._text(text if self._mode == _TEXT else "")
 
     def _text(self, text: str) -> TextDelta:
         return TextDelta(text, self._index, *self._carry())
 
     def _reasoning(self, text: str) -> ReasoningDelta | None:
-        return ReasoningDelta(text, self._index, *self._carry()) if text and self._tells_reasoning else None
+        if not self._tells_reasoning:
+            self._logprobs.clear()  # The ids travel on.
+            return None
+        return ReasoningDelta(text, self._index, *self._carry()) if text else None
 
     def _carry(self) -> tuple[tuple[int, ...], tuple[TokenLogprob, ...] | None]:
         """The tokens, and their log probabilities where asked for, that the next event carries."""

@@ -151,11 +151,20 @@ class ParsedChoice(Choice):
         if message is None or not (message.reasoning or message.content or message.tool_calls):
             self._silent += len(ids)
             return
+        if not self._include_reasoning:
+            self._hide_logprobs(is_reasoning=bool(message.reasoning))
         if message.reasoning:
             self.reasoning_tokens += len(ids) + (self._silent if self._in_reasoning else 0)
         self._in_reasoning = bool(message.reasoning)
         self._silent = 0
         self._read(message, emit)
+
+    def _hide_logprobs(self, *, is_reasoning: bool) -> None:
+        """Drops the log probabilities of reasoning that is not reported, and of its end mark; the ids travel on."""
+        if is_reasoning:
+            self._logprobs.clear()
+        elif self._in_reasoning:
+            del self._logprobs[: self._silent]
 
     def _read(self, message: DeltaMessage, emit: Emit) -> None:
         if message.reasoning and self._include_reasoning:
@@ -194,6 +203,8 @@ class ParsedChoice(Choice):
             # A call without arguments is one with an empty object, for every reader of JSON.
             emit(ToolCallArgumentsDelta(self._open, "{}", self.index, self._claim()))
         self._close_call(emit)
+        if not self._include_reasoning:
+            self._hide_logprobs(is_reasoning=self._in_reasoning)
         super()._end(reason, stop_reason, emit)
         if self._calls and self.reason == "stop":
             self.reason = "tool_calls"

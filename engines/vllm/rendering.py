@@ -47,17 +47,26 @@ class Rendering:
         self._tools = options.tool_parser is not None
         self._vision: bool = llm.model_config.is_multimodal_model
         self._remote_media: Sequence[str] | None = llm.model_config.allowed_media_domains
-        self.online = OnlineRenderer(
-            llm.model_config,
-            llm.renderer,
-            request_logger=None,
-            chat_template=chat_template,
-            chat_template_content_format="auto",
-            enable_auto_tools=self._tools,
-            tool_parser=options.tool_parser,
-            reasoning_parser=options.reasoning_parser,
-            default_chat_template_kwargs=options.chat_template_kwargs,
-        )
+
+        def online(tool_strict_level: str) -> OnlineRenderer:
+            return OnlineRenderer(
+                llm.model_config,
+                llm.renderer,
+                request_logger=None,
+                chat_template=chat_template,
+                chat_template_content_format="auto",
+                enable_auto_tools=self._tools,
+                tool_parser=options.tool_parser,
+                reasoning_parser=options.reasoning_parser,
+                default_chat_template_kwargs=options.chat_template_kwargs,
+                tool_strict_level=tool_strict_level,
+            )
+
+        self.online = online("auto")
+        # vLLM holds the arguments of a call that it forces to their schema only where the tool says `strict`: without,
+        # they may be no object. Harmony's one parser class cannot be had twice.
+        is_harmony = llm.model_config.hf_config.model_type == "gpt_oss"
+        self._forcing = online("parameter") if self._tools and not is_harmony else self.online
 
     async def generate(self, request: GenerateRequest) -> Rendered:
         """The prompt of a request.
@@ -174,7 +183,8 @@ class Rendering:
             param = "messages"
             before = chat.skip_special_tokens, chat.spaces_between_special_tokens
             kwargs = self.online.effective_chat_template_kwargs(chat)
-            result = await self.online.render_chat(chat)
+            forced = tools and (tool_choice == "required" or isinstance(tool_choice, NamedToolChoice))
+            result = await (self._forcing if forced else self.online).render_chat(chat)
         except Exception as error:
             raise refusal(error, param=param, context_length=self._model_config.max_model_len) from error
         if isinstance(result, ErrorResponse):

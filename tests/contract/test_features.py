@@ -105,6 +105,21 @@ async def test_embeddings_depend_on_the_text_alone(subject: Running) -> None:
     assert embeddings.engine in subject.names
 
 
+async def test_hidden_reasoning_leaves_its_ids_and_nothing_else(subject: Running) -> None:
+    subject.needs("reasoning", "logprobs")
+    fields = {"chat_template_kwargs": {"enable_thinking": True}}
+    for max_tokens in (3, 400):
+        sampling = {"logprobs": 0, "max_tokens": max_tokens}
+        shown = await subject.ask(subject.request("count from 3 to 7", sampling=sampling, **fields))
+        hidden = await subject.ask(
+            subject.request("count from 3 to 7", sampling=sampling, include_reasoning=False, **fields)
+        )
+        assert hidden.choices[0].token_ids == shown.choices[0].token_ids
+        assert not hidden.choices[0].reasoning
+        said = "".join(logprob.token for logprob in hidden.choices[0].logprobs or ())
+        assert said.startswith(hidden.text) and len(said) < len(hidden.text) + 15, "only an end mark more"
+
+
 async def test_a_resumed_request_says_exactly_the_rest(subject: Running) -> None:
     subject.needs("resume")
     request = subject.counting(1, 12)

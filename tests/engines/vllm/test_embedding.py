@@ -45,6 +45,12 @@ async def test_texts_and_ids_say_the_same(engine: VllmEngine) -> None:
     assert math.hypot(*by_ids) == pytest.approx(1.0, abs=1e-2)
 
 
+async def test_its_steps_show_that_it_works(engine: VllmEngine) -> None:
+    before = engine.steps
+    await embed(engine, request(*(["the cat and the dog " * 50] * 64)))
+    assert engine.steps > before + 1
+
+
 async def test_order_is_that_of_the_inputs(engine: VllmEngine) -> None:
     texts = [f"count from {number} to {number + 1}" for number in range(20)]
     alone = [(await embed(engine, request(text)))[0] for text in texts[::7]]

@@ -34,6 +34,17 @@ async def test_tool_call(vllm_engine: VllmEngine, choice: Any) -> None:
     assert made.text == ""
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_time"}}])
+async def test_a_forced_call_has_arguments_of_its_schema(vllm_engine: VllmEngine, choice: Any) -> None:
+    sampling = {"temperature": 2.0, "max_tokens": 200, "n": 16}
+    completion = await ask(vllm_engine, chat("hello", tools=[WEATHER, TIME], tool_choice=choice, sampling=sampling))
+    whole = [choice for choice in completion.choices if choice.reason == "tool_calls"]
+    assert whole
+    for made in whole:
+        for call in made.tool_calls:
+            assert isinstance(json.loads(call.arguments)["city"], str)
+
+
 async def test_tool_call_comes_in_order_and_with_all_ids(vllm_engine: VllmEngine) -> None:
     _, *deltas, finished = await listen(vllm_engine, chat(PARIS, tools=[WEATHER]))
     assert isinstance(finished, Finished)

@@ -1,0 +1,91 @@
+"""How far streams are, also those that say nothing."""
+
+import asyncio
+
+import pytest
+
+from engines.context import Context
+from engines.contract import Progress
+from engines.errors import EngineFailed
+from engines.events import Finished
+from engines.vllm.engine import VllmEngine
+from engines.vllm.scheduler import _check, check_core
+from tests.engines.vllm.asking import Recorder, chat, counting
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def seen(engine: VllmEngine, context: Context, times: int, every_s: float) -> list[Progress]:
+    """What was said of the stream, asked as heartbeats ask."""
+    found = []
+    for _ in range(times):
+        await asyncio.sleep(every_s)
+        progress = engine.progress(context)
+        assert progress is not None
+        found.append(progress)
+    return found
+
+
+async def test_hidden_reasoning_is_progress(vllm_engine: VllmEngine) -> None:
+    context, recorder = Context(), Recorder()
+    request = chat(
+        "count from 1 to 90",
+        sampling={"max_tokens": 400, "ignore_eos": True},
+        include_reasoning=False,
+        chat_template_kwargs={"enable_thinking": True},
+    )
+    await vllm_engine.submit(request, context, recorder)
+    before = vllm_engine.steps
+    tokens = [progress.tokens for progress in await seen(vllm_engine, context, 4, 0.1)]
+    assert tokens == sorted(tokens) and tokens[-1] > tokens[0]
+    assert vllm_engine.steps > before
+    context.kill()
+    assert vllm_engine.progress(context) is None
+
+
+async def test_the_core_says_who_waits_and_who_works(vllm_engine: VllmEngine) -> None:
+    contexts = [Context() for _ in range(40)]
+    request = counting(1, 9, max_tokens=600, ignore_eos=True)
+    recorders = [Recorder() for _ in contexts]
+    for context, recorder in zip(contexts, recorders, strict=True):
+        await vllm_engine.submit(request, context, recorder)
+    # 32 run at once; the others say nothing, so the core is asked.
+    for _ in range(40):
+        await asyncio.sleep(0.05)
+        told = [vllm_engine.progress(context) for context in contexts]
+        if sum(progress is not None and not progress.scheduled for progress in told) == 8:
+            break
+    else:
+        raise AssertionError(told)
+    assert [progress for progress in told if progress is not None and not progress.scheduled] == [
+        Progress(0, False)
+    ] * 8
+    for context in contexts:
+        context.kill()
+    # By now they run, or are gone.
+    for recorder in recorders:
+        await recorder.end()
+    assert all(vllm_engine.progress(context) is None for context in contexts)
+
+
+async def test_what_a_stream_says_and_what_the_core_says_agree(vllm_engine: VllmEngine) -> None:
+    context, recorder = Context(), Recorder()
+    await vllm_engine.submit(counting(1, 9, max_tokens=50, ignore_eos=True, n=2), context, recorder)
+    last = Progress(0)
+    while not recorder.ended.is_set():
+        last = vllm_engine.progress(context) or last
+        await asyncio.sleep(0.005)
+    finished = recorder.events[-1]
+    assert isinstance(finished, Finished)
+    usage = finished.usage
+    assert 0 < last.tokens <= 2 * usage.prompt_tokens + usage.completion_tokens
+
+
+async def test_nothing_is_known_of_a_stream_that_is_not_there(vllm_engine: VllmEngine) -> None:
+    assert vllm_engine.progress(Context()) is None
+
+
+async def test_another_vllm_is_refused_by_name() -> None:
+    check_core()
+    with pytest.raises(EngineFailed, match=r"vLLM \S+ has no Scheduler\.add_request,"):
+        _check({"Scheduler.add_request": False, "Request.append_output_token_ids": True})
