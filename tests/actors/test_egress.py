@@ -227,7 +227,7 @@ async def test_a_request_that_got_nothing_from_an_instance_is_suspect_of_its_dea
     instance, egress = await start(HANGING, listener=heard, admission=admission)
     spoken, silent = Recorder(), Recorder()
     await egress.submit(request("spoken"), Context(), spoken)
-    said_elsewhere = Resume(token_ids=[ord(char) for char in "one"])
+    said_elsewhere = Resume(choices=[[ord(char) for char in "one"]])
     await egress.submit(request("silent", resume=said_elsewhere), Context(), silent)
     waiting = asyncio.ensure_future(egress.submit(request("waits"), Context(), Recorder()))
     await until(lambda: spoken.deltas)

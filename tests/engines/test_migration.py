@@ -1,18 +1,23 @@
 """Where a broken stream cannot go on, or its caller does not want it to."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from engines.completion import collect
 from engines.context import Context
-from engines.contract import Sink
+from engines.contract import Capabilities, Engine, Sink
 from engines.errors import EngineFailed, InstanceLost, NoInstance, PenstockError, QueueFull, Timeout
-from engines.events import Finished
+from engines.events import Event, Finished, Started, TextDelta, Usage
 from engines.migration import Migration, Move
 from engines.operator import Operator
+from engines.registry import EngineSpec, make_engine
 from engines.requests import GenerateRequest, Sampling
 from engines.scripted import ScriptedEngine
-from tests.contract.asking import Recorder, eventually
+from tests.contract.asking import WEATHER, Recorder, eventually, said
 
 REQUEST = GenerateRequest(model="m", prompt="hi", sampling=Sampling(temperature=0.0))
 
@@ -95,3 +100,117 @@ async def test_a_caller_who_gives_up_while_it_waits_is_answered(kill: bool) -> N
     last = recorder.events[-1]
     assert isinstance(last, Finished)
     assert (last.reason, last.usage.completion_tokens) == ("cancelled", len("one two "))
+
+
+class WithoutIds(Operator):
+    """Says nothing of its ids, as a remote engine, and breaks the first streams after so many events each."""
+
+    def __init__(self, engine: Engine, *breaks: int) -> None:
+        super().__init__(engine)
+        self.breaks = list(breaks)
+        self.requests: list[GenerateRequest] = []
+
+    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+        self.requests.append(request)
+        left = self.breaks.pop(0) if self.breaks else -1
+        inner = context.child()
+        await super().submit(request, inner, _Idless(sink, inner, left))
+
+
+class _Idless:
+    def __init__(self, sink: Sink, context: Context, left: int) -> None:
+        self._sink = sink
+        self._context = context
+        self._left = left
+
+    def emit(self, event: Event) -> None:
+        if self._context.is_killed:
+            return
+        if isinstance(event, Started):
+            event = replace(event, vocabulary="", resumable=False)
+        elif getattr(event, "token_ids", ()):
+            event = replace(event, token_ids=())  # type: ignore[arg-type]
+        self._sink.emit(event)
+        self._left -= 1
+        if self._left == 0 and not isinstance(event, Finished):
+            self._context.kill()
+            self._sink.fail(InstanceLost("The engine was lost."))
+
+    def fail(self, error: PenstockError) -> None:
+        if not self._context.is_killed:
+            self._sink.fail(error)
+
+
+def asking(text: str, *, sampling: dict[str, Any] | None = None, **fields: Any) -> GenerateRequest:
+    greedy = {"temperature": 0.0, "max_tokens": 60}
+    return GenerateRequest.model_validate(
+        {"model": "model", "messages": [{"role": "user", "content": text}], "sampling": greedy | (sampling or {})}
+        | fields
+    )
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "city": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "city", "age"],
+}
+REPLAYED = {
+    "text": asking("count from 1 to 12"),
+    "log probabilities": asking("count from 1 to 12", sampling={"logprobs": 2}),
+    "several choices": asking("count from 1 to 9", sampling={"n": 2}),
+    "a schema": asking("Ada", sampling={"guided": {"json_schema": SCHEMA}}),
+    "tool calls": asking("what is the weather in Rome and Oslo?", tools=[WEATHER]),
+    "reasoning": asking("count from 3 to 7", chat_template_kwargs={"enable_thinking": True}),
+}
+
+
+@pytest.fixture
+async def simulated() -> AsyncIterator[Engine]:
+    engine = make_engine("sim", EngineSpec(kind="simulated", model="model", options={"speed": "instant"}))
+    await engine.start()
+    yield engine
+    await engine.stop()
+
+
+@pytest.mark.parametrize("request_", REPLAYED.values(), ids=REPLAYED)
+async def test_an_answer_without_ids_is_repeated_and_only_what_is_new_passes(
+    simulated: Engine, request_: GenerateRequest
+) -> None:
+    whole = await collect(WithoutIds(simulated).generate(request_, Context()))
+    for cut in range(1, 12):
+        engine = WithoutIds(simulated, cut, cut)
+        assert said(await collect(Migration(engine).generate(request_, Context()))) == said(whole), cut
+        assert len(engine.requests) == 3
+        assert all(request.resume is not None and not request.resume.choices for request in engine.requests[1:])
+
+
+async def test_without_ids_what_was_drawn_starts_over_only_before_it_said_anything(simulated: Engine) -> None:
+    drawn = asking("tell me more", sampling={"temperature": 1.0, "ignore_eos": True})
+    assert (await collect(Migration(WithoutIds(simulated, 1)).generate(drawn, Context()))).text
+    with pytest.raises(InstanceLost):
+        await collect(Migration(WithoutIds(simulated, 5)).generate(drawn, Context()))
+
+
+async def test_an_answer_that_is_another_one_is_not_passed_off_as_the_first() -> None:
+    engine = Breaks(InstanceLost("gone"), NoInstance("none"), refusals=0)
+    capabilities = Capabilities(resume=False)
+    engine.first = ScriptedEngine("first", script=["one ", "two ", InstanceLost("gone")], capabilities=capabilities)
+    engine.second = ScriptedEngine("second", script=["one ", "three"], capabilities=capabilities)
+    context = Context()
+    recorder = await answer(engine, context=context)
+    await recorder.over()
+    assert isinstance(recorder.error, InstanceLost) and "its words differ" in recorder.error.message
+    assert (recorder.text, context.is_killed) == ("one two ", True)
+
+
+async def test_choices_that_had_ended_are_only_reported() -> None:
+    words = [TextDelta(text, index, tuple(map(ord, text))) for text, index in [("a", 0), ("bc", 1), ("d", 1), ("e", 0)]]
+    end = Finished(("stop", "length"), Usage(2, 5), "")
+    first = ScriptedEngine("first", script=[*words[:3], InstanceLost("gone"), words[3], end])
+    await first.start()
+    request = REQUEST.model_copy(update={"sampling": Sampling(n=2)})
+    completion = await collect(Migration(first).generate(request, Context()))
+    assert [choice.text for choice in completion.choices] == ["ae", "bcd"]
+    assert [choice.token_ids for choice in completion.choices] == [tuple(map(ord, "ae")), tuple(map(ord, "bcd"))]
+    resume = first.requests[1].resume
+    assert resume is not None and resume.choices == [[ord("a")], list(map(ord, "bcd"))]

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from engines.completion import collect
 from engines.context import Context
+from engines.contract import Progress
 from engines.errors import (
     Cancelled,
     ContextOverflow,
@@ -24,7 +25,7 @@ from engines.errors import (
 from engines.events import Finished, Started, TextDelta, ToolCallFinished, ToolCallStarted
 from engines.registry import EngineSpec, make_engine
 from engines.requests import GenerateRequest, Resume
-from engines.script import Count, Handler, Hang, Hold, Script
+from engines.script import Count, Handler, Hang, Hold, Queue, Script, Work
 from engines.scripted import ScriptedEngine
 from tests.contract.asking import Recorder, eventually
 
@@ -267,7 +268,7 @@ async def test_a_poisonous_request_kills_the_process_each_time_that_it_comes(
     assert recorder.text == ("" if early else "abc")
     task.cancel()
     again = await from_file(*script)
-    resumed = REQUEST.model_copy(update={"resume": Resume(token_ids=[*map(ord, "abc")])})
+    resumed = REQUEST.model_copy(update={"resume": Resume(choices=[[*map(ord, "abc")]])})
     task = asyncio.ensure_future(again.submit(resumed, Context(), Recorder()))
     await eventually(lambda: len(killed) == 2)
     task.cancel()
@@ -288,3 +289,22 @@ async def test_a_poisonous_request_makes_the_engine_hang_for_everybody(early: bo
     assert (bystander.text, poison.text, late.text) == ("abc", "" if early else "abc", "")
     for task in tasks:
         task.cancel()
+
+
+async def test_work_that_says_nothing_is_progress_and_a_hang_is_none() -> None:
+    script = [Work(work=3, every_s=0.01), Queue(queue_s=0.05), "a", Hang()]
+    engine, context = await scripted(script), Context()
+    recorder = Recorder()
+    await engine.submit(REQUEST, context, recorder)
+    begin = engine.progress(context)
+    assert begin is not None
+    await eventually(lambda: engine.progress(context) == Progress(begin.tokens + 3, scheduled=False))
+    assert not recorder.deltas
+    await eventually(lambda: recorder.deltas == 1)
+    await asyncio.sleep(0.02)
+    steps, told = engine.steps, engine.progress(context)
+    assert told == Progress(begin.tokens + 4) and steps >= 5
+    await asyncio.sleep(0.05)
+    assert (engine.steps, engine.progress(context)) == (steps, told)
+    context.kill()
+    assert engine.progress(context) is None

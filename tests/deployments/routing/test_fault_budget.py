@@ -39,7 +39,7 @@ class Silent:
 def test_a_fingerprint_says_what_was_asked_and_not_where_or_when() -> None:
     budget = Budget()
     same = POISON.model_copy(
-        update={"session": Session(id="s"), "instance": "a", "priority": 3, "resume": Resume(token_ids=[1])}
+        update={"session": Session(id="s"), "instance": "a", "priority": 3, "resume": Resume(choices=[[1]])}
     )
     assert budget.fingerprint(same) == budget.fingerprint(POISON)
     other = POISON.model_copy(update={"sampling": Sampling(seed=1)})

@@ -31,7 +31,8 @@ from engines.errors import (
     Unsupported,
 )
 from engines.events import Finished
-from engines.requests import DetokenizeRequest, EmbedRequest, GenerateRequest, Session, TokenizeRequest
+from engines.migration import Migration
+from engines.requests import DetokenizeRequest, EmbedRequest, GenerateRequest, Sampling, Session, TokenizeRequest
 from engines.script import Hang
 from engines.scripted import ScriptedEngine
 from tests.deployments.routing.local_fleet import LocalFleet
@@ -543,3 +544,24 @@ async def test_an_instance_that_falls_silent_for_good_died(fleet: LocalFleet) ->
         fleet.unreachable.add(id)
         fleet.link(id).lose(ask("poison"), is_dead=False)
     await until(lambda: router.fault_budget.is_watching)
+
+
+async def test_a_stream_of_an_engine_without_ids_is_not_said_twice_beside_a_model_that_has_them(
+    fleet: LocalFleet,
+) -> None:
+    script = ["one ", "two ", InstanceLost("gone"), "three"]
+    without = Capabilities(resume=False)
+    # As a remote engine, which takes no notice of what was said before.
+    forgetful = [["one ", "two ", InstanceLost("gone")], ["one ", "two ", "three"]]
+    for number in (1, 2):
+        engine = ScriptedEngine(f"old-{number}", script=lambda _: forgetful.pop(0), capabilities=without)
+        await fleet.add(f"old-{number}", engine, model="old")
+        await fleet.add(f"new-{number}", ScriptedEngine(f"new-{number}", script=script), model="new")
+    router = await fleet.router(
+        ModelSettings(name="old", engine="scripted"), ModelSettings(name="new", engine="scripted")
+    )
+    assert router.capabilities.resume
+    migration = Migration(router)
+    for model in ("old", "new"):
+        request = ask(model=model, sampling=Sampling(temperature=0.0))
+        assert (await collect(migration.generate(request, Context()))).text == "one two three"
