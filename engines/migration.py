@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from engines.context import Context
 from engines.contract import Engine, Sink
@@ -24,6 +24,7 @@ from engines.errors import (
     Cancelled,
     EngineDead,
     EngineFailed,
+    EngineFault,
     InstanceLost,
     PenstockError,
     StreamBroken,
@@ -59,9 +60,13 @@ class Migration(Operator):
 
     Args:
         engine: What to submit to: a router, which picks another instance each time.
-        limit: How often one stream is moved before it fails; 0: never.
-        wait_s: How long a broken stream waits for an instance that takes it.
+        limit: How often one stream is moved before it fails; 0: never. A move to an instance from which nothing came
+            does not count: it was about to be lost, too.
+        wait_s: How long a broken stream waits for an instance from which anything comes.
         on_move: Hears of each break, once it is known what became of the stream.
+
+    Attributes:
+        wait_s: As given.
     """
 
     def __init__(
@@ -73,7 +78,7 @@ class Migration(Operator):
     ) -> None:
         super().__init__(engine)
         self._limit = limit
-        self._wait_s = wait_s
+        self.wait_s = wait_s
         self._on_move = on_move
         self._moves: set[asyncio.Task[None]] = set()
 
@@ -92,7 +97,7 @@ class Migration(Operator):
 
     async def _move(self, stream: "_Stream", lost: PenstockError) -> None:
         began_s = time.monotonic()
-        outcome = await self._find_another(stream, lost, began_s + self._wait_s)
+        outcome = await self._find_another(stream, lost, stream.broke_s + self.wait_s)
         self._on_move(Move(outcome, time.monotonic() - began_s))
 
     async def _find_another(self, stream: "_Stream", lost: PenstockError, deadline_s: float) -> MoveOutcome:
@@ -123,11 +128,24 @@ class _Stream:
     """One answer, carried by one instance after another: the sink of each, in front of the caller's.
 
     Attributes:
+        broke_s: When it last stood still: at a break before which something had come, on the monotonic clock.
         context: The request's.
         emit: As `Sink.emit`: `_begin`, and once the stream has started its course's own.
     """
 
-    __slots__ = ("_course", "_limit", "_migration", "_moves", "_request", "_sink", "_started", "context", "emit")
+    __slots__ = (
+        "_course",
+        "_limit",
+        "_migration",
+        "_moves",
+        "_request",
+        "_sink",
+        "_started",
+        "_tokens_at_break",
+        "broke_s",
+        "context",
+        "emit",
+    )
 
     def __init__(
         self, migration: Migration, limit: int, request: GenerateRequest, context: Context, sink: Sink
@@ -138,17 +156,30 @@ class _Stream:
         self._request = request
         self._sink = sink
         self._moves = 0
+        self._tokens_at_break = -1
+        self.broke_s = 0.0
         self._started: Started | None = None
         self._course: _Course | None = None
         self.emit: Callable[[Event], None] = self._begin
 
     def fail(self, error: PenstockError) -> None:
-        """As `Sink.fail`: moves on, if it may."""
-        if not self._may_move(error):
+        """Takes the error that ends the stream here: it moves on, if it may."""
+        if not self._can_be_moved(error) or self._course is None:
             self._sink.fail(error)
             return
-        assert self._course is not None  # Nothing else moves.
-        self._moves += 1
+        if self.ends_early():
+            return
+        tokens = self._course.tokens
+        if tokens != self._tokens_at_break or not self._course.counts_tokens:
+            if self._moves >= self._limit:
+                self._sink.fail(error)
+                return
+            self._moves += 1
+            self._tokens_at_break = tokens
+            self.broke_s = time.monotonic()
+        elif time.monotonic() - self.broke_s > self._migration.wait_s:
+            self._sink.fail(error)
+            return
         self._course.broke()
         self._migration.move(self, error)
 
@@ -174,6 +205,10 @@ class _Stream:
 
     def give_up(self, lost: PenstockError, refusal: PenstockError) -> None:
         """Fails the stream: nobody goes on with it."""
+        if isinstance(refusal, EngineFault):
+            # It is not that nobody can: nobody must.
+            self._sink.fail(refusal)
+            return
         message = f"{lost.message} The answer could not be continued elsewhere: {refusal.message}"
         self._sink.fail(InstanceLost(message, instance=lost.instance, retry_after_s=refusal.retry_after_s))
 
@@ -207,14 +242,13 @@ class _Stream:
         self.emit = self._course.emit
         self._sink.emit(event)
 
-    def _may_move(self, error: PenstockError) -> bool:
-        if not isinstance(error, StreamBroken | EngineDead | Timeout) or self.context.is_killed:
+    def _can_be_moved(self, error: PenstockError) -> bool:
+        """Whether the error says that the stream may go on elsewhere, and the stream can."""
+        if not isinstance(error, StreamBroken | EngineDead | Timeout):
             return False
         if isinstance(error, Timeout) and error.phase == "total":
             return False
-        if self._course is None or self._moves >= self._limit:
-            return False
-        return self._course.can_move
+        return self._course is not None and self._course.can_move
 
     def _tokens(self) -> int:
         return self._course.tokens if self._course is not None else 0
@@ -225,12 +259,14 @@ class _Course(ABC):
 
     Attributes:
         can_move: Whether it can, as far as it has come.
+        counts_tokens: Whether all that comes has ids.
         tokens: Ids that came, over all choices.
     """
 
     __slots__ = ()
 
     can_move: bool
+    counts_tokens: ClassVar[bool]
     tokens: int
 
     @abstractmethod
@@ -250,6 +286,8 @@ class _FromIds(_Course):
     """Goes on from the ids of each choice."""
 
     __slots__ = ("_emit", "_ids", "_stream")
+
+    counts_tokens = True
 
     def __init__(self, stream: _Stream, request: GenerateRequest, sink: Sink) -> None:
         self._stream = stream
@@ -290,6 +328,8 @@ class _Replayed(_Course):
     """Starts over, and leaves out what was said before."""
 
     __slots__ = ("_emit", "_replay", "_said", "_sampling", "_stream")
+
+    counts_tokens = False
 
     def __init__(self, stream: _Stream, request: GenerateRequest, sink: Sink) -> None:
         self._stream = stream

@@ -1,6 +1,7 @@
 """Where a broken stream cannot go on, or its caller does not want it to."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -10,12 +11,13 @@ import pytest
 from engines.completion import collect
 from engines.context import Context
 from engines.contract import Capabilities, Engine, Sink
-from engines.errors import EngineFailed, InstanceLost, NoInstance, PenstockError, QueueFull, Timeout
+from engines.errors import EngineFailed, EngineFault, InstanceLost, NoInstance, PenstockError, QueueFull, Timeout
 from engines.events import Event, Finished, Started, TextDelta, Usage
 from engines.migration import Migration, Move
 from engines.operator import Operator
 from engines.registry import EngineSpec, make_engine
 from engines.requests import GenerateRequest, Sampling
+from engines.script import Hang
 from engines.scripted import ScriptedEngine
 from tests.contract.asking import WEATHER, Recorder, eventually, said
 
@@ -100,6 +102,70 @@ async def test_a_caller_who_gives_up_while_it_waits_is_answered(kill: bool) -> N
     last = recorder.events[-1]
     assert isinstance(last, Finished)
     assert (last.reason, last.usage.completion_tokens) == ("cancelled", len("one two "))
+
+
+class Dying(Operator):
+    """Loses every stream, after the events of the next of these scripts; the last one goes on for good."""
+
+    def __init__(self, *scripts: list[Any]) -> None:
+        self.engines = [ScriptedEngine(f"e{number}", script=script) for number, script in enumerate(scripts)]
+        super().__init__(self.engines[0])
+        self.asked = 0
+
+    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+        engine = self.engines[min(self.asked, len(self.engines) - 1)]
+        self.asked += 1
+        if not engine.ready:
+            await engine.start()
+        await engine.submit(request, context, sink)
+
+
+GONE = InstanceLost("gone")
+
+
+async def test_a_move_to_an_instance_that_turns_out_dead_does_not_count() -> None:
+    nothing_new = ["one ", 0.01, GONE]
+    engine = Dying(["one ", GONE], nothing_new, nothing_new, nothing_new, ["one ", "two"])
+    assert (await collect(Migration(engine, limit=1).generate(REQUEST, Context()))).text == "one two"
+    assert engine.asked == 5
+
+
+async def test_a_stream_that_stands_still_is_not_moved_for_ever() -> None:
+    engine = Dying(["one ", GONE], ["one ", 0.01, GONE])
+    began_s = time.monotonic()
+    with pytest.raises(InstanceLost):
+        await collect(Migration(engine, limit=1, wait_s=0.3).generate(REQUEST, Context()))
+    assert engine.asked > 2 and time.monotonic() - began_s < 30.0
+
+
+async def test_moves_between_which_something_came_count() -> None:
+    engine = Dying(["one ", GONE], ["one ", "two ", GONE], ["one ", "two ", "three"])
+    with pytest.raises(InstanceLost):
+        await collect(Migration(engine, limit=1).generate(REQUEST, Context()))
+    assert engine.asked == 2
+
+
+async def test_a_stopped_stream_that_breaks_for_the_last_time_has_still_ended_politely() -> None:
+    class DiesOfStop(Dying):
+        async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+            if self.asked:  # The last one does not live to hear it.
+                context.on_stop(lambda _: sink.fail(InstanceLost("gone")))
+            await super().submit(request, Context(), sink)
+
+    engine = DiesOfStop(["one ", GONE], ["one ", "two ", Hang()])
+    context, recorder = Context(), Recorder()
+    await Migration(engine, limit=1).submit(REQUEST, context, recorder)
+    await eventually(lambda: recorder.deltas == 2)
+    context.stop()
+    await recorder.over()
+    assert recorder.finished is not None and recorder.finished.reason == "cancelled"
+
+
+async def test_a_request_that_takes_engines_with_it_fails_as_that() -> None:
+    engine = Breaks(InstanceLost("gone"), EngineFault("Engines died of it."))
+    recorder = await answer(engine)
+    await recorder.over()
+    assert isinstance(recorder.error, EngineFault)
 
 
 class WithoutIds(Operator):

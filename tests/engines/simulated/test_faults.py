@@ -31,7 +31,7 @@ async def test_one_kills_the_process_each_time_that_it_comes(
         assert killed == [(os.getpid(), signal.SIGKILL)]
         assert len(tokens) == (after_tokens or 0)
     async with engine(faults=faults) as another:
-        await _meets_its_end(another, POISON.model_copy(update={"resume": Resume(token_ids=tokens)}))
+        await _meets_its_end(another, POISON.model_copy(update={"resume": Resume(choices=[tokens])}))
         assert len(killed) == 2
 
 
