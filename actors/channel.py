@@ -82,7 +82,13 @@ class Call:
             return
         try:
             request = self._request
-            self._ticket = host.gate.enter(request.priority, self._admit, self.fail, goes_on=request.resume is not None)
+            self._ticket = host.gate.enter(
+                request.priority,
+                self._admit,
+                self.fail,
+                weight=request.sampling.n,
+                goes_on=request.resume is not None,
+            )
         except PenstockError as error:
             self.fail(error)
 
@@ -99,7 +105,7 @@ class Call:
             return
         outbox.emit_urgently(self._number, event)
         if event.__class__ is Finished:
-            self._end()
+            self._end(served=True)
         else:
             self._goes_on = True
 
@@ -114,7 +120,7 @@ class Call:
             self._end()
             return
         self._channel.outbox.emit_urgently(self._number, error.at(host.id))
-        self._end()
+        self._end(served=self._goes_on)
 
     def stop(self) -> None:
         """Ends it politely, also while it waits at the gate."""
@@ -160,13 +166,13 @@ class Call:
         if self._request.session is not None:
             self._channel.host.served(self._request.session, self._channel)
 
-    def _end(self) -> None:
+    def _end(self, *, served: bool) -> None:
         if self._goes_on:
             self._note_session()
         self._is_over = True
         self._channel.forget(self._number)
         if self._ticket is not None:
-            self._ticket.leave()
+            self._ticket.leave(failed=not served)
 
 
 class Channel:

@@ -57,12 +57,14 @@ class _Stream:
         "still_pulses",
         "unsubscribe_kill",
         "unsubscribe_stop",
+        "weight",
     )
 
     def __init__(self, sink: Sink, request: GenerateRequest, accepted: asyncio.Future[None]) -> None:
         self.sink = sink
         # Kept until its first token: whoever dies of a request dies of one that has got nothing yet.
         self.request: GenerateRequest | None = request
+        self.weight = request.sampling.n  # What it counts for in the load: its choices.
         self.accepted = accepted
         self.has_started = False
         # As the instance last said: tokens computed, and whether it is being worked on.
@@ -111,6 +113,7 @@ class Egress(PushEngine):
         self._stall_pulses = self._stall_s / settings.heartbeat_s
         self._numbers = 0
         self._streams: dict[int, _Stream] = {}
+        self._in_flight = 0
         self._upward: list[Upward] = []
         # Calls without a stream: what was asked, and what they wait for.
         self._calls: dict[asyncio.Future[Any], Request] = {}
@@ -135,8 +138,8 @@ class Egress(PushEngine):
 
     @property
     def in_flight(self) -> int:
-        """Requests of this process that the instance has and that are not over."""
-        return len(self._streams)
+        """Requests of this process that the instance has and that are not over; one for n choices counts as n."""
+        return self._in_flight
 
     @property
     def is_connected(self) -> bool:
@@ -176,6 +179,7 @@ class Egress(PushEngine):
         self._numbers += 1
         number = self._numbers
         stream = self._streams[number] = _Stream(sink, request, asyncio.get_running_loop().create_future())
+        self._in_flight += stream.weight
         self._say(number, stream, (context.id, data))
         stream.unsubscribe_stop = context.on_stop(lambda context: self._stop_stream(number, context))
         stream.unsubscribe_kill = context.on_kill(lambda _: self._kill_stream(number))
@@ -458,6 +462,7 @@ class Egress(PushEngine):
 
     def _forget(self, number: int) -> _Stream:
         stream = self._streams.pop(number)
+        self._in_flight -= stream.weight
         stream.unsubscribe_stop()
         stream.unsubscribe_kill()
         return stream

@@ -323,13 +323,16 @@ class EngineHost(Host):
         try:
             await admitted
             yield
-        finally:
-            ticket.leave()
+        except BaseException:
+            ticket.leave(failed=True)
+            raise
+        ticket.leave()
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self._channel_settings.heartbeat_s)
             self._steps.tick(*self.pulse())
+            self.gate.expire()
             for channel_id, channel in list(self._channels.items()):
                 if not channel.tick():
                     self.close(channel_id)

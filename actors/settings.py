@@ -13,12 +13,15 @@ class AdmissionSettings(Settings):
     """How much work one instance takes.
 
     Attributes:
-        max_running: Requests handed to the engine at a time.
+        max_running: Requests handed to the engine at a time. One for n choices counts as n; one for more choices than
+            this runs alone.
         max_queued: Requests that wait at the gate; the rest is refused at once with QueueFull.
+        queue_timeout_s: One that has waited there for so long is given up with QueueTimeout.
     """
 
     max_running: int = Field(256, ge=1)
     max_queued: int = Field(512, ge=0)
+    queue_timeout_s: float = Field(60.0, gt=0)
 
 
 class ChannelSettings(Settings):

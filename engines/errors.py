@@ -11,8 +11,9 @@ Each leaf knows its HTTP status, whether another instance may be tried, and, whe
     ├── Forbidden                 403
     ├── ModelNotFound             404  lists what is served
     ├── RequestTooLarge           413  known before the body is read
-    ├── Overload                  429  base of the three below; try elsewhere, then later
+    ├── Overload                  429  base of the four below; try elsewhere, then later
     │   ├── QueueFull             429  the instance's admission gate is full
+    │   ├── QueueTimeout          429  it waited at the gate for too long; not tried elsewhere
     │   ├── RateLimited           429  a quota, ours or a provider's
     │   └── Overloaded            429  every candidate refused
     ├── Cancelled                 499  the caller gave up (logs only, nobody reads it)
@@ -197,6 +198,16 @@ class QueueFull(Overload):
     """The instance's admission gate has no place left, running or queued."""
 
     code = "queue_full"
+
+
+class QueueTimeout(Overload):
+    """The request waited at the instance's admission gate for as long as it may.
+
+    Its caller has waited long enough: it is not made to wait at another instance.
+    """
+
+    retryable = False
+    code = "queue_timeout"
 
 
 class RateLimited(Overload):

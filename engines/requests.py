@@ -155,7 +155,7 @@ class GenerateRequest(_Request):
         include_reasoning: Whether reasoning is reported; it is generated either way.
         session: Sticky dispatch.
         instance: Direct dispatch: only this instance will do.
-        priority: Higher is served first; strict between classes, first come first served within.
+        priority: Lower is served first, as vLLM has it; strict between classes, first come first served within.
         resume: Set by Migration only.
     """
 

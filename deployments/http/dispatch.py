@@ -24,7 +24,7 @@ class DispatchHints:
     Attributes:
         session_id: Sticky dispatch.
         instance: Direct dispatch.
-        priority: Higher is served first.
+        priority: Lower is served first.
     """
 
     session_id: str | None = None

@@ -67,7 +67,7 @@ class Link(Protocol):
 
     @property
     def in_flight(self) -> int:
-        """Streams of this process that are under way on it."""
+        """Streams of this process that are under way on it; one for n choices counts as n."""
 
     @property
     def ready(self) -> bool:

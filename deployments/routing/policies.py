@@ -22,7 +22,7 @@ class Candidate(Protocol):
 
     @property
     def load(self) -> int:
-        """Requests that it runs or queues, whoever sent them, as well as this process knows."""
+        """Requests that it runs or queues, whoever sent them, as well as this process knows; n choices count as n."""
 
 
 C = TypeVar("C", bound=Candidate)

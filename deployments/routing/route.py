@@ -118,7 +118,8 @@ class Route:
             known = [error.retry_after_s for error in busy if error.retry_after_s is not None]
             return Overloaded(
                 f"{who} of the model {self.model!r} that could take the request refused it: too much work for now.",
-                retry_after_s=max(known, default=1.0),
+                # The first of them that has room can serve it.
+                retry_after_s=min(known, default=1.0),
             )
         named = request.instance if isinstance(request, GenerateRequest | EmbedRequest) else None
         if named is not None:

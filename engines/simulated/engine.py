@@ -119,7 +119,7 @@ class SimulatedEngine(PushEngine):
             )
             for token_id in resumed:
                 output.feed(token_id)
-            key = (-request.priority, arrival, index)
+            key = (request.priority, arrival, index)
             sequences.append(Sequence(key, stream, prompt, resumed, writer(request, prompt, index, context.id), output))
         self._faults.accepted(sequences, prompt)
         self._streams[stream] = None

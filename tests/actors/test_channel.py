@@ -9,8 +9,9 @@ from actors.engine_host import EngineHost
 from actors.settings import AdmissionSettings, ChannelSettings
 from engines.context import Context
 from engines.contract import Mailbox
-from engines.errors import Cancelled, EngineFailed, InvalidRequest, PenstockError, QueueFull
+from engines.errors import Cancelled, EngineFailed, InvalidRequest, PenstockError, QueueFull, QueueTimeout
 from engines.events import Event, Finished, Started, TextDelta
+from engines.requests import Sampling
 from tests.actors.channel_reader import Reader, host, request, until
 
 HANGING = ["one", {"hang": True}]
@@ -102,6 +103,41 @@ async def test_a_queued_request_has_not_started_and_one_too_many_is_refused(open
     reader.cancel(1, kill=True)
     await reader.has_started(2)
     assert (instance.gate.running, instance.gate.queued) == (1, 0)
+
+
+async def test_every_choice_counts_at_the_gate_and_in_the_load(opened: Open) -> None:
+    instance, reader = await opened(HANGING, admission=AdmissionSettings(max_running=8))
+    reader.submit(request(sampling=Sampling(n=6)), request(sampling=Sampling(n=128)), request())
+    await reader.has_started(1)
+    assert (instance.load().running, instance.load().queued) == (6, 129)
+    reader.cancel(1, kill=True)
+    await reader.has_started(2)
+    assert (instance.load().running, instance.load().queued) == (128, 1)
+
+
+async def test_a_request_that_waits_at_the_gate_for_too_long_is_given_up(opened: Open) -> None:
+    instance, reader = await opened(
+        HANGING,
+        admission=AdmissionSettings(max_running=1, queue_timeout_s=0.1),
+        channel=ChannelSettings(heartbeat_s=0.02),
+    )
+    reader.submit(request(), request())
+    error = await reader.end(2)
+    assert isinstance(error, QueueTimeout)
+    assert (error.status, error.instance, error.retry_after_s) == (429, "demo-0", 1.0)
+    assert (instance.gate.running, instance.gate.queued) == (1, 0)
+    assert not reader.is_over(1)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_what_fails_at_once_does_not_count_as_service_time(opened: Open, fails: bool) -> None:
+    failure = [{"error": "InvalidRequest", "message": "no"}]
+    instance, reader = await opened(failure if fails else [{"echo": True}])
+    for number in range(1, 4):
+        reader.submit(request("a"), first=number)
+        await reader.end(number)
+    # 1 s is what is said as long as nothing is known.
+    assert (instance.gate.retry_after_s() == 1.0) == fails
 
 
 @pytest.mark.parametrize("kill", [False, True])

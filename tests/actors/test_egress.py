@@ -18,7 +18,7 @@ from engines.completion import Collector, collect
 from engines.context import Context
 from engines.errors import Cancelled, Draining, InstanceLost, InvalidRequest, PenstockError, QueueFull, Timeout
 from engines.events import Event, Finished, Started
-from engines.requests import DetokenizeRequest, EmbedRequest, GenerateRequest, Resume, TokenizeRequest
+from engines.requests import DetokenizeRequest, EmbedRequest, GenerateRequest, Resume, Sampling, TokenizeRequest
 from engines.scripted import ScriptedEngine, ScriptedOptions
 from tests.actors.channel_reader import eventually, request, spec, until
 from tests.actors.conftest import BRISK, Start
@@ -353,6 +353,15 @@ async def test_the_reported_load_is_the_instances(share: Start) -> None:
     await until(lambda: (egress.reported.running, egress.reported.queued) == (2, 1))
     assert egress.in_flight == 3
     waiting.cancel()
+
+
+async def test_every_choice_is_in_flight(share: Start) -> None:
+    _, egress = await share(HANGING)
+    context = Context()
+    await egress.submit(request(sampling=Sampling(n=5)), context, Collector())
+    await until(lambda: (egress.in_flight, egress.reported.running) == (5, 5))
+    context.kill()
+    assert egress.in_flight == 0
 
 
 async def test_finished_names_the_instance(share: Start) -> None:

@@ -63,7 +63,7 @@ class LocalLink:
             raise InstanceLost("hangs")
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
-        counting = _CountingSink(self, sink)
+        counting = _CountingSink(self, sink, request.sampling.n)
         try:
             if self._engine.name in self._fleet.draining:
                 raise Draining("draining")
@@ -83,10 +83,11 @@ class LocalLink:
 
 
 class _CountingSink:
-    def __init__(self, link: LocalLink, sink: Sink) -> None:
+    def __init__(self, link: LocalLink, sink: Sink, weight: int) -> None:
         self._link: LocalLink | None = link
         self._sink = sink
-        link.in_flight += 1
+        self._weight = weight
+        link.in_flight += weight
         link.sinks.add(self)
 
     def emit(self, event: Event) -> None:
@@ -103,7 +104,7 @@ class _CountingSink:
     def end(self) -> None:
         link, self._link = self._link, None
         if link is not None:
-            link.in_flight -= 1
+            link.in_flight -= self._weight
             link.sinks.discard(self)
 
 

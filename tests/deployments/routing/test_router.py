@@ -27,6 +27,7 @@ from engines.errors import (
     PenstockError,
     Quarantined,
     QueueFull,
+    QueueTimeout,
     Timeout,
     Unsupported,
 )
@@ -109,6 +110,28 @@ async def test_our_own_load_is_not_counted_twice(fleet: LocalFleet) -> None:
         context.kill()
 
 
+async def test_every_choice_counts_as_load(fleet: LocalFleet) -> None:
+    for id in ("a", "b"):
+        await fleet.add(id, ScriptedEngine(id, script=[Hang()]))
+    router = await fleet.router()
+    contexts = [Context() for _ in range(11)]
+    await router.submit(ask(instance="a", sampling=Sampling(n=10)), contexts[0], Collector())
+    for context in contexts[1:]:
+        await router.submit(ask(), context, Collector())
+    assert {id: len(engine.active) for id, engine in fleet.engines.items()} == {"a": 1, "b": 10}
+    for context in contexts:
+        context.kill()
+
+
+async def test_who_waited_long_enough_at_one_instance_does_not_wait_at_the_next(fleet: LocalFleet) -> None:
+    for id in ("a", "b"):
+        await fleet.add(id, ScriptedEngine(id, script=[QueueTimeout("waited", retry_after_s=3.0)]))
+    router = await fleet.router()
+    with pytest.raises(QueueTimeout):
+        await engine_of(router, ask())
+    assert sum(len(engine.requests) for engine in fleet.engines.values()) == 1
+
+
 async def test_an_instance_that_announced_its_drain_gets_nothing_new(fleet: LocalFleet) -> None:
     await fleet.add("a")
     await fleet.add("b")
@@ -159,14 +182,14 @@ async def test_an_error_that_would_be_the_same_anywhere_is_not_tried_elsewhere(f
     assert sum(len(engine.requests) for engine in fleet.engines.values()) == 1
 
 
-async def test_overloaded_when_all_refuse_with_the_longest_wait(fleet: LocalFleet) -> None:
+async def test_overloaded_when_all_refuse_with_the_shortest_wait(fleet: LocalFleet) -> None:
     await fleet.add("a", ScriptedEngine("a", script=[QueueFull("full", retry_after_s=3.0)]))
     await fleet.add("b", ScriptedEngine("b", script=[QueueFull("full", retry_after_s=7.0)]))
     router = await fleet.router(wait_s=60)  # is not waited: more instances are not in sight
     for _ in range(2):
         with pytest.raises(Overloaded) as caught:
             await engine_of(router, ask())
-        assert caught.value.retry_after_s == 7.0
+        assert caught.value.retry_after_s == 3.0
     assert [len(engine.requests) for engine in fleet.engines.values()] == [2, 2]
 
 

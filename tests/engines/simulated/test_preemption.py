@@ -20,7 +20,7 @@ def arrived(scheduler: Scheduler, arrival: int, priority: int) -> Sequence:
     prompt = encode(f"river {arrival} sea sky")
     output = Output(request, 0, max_tokens=100, thinking=False, call_prefix="")
     stream = Stream("engine", Context(), Recorder(), scheduler, lambda _: None)
-    sequence = Sequence((-priority, arrival, 0), stream, prompt, [], writer(request, prompt, 0, "request"), output)
+    sequence = Sequence((priority, arrival, 0), stream, prompt, [], writer(request, prompt, 0, "request"), output)
     scheduler.add(sequence)
     return sequence
 
@@ -35,7 +35,7 @@ def step(scheduler: Scheduler) -> list[Sequence]:
     return [sequence for sequence, _ in batch]
 
 
-@pytest.mark.parametrize(("priorities", "gives_way"), [((0, 0), 1), ((0, 5), 0), ((5, 0), 1)])
+@pytest.mark.parametrize(("priorities", "gives_way"), [((0, 0), 1), ((0, -5), 0), ((-5, 0), 1)])
 async def test_the_last_in_the_order_of_service_gives_way(priorities: tuple[int, int], gives_way: int) -> None:
     scheduler = Scheduler(KVCache(5), block_size=BLOCK, max_num_seqs=8, max_batched_tokens=64)
     sequences = []

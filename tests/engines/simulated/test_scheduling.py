@@ -72,18 +72,18 @@ async def test_no_more_sequences_run_than_allowed() -> None:
         assert not recorders[4].deltas
 
 
-async def test_a_higher_priority_is_served_first_and_equals_in_order_of_arrival() -> None:
+async def test_a_lower_priority_is_served_first_and_equals_in_order_of_arrival() -> None:
     async with engine(max_num_seqs=1) as simulated:
         diary: list[str] = []
         recorders = []
-        for name, priority in (("low", -1), ("first", 0), ("second", 0), ("high", 5)):
+        for name, priority in (("late", 1), ("first", 0), ("second", 0), ("early", -5)):
             recorder = Diary(name, diary)
             recorders.append(recorder)
             request = asking("go", sampling={"max_tokens": 1}, priority=priority)
             await simulated.submit(request, Context(), recorder)
         for recorder in recorders:
             await recorder.over()
-    assert diary == ["high", "first", "second", "low"]
+    assert diary == ["early", "first", "second", "late"]
 
 
 async def test_preempted_requests_lose_and_repeat_nothing() -> None:
