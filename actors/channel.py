@@ -117,7 +117,7 @@ class Call:
         if isinstance(error, EngineDead):
             # Which tells the router of it, for all requests at once.
             host.engine_died(error)
-            self._end()
+            self._end(served=False)
             return
         self._channel.outbox.emit_urgently(self._number, error.at(host.id))
         self._end(served=self._goes_on)

@@ -9,7 +9,7 @@ from actors.instance import Instance, InstanceState
 from deployments.fleet_engine import FleetEngine, ModelCard
 from engines.context import Context
 from engines.contract import Capabilities, Engine, Load, Sink
-from engines.errors import ModelNotFound, NoInstance, NotReady, Overload, Overloaded, PenstockError
+from engines.errors import InstanceNotFound, ModelNotFound, NoInstance, NotReady, Overload, Overloaded, PenstockError
 from engines.events import Event
 from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
 
@@ -145,6 +145,8 @@ class LocalFleet(FleetEngine):
                 yield engine
 
     async def _first(self, model: str, instance: str | None, ask: Callable[[Engine], Awaitable[Answer]]) -> Answer:
+        if instance is not None and all(engine.name != instance for engine in self._engines[model]):
+            raise InstanceNotFound(model, instance)
         refusals: list[PenstockError] = []
         for engine in self._candidates(model, instance):
             try:

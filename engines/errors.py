@@ -10,6 +10,7 @@ Each leaf knows its HTTP status, whether another instance may be tried, and, whe
     ├── Unauthorized              401
     ├── Forbidden                 403
     ├── ModelNotFound             404  lists what is served
+    ├── InstanceNotFound          404  the model has no instance of the name that was given
     ├── RequestTooLarge           413  known before the body is read
     ├── Overload                  429  base of the four below; try elsewhere, then later
     │   ├── QueueFull             429  the instance's admission gate is full
@@ -167,6 +168,17 @@ class ModelNotFound(PenstockError):
         super().__init__(f"The model {model[:200]!r} is not served here. Served: {names}.", param="model")
         self.model = model
         self.served = served
+
+
+class InstanceNotFound(PenstockError):
+    """The request names an instance that the model does not have: it never had it, or it is gone."""
+
+    status = 404
+    kind = "invalid_request_error"
+    code = "instance_not_found"
+
+    def __init__(self, model: str, named: str) -> None:
+        super().__init__(f"The model {model[:200]!r} has no instance {named[:200]!r}.", param="instance")
 
 
 class RequestTooLarge(PenstockError):

@@ -68,9 +68,9 @@ class Message(BaseModel):
 
 
 class Function(_Model):
-    """A function that the model may call; `parameters` is a JSON schema."""
+    """A function that the model may call, by a name as OpenAI takes it; `parameters` is a JSON schema."""
 
-    name: str = Field(min_length=1, max_length=256)
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
     description: str | None = None
     parameters: dict[str, JsonValue] | None = None
     strict: bool | None = None

@@ -1,14 +1,17 @@
 """Answers to requests for generated text: whole, or as a stream."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
 from deployments.http.connection import ChunkedOutlet, Connection, PlainOutlet
 from deployments.http.exchange import Exchange
+from deployments.http.generation_body import Asking
+from deployments.http.refusals import InternalError
 from deployments.http.sse_stream import SseStream
 from deployments.http.stream_format import ChoiceFormat, StreamFormat
 from deployments.metrics import RequestMeter
@@ -17,7 +20,8 @@ from engines.context import Context
 from engines.contract import Sink
 from engines.errors import PenstockError
 from engines.events import Event, Finished, Started
-from engines.requests import GenerateRequest
+
+logger = logging.getLogger(__name__)
 
 
 class _MeteredCollector(Collector):
@@ -36,16 +40,16 @@ class _MeteredCollector(Collector):
         super().emit(event)
 
 
-async def answer_whole(exchange: Exchange, requests: Sequence[GenerateRequest]) -> list[Completion]:
+async def answer_whole(exchange: Exchange, askings: Sequence[Asking]) -> list[Completion]:
     """The whole answer to each request.
 
     Raises:
         PenstockError: One of them failed; the others are killed.
     """
     with _context(exchange) as context:
-        collectors = [_MeteredCollector(exchange.meter) for _ in requests]
+        collectors = [_MeteredCollector(exchange.meter) for _ in askings]
         try:
-            await _submit(exchange, requests, context, collectors)
+            await _submit(exchange, askings, context, collectors)
             completions = await asyncio.gather(*(collector.completion for collector in collectors))
         finally:
             for collector in collectors:
@@ -57,7 +61,7 @@ async def answer_whole(exchange: Exchange, requests: Sequence[GenerateRequest]) 
 
 async def answer_stream(
     exchange: Exchange,
-    requests: Sequence[GenerateRequest],
+    askings: Sequence[Asking],
     format: StreamFormat,
     choices: Sequence[Sequence[ChoiceFormat]],
 ) -> web.StreamResponse:
@@ -65,7 +69,7 @@ async def answer_stream(
 
     Args:
         exchange: What to answer.
-        requests: The requests.
+        askings: The requests.
         format: How the chunks look.
         choices: The same for the choices of each request.
 
@@ -75,20 +79,20 @@ async def answer_stream(
     with _context(exchange) as context:
         stream = SseStream(format, exchange.services.flusher, exchange.meter)
         sinks = [stream.sink(formats) for formats in choices]
-        await _submit(exchange, requests, context, sinks)
-        exchange.instance = (await stream.started).engine
-        connection = exchange.request.protocol
-        assert isinstance(connection, Connection)
-        response = await _open(exchange, stream, connection)
-        try:
-            await stream.ended
-        except PenstockError as error:
-            exchange.failed_with = error
-            context.kill()
-        finally:
-            connection.attach(None)
-        await response.write_eof(stream.take())
-        return response
+        async with _submitted(exchange, askings, context, stream, sinks):
+            exchange.instance = (await stream.started).engine
+            connection = exchange.request.protocol
+            assert isinstance(connection, Connection)
+            response = await _open(exchange, stream, connection)
+            try:
+                await stream.ended
+            except PenstockError as error:
+                exchange.failed_with = error
+                context.kill()
+            finally:
+                connection.attach(None)
+            await response.write_eof(stream.take())
+            return response
 
 
 async def _open(exchange: Exchange, stream: SseStream, connection: Connection) -> web.StreamResponse:
@@ -109,18 +113,46 @@ async def _open(exchange: Exchange, stream: SseStream, connection: Connection) -
     return response
 
 
-async def _submit(
-    exchange: Exchange, requests: Sequence[GenerateRequest], context: Context, sinks: Sequence[Sink]
-) -> None:
-    if len(requests) == 1:
-        await exchange.fleet.submit(requests[0], context, sinks[0])
+@asynccontextmanager
+async def _submitted(
+    exchange: Exchange, askings: Sequence[Asking], context: Context, stream: SseStream, sinks: Sequence[Sink]
+) -> AsyncIterator[None]:
+    """Submits the requests of a stream, which begins as soon as one of them has started."""
+    if len(askings) == 1:
+        await _submit(exchange, askings, context, sinks)
+        yield
         return
-    await asyncio.gather(
-        *(
-            exchange.fleet.submit(request, context.child(f"{context.id}-{index}"), sink)
-            for index, (request, sink) in enumerate(zip(requests, sinks, strict=True))
-        )
-    )
+
+    def note(task: "asyncio.Future[None]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        if not isinstance(error, PenstockError):
+            # The stream may have begun: nobody further up hears of it.
+            logger.error("request %s failed", exchange.id, exc_info=error)
+            error = InternalError()
+        stream.fail(error)
+
+    submitting = asyncio.ensure_future(_submit(exchange, askings, context, sinks))
+    submitting.add_done_callback(note)
+    try:
+        yield
+    finally:
+        submitting.cancel()
+
+
+async def _submit(exchange: Exchange, askings: Sequence[Asking], context: Context, sinks: Sequence[Sink]) -> None:
+    """Submits the requests; returns when all of them have started."""
+    if len(askings) == 1:
+        with askings[0].names.spoken():
+            await exchange.fleet.submit(askings[0].request, context, sinks[0])
+        return
+
+    async def submit(index: int) -> None:
+        with askings[index].names.spoken():
+            await exchange.fleet.submit(askings[index].request, context.child(f"{context.id}-{index}"), sinks[index])
+
+    await asyncio.gather(*(submit(index) for index in range(len(askings))))
 
 
 @contextmanager

@@ -22,14 +22,14 @@ async def chat(exchange: Exchange) -> web.StreamResponse:
     Raises:
         PenstockError: Nothing was sent yet.
     """
-    body, request = parse_chat(await exchange.body(), exchange.hints())
+    body, asking = parse_chat(await exchange.body(), exchange.hints())
     exchange.name_model(body.model)
     id = f"chatcmpl-{exchange.id}"
     if body.stream:
         chunks = StreamFormat(id, "chat.completion.chunk", body.model, exchange.created_s, stream_report(body))
-        choices = [ChatChunks(chunks, index, body.finish_reason) for index in range(request.sampling.n)]
-        return await answer_stream(exchange, [request], chunks, [choices])
-    (completion,) = await answer_whole(exchange, [request])
+        choices = [ChatChunks(chunks, index, body.finish_reason) for index in range(asking.request.sampling.n)]
+        return await answer_stream(exchange, [asking], chunks, [choices])
+    (completion,) = await answer_whole(exchange, [asking])
     exchange.meter.finish(completion.usage)
     return json_response(json.dumps(_answer(id, exchange.created_s, body, completion)))
 

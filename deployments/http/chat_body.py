@@ -6,8 +6,10 @@ from typing import Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field
 
 from deployments.http.dispatch import DispatchHints
-from deployments.http.generation_body import GenerationBody, WithoutEffect, parse_generation, sampling
-from deployments.http.validation import Location, build
+from deployments.http.generation_body import Asking, GenerationBody, WithoutEffect, named, parse_generation, sampling
+from deployments.http.guidance import guidance
+from deployments.http.names import Location
+from deployments.http.validation import build
 from engines.errors import InvalidRequest
 from engines.events import FinishReason
 from engines.messages import Message, NamedToolChoice, Tool, ToolChoice
@@ -62,7 +64,7 @@ class ChatBody(GenerationBody):
         return "stop" if reason == "tool_calls" and isinstance(self.tool_choice, NamedToolChoice) else reason
 
 
-def parse_chat(data: Mapping[str, Any], hints: DispatchHints) -> tuple[ChatBody, GenerateRequest]:
+def parse_chat(data: Mapping[str, Any], hints: DispatchHints) -> tuple[ChatBody, Asking]:
     """The body, and what an engine is asked for because of it.
 
     Raises:
@@ -75,20 +77,23 @@ def parse_chat(data: Mapping[str, Any], hints: DispatchHints) -> tuple[ChatBody,
             raise InvalidRequest(f"{param}: a message of role {message.role!r} needs content.", param=param)
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequest("top_logprobs: it needs logprobs to be true.", param="top_logprobs")
-    renames: dict[str, Location] = {"logprobs": ("top_logprobs",)}
+    table: dict[Location, Location | None] = {}
     overrides: dict[str, Any] = {}
+    if body.top_logprobs is not None:
+        table["logprobs",] = ("top_logprobs",)
     if body.max_completion_tokens is not None:
-        renames["max_tokens"] = ("max_completion_tokens",)
+        table["max_tokens",] = ("max_completion_tokens",)
         overrides["max_tokens"] = body.max_completion_tokens
     if body.logprobs:
         overrides["logprobs"] = body.top_logprobs or 0
+    constraint = guidance(data)
+    names = named(body, data, hints, constraint, table)
     request = build(
         GenerateRequest,
-        data,
-        renames,
+        names,
         model=body.model,
         messages=body.messages,
-        sampling=sampling(body, data, renames, **overrides),
+        sampling=sampling(body, names, constraint, **overrides),
         tools=body.tools,
         tool_choice=body.tool_choice,
         parallel_tool_calls=body.parallel_tool_calls,
@@ -100,4 +105,4 @@ def parse_chat(data: Mapping[str, Any], hints: DispatchHints) -> tuple[ChatBody,
         include_reasoning=body.include_reasoning,
         **body.dispatch(hints),
     )
-    return body, request
+    return body, Asking(request, names)

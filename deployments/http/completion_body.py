@@ -6,7 +6,18 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from deployments.http.dispatch import DispatchHints
-from deployments.http.generation_body import GenerationBody, Ints, Strings, check_inputs, parse_generation, sampling
+from deployments.http.generation_body import (
+    Asking,
+    GenerationBody,
+    Ints,
+    Strings,
+    check_inputs,
+    named,
+    parse_generation,
+    sampling,
+)
+from deployments.http.guidance import guidance
+from deployments.http.names import Location, Table
 from deployments.http.validation import build
 from engines.errors import InvalidRequest, Unsupported
 from engines.requests import MAX_CHOICES, GenerateRequest
@@ -30,7 +41,7 @@ class CompletionBody(GenerationBody):
     logprobs: int | None = None
 
 
-def parse_completion(data: Mapping[str, Any], hints: DispatchHints) -> tuple[CompletionBody, list[GenerateRequest]]:
+def parse_completion(data: Mapping[str, Any], hints: DispatchHints) -> tuple[CompletionBody, list[Asking]]:
     """The body, and what an engine is asked for because of it: one request per prompt.
 
     Raises:
@@ -48,13 +59,17 @@ def parse_completion(data: Mapping[str, Any], hints: DispatchHints) -> tuple[Com
     overrides: dict[str, Any] = {"logprobs": body.logprobs}
     if body.max_tokens is None:
         overrides["max_tokens"] = max(DEFAULT_MAX_TOKENS, body.min_tokens or 0)
-    drawn = sampling(body, data, {}, **overrides)
-    several = not isinstance(body.prompt[0], int)
-    return body, [
-        build(
+    constraint = guidance(data)
+    drawn = sampling(body, named(body, data, hints, constraint, {}), constraint, **overrides)
+    several = isinstance(body.prompt, list) and not isinstance(body.prompt[0], int)
+    askings = []
+    for index, prompt in enumerate(prompts):
+        place: Location = ("prompt", index) if several else ("prompt",)
+        table: Table = {("prompt",): place, ("prompt_token_ids",): place, ("token_ids",): place}
+        names = named(body, data, hints, constraint, table)
+        request = build(
             GenerateRequest,
-            data,
-            {"prompt_token_ids": ("prompt", index) if several else ("prompt",)},
+            names,
             model=body.model,
             prompt=prompt if isinstance(prompt, str) else None,
             prompt_token_ids=None if isinstance(prompt, str) else prompt,
@@ -62,8 +77,8 @@ def parse_completion(data: Mapping[str, Any], hints: DispatchHints) -> tuple[Com
             add_special_tokens=body.add_special_tokens,
             **body.dispatch(hints),
         )
-        for index, prompt in enumerate(prompts)
-    ]
+        askings.append(Asking(request, names))
+    return body, askings
 
 
 def _prompts(body: CompletionBody) -> list[str] | list[list[int]]:

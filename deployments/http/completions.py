@@ -11,7 +11,7 @@ from deployments.http.answer import answer_stream, answer_whole
 from deployments.http.completion_body import CompletionBody, parse_completion
 from deployments.http.completion_chunks import CompletionChunks
 from deployments.http.exchange import Exchange, json_response
-from deployments.http.generation_body import stream_report
+from deployments.http.generation_body import Asking, stream_report
 from deployments.http.logprobs import completion_logprobs
 from deployments.http.stream_format import StreamFormat
 from deployments.http.usage import total, usage_body
@@ -25,28 +25,31 @@ async def completions(exchange: Exchange) -> web.StreamResponse:
     Raises:
         PenstockError: Nothing was sent yet.
     """
-    body, requests = parse_completion(await exchange.body(), exchange.hints())
+    body, askings = parse_completion(await exchange.body(), exchange.hints())
     exchange.name_model(body.model)
     id = f"cmpl-{exchange.id}"
-    echoes = [await _echo(exchange, request) if body.echo else "" for request in requests]
+    echoes = [await _echo(exchange, asking) if body.echo else "" for asking in askings]
     if body.stream:
         chunks = StreamFormat(id, "text_completion", body.model, exchange.created_s, stream_report(body))
-        n = requests[0].sampling.n
+        n = askings[0].request.sampling.n
         choices = [
             [CompletionChunks(chunks, position * n + index, echo) for index in range(n)]
             for position, echo in enumerate(echoes)
         ]
-        return await answer_stream(exchange, requests, chunks, choices)
-    answers = await answer_whole(exchange, requests)
+        return await answer_stream(exchange, askings, chunks, choices)
+    answers = await answer_whole(exchange, askings)
+    requests = [asking.request for asking in askings]
     return json_response(json.dumps(_answer(id, exchange, body, requests, answers, echoes)))
 
 
-async def _echo(exchange: Exchange, request: GenerateRequest) -> str:
+async def _echo(exchange: Exchange, asking: Asking) -> str:
     """The prompt as text."""
+    request = asking.request
     if request.prompt is not None:
         return request.prompt
     token_ids = request.prompt_token_ids or []
-    return await exchange.fleet.detokenize(DetokenizeRequest(model=request.model, token_ids=token_ids))
+    with asking.names.spoken():
+        return await exchange.fleet.detokenize(DetokenizeRequest(model=request.model, token_ids=token_ids))
 
 
 def _answer(

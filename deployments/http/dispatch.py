@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, Field
 
+from deployments.http.names import Location
 from engines.errors import InvalidRequest
 from engines.requests import Session
 
@@ -25,11 +26,13 @@ class DispatchHints:
         session_id: Sticky dispatch.
         instance: Direct dispatch.
         priority: Lower is served first.
+        session_header: The header that carries the first.
     """
 
     session_id: str | None = None
     instance: str | None = None
     priority: int | None = None
+    session_header: str = ""
 
 
 class DispatchFields(BaseModel):
@@ -48,6 +51,19 @@ class DispatchFields(BaseModel):
             "priority": self.priority if self.priority is not None else hints.priority,
         }
 
+    def dispatch_names(self, hints: DispatchHints) -> dict[Location, Location | None]:
+        """Where each of those fields was said."""
+        by_header = self.session_id is None and hints.session_id is not None
+        table: dict[Location, Location | None] = {
+            ("session",): (hints.session_header if by_header else "session_id",),
+            ("session", "id"): (hints.session_header if by_header else "session_id",),
+        }
+        if self.instance is None and hints.instance is not None:
+            table["instance",] = (INSTANCE_HEADER,)
+        if self.priority is None and hints.priority is not None:
+            table["priority",] = (PRIORITY_HEADER,)
+        return table
+
 
 def dispatch_hints(request: web.BaseRequest, session_header: str) -> DispatchHints:
     """Reads the headers.
@@ -62,6 +78,7 @@ def dispatch_hints(request: web.BaseRequest, session_header: str) -> DispatchHin
         session_id=_text(request, session_header),
         instance=_text(request, INSTANCE_HEADER),
         priority=None if priority is None else int(priority),
+        session_header=session_header,
     )
 
 

@@ -6,13 +6,12 @@ import logging
 from aiohttp import web
 
 from deployments.http.auth import ApiKeys
-from deployments.http.caller_fields import caller_field
 from deployments.http.error_body import error_response
 from deployments.http.exchange import Exchange, Services
 from deployments.http.refusals import InternalError
 from deployments.http.request_id import HEADER, request_id
 from deployments.http.routes import find_route
-from engines.errors import Cancelled, InvalidRequest, PenstockError, RequestTooLarge
+from engines.errors import Cancelled, PenstockError, RequestTooLarge
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +70,6 @@ class Dispatcher:
 
     def _refuse(self, exchange: Exchange, error: PenstockError) -> web.Response:
         self._log(exchange, error)
-        if isinstance(error, InvalidRequest) and error.instance is not None:
-            # What this process refuses itself is in the caller's words already.
-            error.param = caller_field(error.param, exchange.asked)
         exchange.failed_with = error
         exchange.instance = error.instance or exchange.instance
         response = error_response(error)

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 from deployments.http.dispatch import DispatchFields
 from deployments.http.exchange import Exchange, json_response
 from deployments.http.generation_body import Ints, Strings, WithoutEffect, check_inputs
+from deployments.http.names import Names
 from deployments.http.validation import build, parse_body
 from engines.context import Context
 from engines.errors import InvalidRequest
@@ -44,10 +45,11 @@ async def embeddings(exchange: Exchange) -> web.StreamResponse:
     check_inputs(data, "input", MAX_INPUTS)
     body = parse_body(EmbeddingBody, data)
     exchange.name_model(body.model)
-    request = _request(exchange, body, data)
+    request, names = _request(exchange, body, data)
     context = Context(exchange.services.live_ids.take(exchange.id))
     try:
-        answer = await exchange.fleet.embed(request, context)
+        with names.spoken():
+            answer = await exchange.fleet.embed(request, context)
     except BaseException:
         context.kill()
         raise
@@ -71,24 +73,30 @@ async def embeddings(exchange: Exchange) -> web.StreamResponse:
     )
 
 
-def _request(exchange: Exchange, body: EmbeddingBody, data: dict[str, Any]) -> EmbedRequest:
+def _request(exchange: Exchange, body: EmbeddingBody, data: dict[str, Any]) -> tuple[EmbedRequest, Names]:
     given = body.input
     if not given:
         raise InvalidRequest("input: it is empty.", param="input")
-    inputs = [given] if isinstance(given, str) or isinstance(given[0], int) else given
+    single = isinstance(given, str) or isinstance(given[0], int)
+    inputs = [given] if single else given
     empty = next((index for index, item in enumerate(inputs) if not item), None)
     if empty is not None:
         raise InvalidRequest(f"input[{empty}]: it is empty.", param=f"input[{empty}]")
-    return build(
+    hints = exchange.hints()
+    table = {**body.dispatch_names(hints), ("inputs",): ("input",)}
+    if single:
+        table["inputs", 0] = ("input",)
+    names = Names(data, table)
+    request = build(
         EmbedRequest,
-        data,
-        {"inputs": ("input",)},
+        names,
         model=body.model,
         inputs=inputs,
         dimensions=body.dimensions,
         truncate_prompt_tokens=body.truncate_prompt_tokens,
-        **body.dispatch(exchange.hints()),
+        **body.dispatch(hints),
     )
+    return request, names
 
 
 def _base64(vector: list[float]) -> str:

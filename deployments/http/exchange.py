@@ -46,7 +46,6 @@ class Exchange:
         created_s: Unix time at which it came in.
         instance: The instance that answers, once known.
         argument: The rest of the path, for routes that have one.
-        asked: The body, once it was read.
         failed_with: The error that ended the answer after its head was sent.
     """
 
@@ -57,7 +56,6 @@ class Exchange:
     created_s: int = field(default_factory=lambda: int(time.time()))
     instance: str | None = None
     argument: str = ""
-    asked: dict[str, Any] = field(default_factory=dict)
     failed_with: PenstockError | None = None
 
     @property
@@ -72,8 +70,7 @@ class Exchange:
             InvalidRequest: It is not one.
             RequestTooLarge: It is over the limit.
         """
-        self.asked = await read_json(self.request, self.services.settings)
-        return self.asked
+        return await read_json(self.request, self.services.settings)
 
     def hints(self) -> DispatchHints:
         """What the headers say about where and when to serve.

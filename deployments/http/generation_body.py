@@ -4,16 +4,18 @@ Types are checked here; ranges are checked by `engines.requests`, whose errors c
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from deployments.http.dispatch import DispatchFields
-from deployments.http.guidance import guidance
+from deployments.http.dispatch import DispatchFields, DispatchHints
+from deployments.http.guidance import Constraint
+from deployments.http.names import Names, Table
 from deployments.http.stream_format import StreamReport
-from deployments.http.validation import Renames, build, parse_body
+from deployments.http.validation import build, parse_body
 from engines.errors import InvalidRequest, Unsupported
-from engines.requests import Sampling
+from engines.requests import GenerateRequest, Sampling
 
 # A list of a million wrong items is one error, not a million.
 Strings = Annotated[list[str], Field(fail_fast=True)]
@@ -21,6 +23,14 @@ Ints = Annotated[list[int], Field(fail_fast=True)]
 
 # What a field without effect may hold: anything.
 WithoutEffect = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What an engine is asked for, and what the caller called the fields of it."""
+
+    request: GenerateRequest
+    names: Names
 
 
 class StreamOptions(BaseModel):
@@ -166,13 +176,31 @@ def check_inputs(data: Mapping[str, Any], name: str, most: int) -> None:
         raise InvalidRequest(f"{name}: there are {len(given)} of them, and at most {most} are taken.", param=name)
 
 
-def sampling(body: GenerationBody, data: Mapping[str, Any], renames: Renames, **overrides: Any) -> Sampling:
-    """The sampling parameters of a body.
+def named(
+    body: GenerationBody, data: Mapping[str, Any], hints: DispatchHints, constraint: Constraint | None, table: Table
+) -> Names:
+    """What the caller called the fields of a request for generated text.
 
     Args:
         body: The body.
         data: What it was parsed from.
-        renames: Fields of Sampling that the caller calls otherwise.
+        hints: What the headers say.
+        constraint: What the output must look like.
+        table: What this API calls otherwise.
+    """
+    common: Table = {("resume",): None, **body.dispatch_names(hints)}
+    if isinstance(body.stop, str):
+        common = {**common, ("stop", 0): ("stop",)}
+    return Names(data, {**common, **({} if constraint is None else constraint.names()), **table})
+
+
+def sampling(body: GenerationBody, names: Names, constraint: Constraint | None, **overrides: Any) -> Sampling:
+    """The sampling parameters of a body.
+
+    Args:
+        body: The body.
+        names: What the caller called its fields.
+        constraint: What the output must look like.
         overrides: Fields of Sampling that this API computes from others.
 
     Raises:
@@ -183,9 +211,10 @@ def sampling(body: GenerationBody, data: Mapping[str, Any], renames: Renames, **
         fields["stop"] = [body.stop] if isinstance(body.stop, str) else body.stop
     if body.logit_bias is not None:
         fields["logit_bias"] = {_token_id(key): bias for key, bias in body.logit_bias.items()}
-    fields["guided"] = guidance(data)
+    if constraint is not None:
+        fields["guided"] = {constraint.kind: constraint.value}
     fields.update(overrides)
-    return build(Sampling, data, renames, **fields)
+    return build(Sampling, names, **fields)
 
 
 def _token_id(key: str) -> int:

@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
-from deployments.http.validation import check_known, invalid_request
+from deployments.http.names import Location, notation
+from deployments.http.validation import check_known
 from engines.errors import InvalidRequest
 from engines.requests import Guided
 
@@ -15,41 +14,46 @@ _LEGACY = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
 _FORMATS = ("text", "json_object", "json_schema", "structural_tag")
 
 
-def guidance(data: Mapping[str, Any]) -> Guided | None:
+class Constraint(NamedTuple):
+    """What the output must look like.
+
+    Attributes:
+        place: Where the caller says so.
+        kind: Its name in Guided.
+        value: Its value there.
+    """
+
+    place: Location
+    kind: str
+    value: Any
+
+    def names(self) -> dict[Location, Location | None]:
+        """Whichever of its fields is named, the caller has the one."""
+        table: dict[Location, Location | None] = {("guided",): self.place}
+        for kind in Guided.model_fields:
+            table["guided", kind] = self.place
+        return table
+
+
+def guidance(data: Mapping[str, Any]) -> Constraint | None:
     """The constraint in `response_format`, `structured_outputs` or a `guided_*` field; None when there is none.
 
     Raises:
         InvalidRequest: It is not understood, or there are two.
     """
     found = _constraints(data)
-    if not found:
-        return None
     if len(found) > 1:
-        names = " and ".join(param for param, _, _ in found[:2])
-        raise InvalidRequest(f"Give one constraint on the output; got {names}.", param=found[1][0])
-    param, kind, value = found[0]
-    try:
-        return Guided.model_validate({kind: value})
-    except ValidationError as error:
-        reason = invalid_request(error, {}).message
-        raise InvalidRequest(f"{param}: {reason}", param=param) from None
+        first, second = (notation(constraint.place) for constraint in found[:2])
+        raise InvalidRequest(f"Give one constraint on the output; got {first} and {second}.", param=second)
+    return found[0] if found else None
 
 
-def constraint_field(data: Mapping[str, Any]) -> str | None:
-    """The field that holds the constraint of a body that `guidance` understood."""
-    return next((param for param, _, _ in _constraints(data)), None)
-
-
-_Constraint = tuple[str, str, Any]
-"""The field that holds it, its name in Guided, its value."""
-
-
-def _constraints(data: Mapping[str, Any]) -> list[_Constraint]:
+def _constraints(data: Mapping[str, Any]) -> list[Constraint]:
     found = (_from_response_format(data), _from_structured_outputs(data), *_from_legacy(data))
     return [constraint for constraint in found if constraint is not None]
 
 
-def _from_response_format(data: Mapping[str, Any]) -> _Constraint | None:
+def _from_response_format(data: Mapping[str, Any]) -> Constraint | None:
     given = data.get("response_format")
     if given is None:
         return None
@@ -59,17 +63,17 @@ def _from_response_format(data: Mapping[str, Any]) -> _Constraint | None:
         case "text":
             return None
         case "json_object":
-            return param, "json_object", True
+            return Constraint((param,), "json_object", True)
         case "json_schema":
             wrapper = _object(given.get("json_schema"), f"{param}.json_schema")
-            schema = f"{param}.json_schema.schema"
-            return schema, "json_schema", _object(wrapper.get("schema"), schema)
+            schema = _object(wrapper.get("schema"), f"{param}.json_schema.schema")
+            return Constraint((param, "json_schema", "schema"), "json_schema", schema)
         case "structural_tag":
-            return param, "structural_tag", json.dumps(given)
+            return Constraint((param,), "structural_tag", json.dumps(given))
     raise InvalidRequest(f"{param}.type: it must be one of {', '.join(_FORMATS)}.", param=f"{param}.type")
 
 
-def _from_structured_outputs(data: Mapping[str, Any]) -> _Constraint | None:
+def _from_structured_outputs(data: Mapping[str, Any]) -> Constraint | None:
     given = data.get("structured_outputs")
     if given is None:
         return None
@@ -80,19 +84,20 @@ def _from_structured_outputs(data: Mapping[str, Any]) -> _Constraint | None:
     if len(kinds) != 1:
         raise InvalidRequest(f"{param}: give exactly one of {', '.join(_STRUCTURED)}.", param=param)
     kind = kinds[0]
-    return _constraint(f"{param}.{kind}", kind, given[kind])
+    return _constraint((param, kind), kind, given[kind])
 
 
-def _from_legacy(data: Mapping[str, Any]) -> list[_Constraint]:
-    return [_constraint(name, name.removeprefix("guided_"), data[name]) for name in _LEGACY if data.get(name)]
+def _from_legacy(data: Mapping[str, Any]) -> list[Constraint]:
+    return [_constraint((name,), name.removeprefix("guided_"), data[name]) for name in _LEGACY if data.get(name)]
 
 
-def _constraint(param: str, kind: str, value: Any) -> _Constraint:
+def _constraint(place: Location, kind: str, value: Any) -> Constraint:
     if kind == "json":
-        return param, "json_schema", _object(_parsed(value, param), param)
+        param = notation(place) or ""
+        return Constraint(place, "json_schema", _object(_parsed(value, param), param))
     if kind == "structural_tag" and not isinstance(value, str):
         value = json.dumps(value)
-    return param, kind, value
+    return Constraint(place, kind, value)
 
 
 def _parsed(value: Any, param: str) -> Any:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.http.exchange import Exchange, json_response
 from deployments.http.generation_body import Ints
+from deployments.http.names import Names
 from deployments.http.validation import build, parse_body
 from engines.messages import Message, Tool
 from engines.requests import DetokenizeRequest, TokenizeRequest
@@ -48,7 +49,8 @@ async def tokenize(exchange: Exchange) -> web.StreamResponse:
     body = parse_body(TokenizeBody, data)
     model = _model(exchange, body.model)
     fields = {name: getattr(body, name) for name in TokenizeRequest.model_fields if name != "model"}
-    answer = await exchange.fleet.tokenize(build(TokenizeRequest, data, model=model, **fields))
+    request = build(TokenizeRequest, Names(data), model=model, **fields)
+    answer = await exchange.fleet.tokenize(request)
     return json_response(
         json.dumps(
             {
@@ -70,8 +72,11 @@ async def detokenize(exchange: Exchange) -> web.StreamResponse:
     data = await exchange.body()
     body = parse_body(DetokenizeBody, data)
     model = _model(exchange, body.model)
-    request = build(DetokenizeRequest, data, {"token_ids": ("tokens",)}, model=model, token_ids=body.tokens)
-    return json_response(json.dumps({"prompt": await exchange.fleet.detokenize(request)}))
+    names = Names(data, {("token_ids",): ("tokens",)})
+    request = build(DetokenizeRequest, names, model=model, token_ids=body.tokens)
+    with names.spoken():
+        text = await exchange.fleet.detokenize(request)
+    return json_response(json.dumps({"prompt": text}))
 
 
 def _model(exchange: Exchange, name: str | None) -> str:

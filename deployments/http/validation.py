@@ -8,14 +8,13 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from deployments.http.names import Location, Names, notation
 from engines.errors import InvalidRequest
 
 Body = TypeVar("Body", bound=BaseModel)
-Location = tuple[int | str, ...]
-Renames = Mapping[str, Location]
-"""Fields of a request of `engines.requests` that the caller calls otherwise, and where the caller has them."""
 
 _PREFIX = re.compile(r"^(Value error|Assertion failed), ")
+_NOTHING = object()
 _WORD = re.compile(r"[a-z][a-z_]*")
 
 
@@ -29,16 +28,15 @@ def parse_body(model: type[Body], data: Mapping[str, Any]) -> Body:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise invalid_request(error, data) from None
+        raise invalid_request(error, Names(data)) from None
 
 
-def build(request: type[Body], data: Mapping[str, Any], renames: Renames | None = None, /, **fields: Any) -> Body:
+def build(request: type[Body], names: Names, /, **fields: Any) -> Body:
     """A request of `engines.requests` out of what the caller sent.
 
     Args:
         request: Its class.
-        data: What the caller sent.
-        renames: Fields that the caller calls otherwise.
+        names: What the caller sent, and calls its fields.
         fields: Its fields; None means not given.
 
     Raises:
@@ -47,7 +45,7 @@ def build(request: type[Body], data: Mapping[str, Any], renames: Renames | None 
     try:
         return request(**{name: value for name, value in fields.items() if value is not None})
     except ValidationError as error:
-        raise invalid_request(error, data, renames) from None
+        raise invalid_request(error, names) from None
 
 
 def check_known(data: Mapping[str, Any], known: Iterable[str], where: str = "") -> None:
@@ -65,55 +63,48 @@ def check_known(data: Mapping[str, Any], known: Iterable[str], where: str = "") 
     raise InvalidRequest(f"Unknown field {short!r}.{hint}", param=where + short)
 
 
-def invalid_request(error: ValidationError, data: Any, renames: Renames | None = None) -> InvalidRequest:
+def invalid_request(error: ValidationError, names: Names) -> InvalidRequest:
     """One error for the caller out of what pydantic found.
 
     Args:
         error: What pydantic raised.
-        data: What the caller sent; it tells the fields in an error's location from the names of union members.
-        renames: For errors of a request built from `data`: fields that the caller calls otherwise.
+        names: What the caller sent, and calls its fields.
     """
     found = error.errors(include_url=False, include_context=False)
-    if renames is not None:
-        for details in found:
-            details["loc"] = _renamed(details["loc"], renames)
     # A union reports an error per member: the one that came furthest into the data is the one that was meant.
-    paths = [_path(details, data) for details in found]
+    paths = [_path(details, names) for details in found]
     path = max(paths, key=lambda path: (len(path), [piece for piece in path if isinstance(piece, int)]))
     messages = dict.fromkeys(_message(d) for d, p in zip(found, paths, strict=True) if p == path)
-    message = "; or: ".join(list(messages)[:3])
-    param = _notation(path) or _first_field(message, data)
+    message = names.text("; or: ".join(list(messages)[:3]))
+    param = notation(path) or _first_field(message, names.data)
     return InvalidRequest(f"{param}: {message}" if param else message, param=param)
 
 
-def _renamed(loc: Location, renames: Renames) -> Location:
-    new = renames.get(str(loc[0])) if loc else None
-    return loc if new is None else (*new, *loc[1:])
-
-
-def _path(details: ErrorDetails, data: Any) -> Location:
-    path: list[int | str] = []
-    current = data
-    last = len(details["loc"]) - 1
-    for position, piece in enumerate(details["loc"]):
-        inside_object = isinstance(current, Mapping) and piece in current
-        inside_list = isinstance(current, list) and isinstance(piece, int) and piece < len(current)
-        if inside_object or inside_list:
+def _path(details: ErrorDetails, names: Names) -> Location:
+    """Where the error is, in what the caller sent: without the names of union members, which pydantic puts between."""
+    location = tuple(piece for piece in details["loc"] if isinstance(piece, int) or not piece.startswith("list["))
+    callers, rest = names.place(location)
+    path = list(callers or ())
+    current: Any = names.data
+    for piece in path:
+        current = _inside(current, piece)
+    for position, piece in enumerate(rest):
+        inner = _inside(current, piece)
+        if inner is not _NOTHING:
             path.append(piece)
-            current = current[piece]
-        elif isinstance(current, Mapping) and position == last and details["type"] == "missing":
+            current = inner
+        elif isinstance(current, Mapping) and position == len(rest) - 1 and details["type"] == "missing":
             path.append(piece)
     return tuple(path)
 
 
-def _notation(path: Iterable[int | str]) -> str | None:
-    text = ""
-    for piece in path:
-        if isinstance(piece, int):
-            text += f"[{piece}]"
-        else:
-            text += f".{piece[:80]}" if text else piece[:80]
-    return text or None
+def _inside(data: Any, piece: int | str) -> Any:
+    """What is at that place of an object or list."""
+    if isinstance(data, Mapping):
+        return data.get(piece, _NOTHING)
+    if isinstance(data, list) and isinstance(piece, int) and piece < len(data):
+        return data[piece]
+    return _NOTHING
 
 
 def _message(details: ErrorDetails) -> str:

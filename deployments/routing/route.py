@@ -10,7 +10,7 @@ from deployments.routing.affinity import Affinity
 from deployments.routing.faults import Faults, is_fault
 from deployments.routing.members import BUSY_S, Link, Member
 from deployments.routing.policies import Direct, make_policy
-from engines.errors import Draining, NoInstance, OtherVocabulary, Overload, Overloaded, PenstockError
+from engines.errors import Draining, InstanceNotFound, NoInstance, OtherVocabulary, Overload, Overloaded, PenstockError
 from engines.requests import EmbedRequest, GenerateRequest, Request, Session
 
 STARTING_RETRY_S = 5.0
@@ -100,6 +100,16 @@ class Route:
             member.mark_draining()
         return error.retryable
 
+    def check(self, request: Request) -> None:
+        """Returns if the instance that the request names, if any, is one of the model's.
+
+        Raises:
+            InstanceNotFound: It is not.
+        """
+        named = request.instance if isinstance(request, GenerateRequest | EmbedRequest) else None
+        if named is not None and all(member.id != named for member in self._members()):
+            raise InstanceNotFound(self.model, named)
+
     def refusal(self, request: Request, refusals: Sequence[PenstockError]) -> PenstockError:
         """What the caller gets when no instance took the request.
 
@@ -123,7 +133,7 @@ class Route:
             )
         named = request.instance if isinstance(request, GenerateRequest | EmbedRequest) else None
         if named is not None:
-            return self._no_such(named)
+            return self._unable(named)
         session = self.session(request)
         home = self.affinity.bound(session.id) if session is not None else None
         if session is not None and home is not None and self._mode(session) == "hard":
@@ -143,10 +153,10 @@ class Route:
     def _mode(self, session: Session) -> str:
         return session.mode or self.settings.sticky.mode
 
-    def _no_such(self, id: str) -> PenstockError:
+    def _unable(self, id: str) -> PenstockError:
         member = next((member for member in self._members() if member.id == id), None)
-        if member is None:
-            return NoInstance(f"The model {self.model!r} has no instance {id[:200]!r}.", param="instance")
+        if member is None:  # It left while the request waited for it.
+            return InstanceNotFound(self.model, id)
         return NoInstance(
             f"The instance {id} of the model {self.model!r} cannot take the request: {self._states([member])}.",
             param="instance",

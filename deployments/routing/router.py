@@ -128,6 +128,7 @@ class PushRouter(FleetEngine):
             ModelNotFound: No such model is served.
             Unsupported: The model does not generate.
             Overloaded: Every instance refused.
+            InstanceNotFound: It names one that the model does not have.
             NoInstance: None can take it, or not the one that it names.
             PenstockError: As the instance says.
         """
@@ -219,6 +220,7 @@ class PushRouter(FleetEngine):
             EngineFault: Engines die of it.
             Quarantined: Engines died of the same request minutes ago.
         """
+        route.check(request)
         deadline_s = time.monotonic() + route.settings.wait_s
         refused: set[Link] = set()
         refusals: list[PenstockError] = []

@@ -167,9 +167,9 @@ def _guided(guided: Guided, words: random.Random) -> str:
     if guided.json_object is not None:
         return json.dumps({"answer": _word(words)})
     if guided.json_schema is not None:
-        return json.dumps(SchemaWriter(guided.json_schema, "guided.json_schema", _word(words)).write())
+        return json.dumps(SchemaWriter(guided.json_schema, "sampling.guided.json_schema", _word(words)).write())
     name = next(name for name in ("regex", "grammar", "structural_tag") if getattr(guided, name) is not None)
-    raise Unsupported(f"This engine cannot be held to a {name}.", param=f"guided.{name}")
+    raise Unsupported(f"This engine cannot be held to a {name}.", param=f"sampling.guided.{name}")
 
 
 def _words(seed: int) -> random.Random:

@@ -257,4 +257,4 @@ def _refuse_unsupported(request: GenerateRequest) -> None:
     sampling = request.sampling
     for name in ("bad_words", "allowed_token_ids", "logit_bias"):
         if getattr(sampling, name):
-            raise Unsupported(f"This engine does not support {name}.", param=name)
+            raise Unsupported(f"This engine does not support {name}.", param=f"sampling.{name}")

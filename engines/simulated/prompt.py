@@ -101,7 +101,7 @@ def budget(request: GenerateRequest, prompt_tokens: int, context_length: int) ->
             f"{context_length}.",
             context_length=context_length,
             prompt_tokens=prompt_tokens,
-            param="max_tokens",
+            param="sampling.max_tokens",
         )
     return room if wanted is None else wanted
 

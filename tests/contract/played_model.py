@@ -18,16 +18,20 @@ def play(request: GenerateRequest) -> Script:
     prompt = prompt_text(request)
     if not prompt:
         raise InvalidRequest("The prompt is empty.", param=request.kind)
-    for name, asked in (("tools", request.tools), ("guided", sampling.guided), ("logprobs", sampling.logprobs)):
+    for param, asked in (
+        ("tools", request.tools),
+        ("sampling.guided", sampling.guided),
+        ("sampling.logprobs", sampling.logprobs),
+    ):
         if asked:
-            raise Unsupported(f"A played model has no {name}.", param=name)
+            raise Unsupported(f"A played model has no {param}.", param=param)
     room = CAPABILITIES.context_length - len(prompt)
     if room < (sampling.max_tokens or 1):
         raise ContextOverflow(
             "Too long.",
             context_length=CAPABILITIES.context_length,
             prompt_tokens=len(prompt),
-            param=request.kind if room < 1 else "max_tokens",
+            param=request.kind if room < 1 else "sampling.max_tokens",
         )
     return _speak(request, prompt, sampling.max_tokens or room)
 

@@ -3,7 +3,7 @@ import pytest
 from deployments.local_fleet import LocalFleet
 from engines.completion import Collector, collect
 from engines.context import Context
-from engines.errors import InvalidRequest, ModelNotFound, NoInstance, Overloaded, QueueFull
+from engines.errors import InstanceNotFound, InvalidRequest, ModelNotFound, Overloaded, QueueFull
 from engines.requests import GenerateRequest
 from engines.scripted import ScriptedEngine
 
@@ -49,7 +49,7 @@ async def test_a_wrong_request_is_wrong_everywhere() -> None:
 async def test_an_instance_by_name() -> None:
     fleet = await fleet_of(ScriptedEngine("a", script=["x"]), ScriptedEngine("b", script=["x"]))
     assert [await answer(fleet, instance="b") for _ in range(3)] == ["b"] * 3
-    with pytest.raises(NoInstance):
+    with pytest.raises(InstanceNotFound):
         await answer(fleet, instance="c")
 
 

@@ -15,9 +15,9 @@ from engines.completion import collect
 from engines.context import Context
 from engines.errors import (
     Cancelled,
+    InstanceNotFound,
     InvalidRequest,
     ModelNotFound,
-    NoInstance,
     Overload,
     Overloaded,
     PenstockError,
@@ -86,7 +86,7 @@ async def test_errors_arrive_as_they_were_raised(fleet: FleetHandle) -> None:
     with pytest.raises(ModelNotFound) as caught:
         await fleet.complete({"model": "nope", "prompt": "x"})
     assert caught.value.served == ("echo", "parrot", "org/slow")
-    with pytest.raises(NoInstance) as missing:
+    with pytest.raises(InstanceNotFound) as missing:
         await anext(aiter(fleet.generate({**ECHO, "instance": "echo-none"})))
     assert missing.value.param == "instance"
 

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines import errors
-from engines.errors import ContextOverflow, ModelNotFound, PenstockError, QueueTimeout, RequestTooLarge, Timeout
+from engines.errors import (
+    ContextOverflow,
+    InstanceNotFound,
+    ModelNotFound,
+    PenstockError,
+    QueueTimeout,
+    RequestTooLarge,
+    Timeout,
+)
 
 CLASSES = [
     cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, PenstockError)
@@ -27,6 +35,8 @@ def made(cls: type[PenstockError]) -> st.SearchStrategy[PenstockError]:
         return st.builds(cls, texts, context_length=sizes, prompt_tokens=st.none() | sizes, param=st.none() | texts)
     if cls is ModelNotFound:
         return st.builds(cls, texts, st.lists(texts).map(tuple))
+    if cls is InstanceNotFound:
+        return st.builds(cls, texts, texts)
     if cls is RequestTooLarge:
         return st.builds(cls, st.integers(0, 2**40))
     if cls is Timeout:

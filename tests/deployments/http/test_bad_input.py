@@ -58,7 +58,7 @@ WRONG_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"stop": [0] * 1_000_000}, "stop[0]"),
     ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
     ({"allowed_token_ids": [-1] * 500_000}, "allowed_token_ids[0]"),
-    ({"structured_outputs": {"choice": [0] * 500_000}}, "structured_outputs.choice"),
+    ({"structured_outputs": {"choice": [0] * 500_000}}, "structured_outputs.choice[0]"),
     ({"logit_bias": {"word": 1}}, "logit_bias"),
     ({"logit_bias": {"5": 1000}}, "logit_bias"),
     ({"logit_bias": {str(i): 1 for i in range(5000)}}, "logit_bias"),
@@ -71,6 +71,10 @@ WRONG_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"tool_choice": "sometimes"}, "tool_choice"),
     ({"tools": [{"type": "function"}]}, "tools[0].function"),
     ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name"),
+    *[
+        ({"tools": [{"type": "function", "function": {"name": name}}]}, "tools[0].function.name")
+        for name in ("a b", "a.b", "a/b", "ä", "a\n", "x" * 65, 5)
+    ],
     ({"response_format": {"type": "yaml"}}, "response_format.type"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
     ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.schema"),
@@ -179,6 +183,19 @@ async def test_an_unknown_model_is_404(serving: Serving) -> None:
     assert answer.json["error"]["code"] == "model_not_found"
     assert answer.json["error"]["param"] == "model"
     assert "demo" in answer.json["error"]["message"]
+
+
+async def test_an_unknown_instance_is_404_and_one_that_cannot_take_it_503(serving: Serving) -> None:
+    async with serving(["Hi"]) as served:
+        for said, where in (({"json": body(instance="nope")}, "instance"), ({}, "x-penstock-instance")):
+            said = said or {"json": body(), "headers": {"x-penstock-instance": "nope"}}
+            answer = await served.request("POST", "/v1/chat/completions", **said)
+            error = answer.json["error"]
+            assert (answer.status, error["code"], error["param"]) == (404, "instance_not_found", where)
+        await served.engine.stop()
+        away = await served.chat(instance="demo-0")
+        assert away.status == 503
+        assert "Retry-After" in away.headers
 
 
 async def test_a_large_body_is_refused_before_it_is_read(serving: Serving) -> None:

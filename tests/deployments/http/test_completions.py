@@ -1,11 +1,14 @@
+import asyncio
 import json
 
 import openai
 import pytest
 
+from engines.errors import ContextOverflow
 from engines.events import TextDelta, TokenLogprob
-from engines.script import Fail, Hang
-from tests.deployments.http.conftest import Serving
+from engines.script import Fail, Hang, Hold
+from engines.scripted import ScriptedEngine
+from tests.deployments.http.conftest import Serving, until
 from tests.deployments.http.test_chat import events_of
 
 
@@ -139,3 +142,53 @@ async def test_one_prompt_that_fails_ends_them_all(serving: Serving) -> None:
         assert served.engine.active == []
     assert json.loads(answer.body.decode().split("data: ")[-2])["error"]["code"] == "engine_failed"
     assert (whole.status, whole.json["error"]["code"]) == (500, "engine_failed")
+
+
+async def test_a_stream_begins_with_the_first_prompt_that_does(serving: Serving) -> None:
+    def handler(request):
+        return ["Hi", Hang()] if request.prompt == "a" else [Hold(hold_s=60), "x"]
+
+    async with serving(handler) as served:
+        body = {"model": "demo", "prompt": ["b", "a"], "stream": True}
+        async with served.client.post(f"{served.url}/v1/completions", json=body) as answer:
+            assert answer.headers["x-penstock-instance"] == "demo-0"
+            first = await asyncio.wait_for(answer.content.readuntil(b"\n\n"), 10)
+        assert json.loads(first[6:])["choices"][0]["text"] == "Hi"
+        assert json.loads(first[6:])["choices"][0]["index"] == 1
+        await until(lambda: not served.engine.active and served.ingress.in_flight == 0)
+
+
+@pytest.mark.parametrize("hold_s", [0.0, 0.2])
+async def test_a_prompt_that_is_refused_is_named_before_and_after_the_stream_began(
+    serving: Serving, hold_s: float
+) -> None:
+    def handler(request):
+        if request.prompt == "a":
+            return [Hold(hold_s=60)] if hold_s == 0 else ["Hi", Hang()]
+        return [Hold(hold_s=hold_s), ContextOverflow("Too long.", context_length=8, param="prompt")]
+
+    async with serving(handler) as served:
+        answer = await served.post("/v1/completions", {"model": "demo", "prompt": ["a", "b"], "stream": True})
+        await until(lambda: not served.engine.active)
+    if hold_s == 0:
+        assert (answer.status, answer.json["error"]["param"]) == (400, "prompt[1]")
+    else:
+        assert answer.status == 200
+        error = json.loads(answer.body.decode().split("data: ")[-2])["error"]
+        assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt[1]")
+
+
+async def test_a_bug_in_the_middle_of_a_stream_says_nothing_of_the_inside(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(ScriptedEngine):
+        async def submit(self, request, context, sink):
+            if request.prompt == "b":
+                await asyncio.sleep(0.2)
+                raise RuntimeError("secret")
+            await super().submit(request, context, sink)
+
+    async with serving(engines=[Broken("demo-0", script=["Hi", Hang()])]) as served:
+        answer = await served.post("/v1/completions", {"model": "demo", "prompt": ["a", "b"], "stream": True})
+    assert (answer.status, b"internal_error" in answer.body, b"secret" in answer.body) == (200, True, False)
+    assert answer.headers["x-request-id"] in caplog.text and "secret" in caplog.text

@@ -106,4 +106,4 @@ async def test_a_request_goes_to_the_instance_that_it_names(serving: Serving) ->
     async with serving(engines=engines) as served:
         for _ in range(3):
             assert (await served.chat(instance="demo-2")).headers["x-penstock-instance"] == "demo-2"
-        assert (await served.chat(instance="gone")).status == 503
+        assert (await served.chat(instance="gone")).status == 404

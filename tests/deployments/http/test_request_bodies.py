@@ -87,8 +87,8 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
     ],
 )
 def test_every_way_to_constrain_the_output(given_fields: dict[str, Any], guided: Guided | None) -> None:
-    _, request = parse_chat({"model": "demo", "messages": MESSAGES, **given_fields}, DispatchHints())
-    assert request.sampling.guided == guided
+    _, asking = parse_chat({"model": "demo", "messages": MESSAGES, **given_fields}, DispatchHints())
+    assert asking.request.sampling.guided == guided
 
 
 def test_a_structural_tag_is_kept_as_json() -> None:
@@ -97,6 +97,6 @@ def test_a_structural_tag_is_kept_as_json() -> None:
         "structures": [{"begin": "<f>", "schema": SCHEMA, "end": "</f>"}],
         "triggers": ["<f"],
     }
-    _, request = parse_chat({"model": "demo", "messages": MESSAGES, "response_format": tag}, DispatchHints())
-    assert request.sampling.guided is not None
-    assert json.loads(request.sampling.guided.structural_tag or "") == tag
+    _, asking = parse_chat({"model": "demo", "messages": MESSAGES, "response_format": tag}, DispatchHints())
+    assert asking.request.sampling.guided is not None
+    assert json.loads(asking.request.sampling.guided.structural_tag or "") == tag

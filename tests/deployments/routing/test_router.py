@@ -19,6 +19,7 @@ from engines.errors import (
     EngineFailed,
     EngineFault,
     InstanceLost,
+    InstanceNotFound,
     InvalidRequest,
     ModelNotFound,
     NoInstance,
@@ -255,9 +256,11 @@ async def test_direct_dispatch(fleet: LocalFleet) -> None:
     await fleet.add("c", state=InstanceState.STARTING)
     router = await fleet.router()
     assert [await engine_of(router, ask(instance="b")) for _ in range(5)] == ["b"] * 5
-    with pytest.raises(NoInstance, match="no instance 'nope'") as caught:
-        await engine_of(router, ask(instance="nope"))
-    assert caught.value.param == "instance"
+    patient = await fleet.router(wait_s=60)  # is not waited: nobody knows of it
+    for one in (router, patient):
+        with pytest.raises(InstanceNotFound, match="no instance 'nope'") as caught:
+            await engine_of(one, ask(instance="nope"))
+        assert (caught.value.param, caught.value.status) == ("instance", 404)
     with pytest.raises(NoInstance, match=r"instance c .* 1 starting"):
         await engine_of(router, ask(instance="c"))
 

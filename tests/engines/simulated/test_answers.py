@@ -204,11 +204,11 @@ async def test_a_guide_is_kept_whatever_else_is_asked(guided: dict[str, Any], ch
 @pytest.mark.parametrize(
     ("request_", "error", "param"),
     [
-        (asking("a", sampling={"guided": {"regex": "a+"}}), Unsupported, "guided.regex"),
-        (asking("a", sampling={"guided": {"grammar": "root ::= a"}}), Unsupported, "guided.grammar"),
-        (asking("a", sampling={"logit_bias": {5: 1.0}}), Unsupported, "logit_bias"),
-        (asking("a", sampling={"bad_words": ["b"]}), Unsupported, "bad_words"),
-        (asking("a", sampling={"allowed_token_ids": [5]}), Unsupported, "allowed_token_ids"),
+        (asking("a", sampling={"guided": {"regex": "a+"}}), Unsupported, "sampling.guided.regex"),
+        (asking("a", sampling={"guided": {"grammar": "root ::= a"}}), Unsupported, "sampling.guided.grammar"),
+        (asking("a", sampling={"logit_bias": {5: 1.0}}), Unsupported, "sampling.logit_bias"),
+        (asking("a", sampling={"bad_words": ["b"]}), Unsupported, "sampling.bad_words"),
+        (asking("a", sampling={"allowed_token_ids": [5]}), Unsupported, "sampling.allowed_token_ids"),
         (
             asking("a", tools=[WEATHER], tool_choice="required", sampling={"guided": {"json_object": True}}),
             InvalidRequest,

@@ -25,7 +25,7 @@ class Journey(BaseModel):
 
 
 def write(schema: Any) -> Any:
-    return SchemaWriter(schema, "guided.json_schema", "word").write()
+    return SchemaWriter(schema, "sampling.guided.json_schema", "word").write()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_wrong_schema_is_refused(schema: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         write(schema)
     assert type(caught.value) is InvalidRequest
-    assert caught.value.param == "guided.json_schema"
+    assert caught.value.param == "sampling.guided.json_schema"
 
 
 @pytest.mark.parametrize(
