@@ -28,7 +28,8 @@ class Names:
 
     Args:
         data: What the caller sent.
-        table: What he calls otherwise; the more exact place goes before the one that holds it.
+        table: What he calls otherwise; the more exact place goes before the one that holds it. Without one he sent a
+            request of `engines.requests` as it is.
     """
 
     __slots__ = ("_table", "data")
@@ -39,7 +40,7 @@ class Names:
 
     def place(self, theirs: Location) -> tuple[Location | None, Location]:
         """Where the caller has a field, as far as the table says, and the rest of the way."""
-        way = theirs[1:] if len(theirs) > 1 and theirs[0] == "sampling" else theirs
+        way = theirs[1:] if self._table and len(theirs) > 1 and theirs[0] == "sampling" else theirs
         for length in range(len(way), 0, -1):
             known = way[:length]
             if known in self._table:
