@@ -16,6 +16,8 @@ StickyMode = Literal["off", "soft", "hard"]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[^\s/][^\s]{0,199}$")]
 
+Origin = Annotated[str, StringConstraints(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
+
 
 class StickySettings(Settings):
     """How sessions stay on the instance that holds their state.
@@ -144,6 +146,16 @@ class RouterSettings(Settings):
     cpus: float = Field(0.5, ge=0)
 
 
+class CorsSettings(Settings):
+    """Which web pages may call the API from a browser.
+
+    Attributes:
+        origins: Their origins (`https://chat.example.com`), or `*` for every page; empty: none.
+    """
+
+    origins: list[Origin] = []
+
+
 class HttpSettings(Settings):
     """The HTTP ingress.
 
@@ -156,6 +168,7 @@ class HttpSettings(Settings):
         write_timeout_s: A client that reads nothing for so long is dropped, and its request killed.
         api_keys_env: Environment variable with the API keys, separated by commas; empty or unset: no key is asked for.
         session_header: Header that carries a session id.
+        cors: Which web pages may call it.
         notice_s: How long a router replica that ends still takes connections, while `/ready` says 503 already: what
             load balancers need to notice.
     """
@@ -168,6 +181,7 @@ class HttpSettings(Settings):
     write_timeout_s: float = Field(60.0, gt=0)
     api_keys_env: str = "PENSTOCK_API_KEYS"
     session_header: str = "x-session-id"
+    cors: CorsSettings = CorsSettings()
     notice_s: float = Field(1.0, ge=0, le=600)
 
 

@@ -91,6 +91,7 @@ async def answer_stream(
                 context.kill()
             finally:
                 connection.attach(None)
+                stream.close()
             await response.write_eof(stream.take())
             return response
 

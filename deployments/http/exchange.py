@@ -9,6 +9,7 @@ from aiohttp import hdrs, web
 from deployments.fleet import HttpSettings
 from deployments.fleet_engine import FleetEngine
 from deployments.http.body import read_json
+from deployments.http.cors import Cors
 from deployments.http.dispatch import INSTANCE_HEADER, DispatchHints, dispatch_hints
 from deployments.http.readiness import Readiness
 from deployments.http.request_id import HEADER, LiveIds
@@ -22,6 +23,7 @@ class Services:
     """What every request shares.
 
     Attributes:
+        cors: Which web pages may ask.
         draining: The ingress is about to stop: probes say so, and connections are not kept.
     """
 
@@ -29,6 +31,7 @@ class Services:
     settings: HttpSettings
     metrics: Metrics
     flusher: Flusher
+    cors: Cors
     live_ids: LiveIds = field(default_factory=LiveIds)
     readiness: Readiness = field(default_factory=Readiness)
     draining: bool = False
@@ -93,6 +96,7 @@ class Exchange:
         response.headers[hdrs.SERVER] = "penstock"
         if self.instance is not None:
             response.headers[INSTANCE_HEADER] = self.instance
+        self.services.cors.dress(self.request, response)
         if self.services.draining:
             response.force_close()
 

@@ -28,6 +28,12 @@ from engines.events import (
 )
 
 DONE = "data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+"""A comment, which clients skip."""
+KEEP_ALIVE_S = 15.0
+"""A stream that was silent for so long sends one: there are proxies that cut a connection after 60 s of silence."""
+_KEEP_ALIVE_TICKS = 3
+"""It is looked for so often within that time, so that the silence is at most a third longer."""
 
 # What the pieces of a choice that wait to be written are: text, reasoning, or arguments of the call of that number.
 _UNOPENED = -4
@@ -51,19 +57,46 @@ class Outlet(Protocol):
 
 
 class Flusher:
-    """Flushes the streams that have something to write, once per turn of the event loop."""
+    """Flushes the streams that have something to write, once per turn of the event loop.
 
-    __slots__ = ("_due", "_loop")
+    It also keeps the silent ones alive, with one timer for all of them.
 
-    def __init__(self) -> None:
+    Args:
+        keep_alive_s: A stream that was silent for so long sends a comment.
+    """
+
+    __slots__ = ("_due", "_loop", "_open", "_tick_s", "_timer")
+
+    def __init__(self, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         self._loop = asyncio.get_running_loop()
         self._due: list[SseStream] = []
+        self._open: dict[SseStream, None] = {}
+        self._tick_s = keep_alive_s / _KEEP_ALIVE_TICKS
+        self._timer: asyncio.TimerHandle | None = None
 
     def add(self, stream: "SseStream") -> None:
         """Flushes the stream at the end of this turn."""
         if not self._due:
             self._loop.call_soon(self._flush)
         self._due.append(stream)
+
+    def keep_alive(self, stream: "SseStream") -> None:
+        """Keeps the stream alive, until `let_go`."""
+        self._open[stream] = None
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._tick_s, self._tick)
+
+    def let_go(self, stream: "SseStream") -> None:
+        """The stream is over."""
+        self._open.pop(stream, None)
+        if not self._open and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(self._tick_s, self._tick)
+        for stream in self._open:
+            stream.tick()
 
     def _flush(self) -> None:
         due, self._due = self._due, []
@@ -140,7 +173,19 @@ class SseStream:
         ended: Done when everything was said, well or with an error; what is not written yet is in `take`.
     """
 
-    __slots__ = ("_due", "_flusher", "_format", "_meter", "_open", "_outlet", "_sinks", "_usage", "ended", "started")
+    __slots__ = (
+        "_due",
+        "_flusher",
+        "_format",
+        "_meter",
+        "_open",
+        "_outlet",
+        "_silent_ticks",
+        "_sinks",
+        "_usage",
+        "ended",
+        "started",
+    )
 
     def __init__(self, format: StreamFormat, flusher: Flusher, meter: RequestMeter) -> None:
         loop = asyncio.get_running_loop()
@@ -153,6 +198,7 @@ class SseStream:
         self._sinks: list[SseSink] = []
         self._open = 0
         self._due = False
+        self._silent_ticks = 0
         self._usage = Usage()
 
     def sink(self, choices: Sequence[ChoiceFormat]) -> "SseSink":
@@ -165,7 +211,21 @@ class SseStream:
     def open(self, outlet: Outlet) -> None:
         """Starts to write: the head of the response is sent."""
         self._outlet = outlet
+        self._flusher.keep_alive(self)
         self.flush()
+
+    def close(self) -> None:
+        """Writes nothing more by itself."""
+        self._outlet = None
+        self._flusher.let_go(self)
+
+    def tick(self) -> None:
+        """Called by the flusher's timer: says something when nothing was said for a while."""
+        self._silent_ticks += 1
+        outlet = self._outlet
+        if self._silent_ticks > _KEEP_ALIVE_TICKS and outlet is not None and outlet.writable and not self.ended.done():
+            self._silent_ticks = 1  # This tick's.
+            outlet.send(KEEP_ALIVE)
 
     def flush(self) -> None:
         """Writes what there is, if the client keeps up."""
@@ -176,6 +236,7 @@ class SseStream:
             return
         payload = self._taken()
         if payload:
+            self._silent_ticks = 0
             outlet.send(payload.encode("ascii"))
 
     def take(self) -> bytes:

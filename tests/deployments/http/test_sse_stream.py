@@ -96,6 +96,7 @@ async def streamed(script: list[Event | str], report: StreamReport) -> bytes:
                 assert not isinstance(step, str)
                 sink.emit(step)
     await asyncio.wait([stream.ended])
+    stream.close()
     return b"".join(pipe.writes) + stream.take()
 
 
