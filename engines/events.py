@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, Literal
 
-FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 
 
 class _Value:

@@ -1,6 +1,7 @@
 """`GET /v1/models` and `GET /v1/models/{id}`."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
@@ -38,5 +39,6 @@ def _model(name: str, card: ModelCard) -> dict[str, Any]:
         "root": card.name,
         "parent": None,
         "max_model_len": card.capabilities.context_length or None,
+        "capabilities": asdict(card.capabilities),
         "permission": [],
     }

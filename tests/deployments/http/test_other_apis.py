@@ -1,5 +1,6 @@
 import base64
 import struct
+from dataclasses import asdict
 
 import openai
 import pytest
@@ -81,6 +82,7 @@ async def test_models(serving: Serving) -> None:
             ("demo", "demo", 2**20),
             ("org/demo/v1", "demo", 2**20),
         ]
+        assert listed["data"][0]["capabilities"] == asdict(served.engine.capabilities)
         assert (await served.get("/v1/models/org/demo/v1")).json == listed["data"][1]
         assert (await served.get("/v1/models/org%2Fdemo%2Fv1")).json["id"] == "org/demo/v1"
         missing = await served.get("/v1/models/nope")

@@ -161,7 +161,8 @@ def test_text_before_a_tool_call_is_said_and_the_call_ends_the_answer() -> None:
     builder = CompletionBuilder()
     for event in events:
         builder.add(event)
-    completion = builder.add(Finished((made.reason or "error",), Usage(), "engine"))
+    assert made.reason is not None
+    completion = builder.add(Finished((made.reason,), Usage(), "engine"))
     assert completion is not None
     assert completion.text == "hm"
     assert completion.choices[0].reason == "tool_calls"
