@@ -1,0 +1,65 @@
+"""Ray's private names that we use: looked for once, when this is imported.
+
+Each of them only makes something faster that a public way does as well. Where another version of Ray has moved one, the
+public way is taken, and the log says once what was moved by which version.
+"""
+
+import logging
+from collections.abc import Sequence
+from importlib import import_module
+from inspect import signature
+from typing import Any
+
+import ray
+
+logger = logging.getLogger(__name__)
+
+MADE_FOR = "2.60"
+"""The version of Ray in which all of them are."""
+_CORE = "ray._raylet:CoreWorker"
+
+
+def find(what: str, names: Sequence[str]) -> bool:
+    """Whether Ray has all of these names; says so in the log if it has not.
+
+    Args:
+        what: What goes on more slowly without them.
+        names: `module:name`, `module:name.attribute`, or `module:function(parameter)`.
+    """
+    moved = [name for name in names if not _exists(name)]
+    if moved:
+        logger.warning(
+            "Ray %s has moved %s, which Ray %s has: %s more slowly.", ray.__version__, ", ".join(moved), MADE_FOR, what
+        )
+    return not moved
+
+
+def _exists(name: str) -> bool:
+    module, _, way = name.partition(":")
+    way, _, parameter = way.rstrip(")").partition("(")
+    try:
+        found: Any = import_module(module)
+        for attribute in way.split("."):
+            found = getattr(found, attribute)
+        return not parameter or parameter in signature(found).parameters
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return False
+
+
+READS_BY_CALLBACK = find(
+    "frames are read",
+    (
+        f"{_CORE}.peek_object_ref_stream",
+        f"{_CORE}.try_read_next_object_ref_stream",
+        "ray._raylet:ObjectRef._on_completed",
+        # It keeps them as `_generator_ref` and `worker`.
+        "ray._raylet:ObjectRefGenerator.__init__(generator_ref)",
+        "ray._raylet:ObjectRefGenerator.__init__(worker)",
+    ),
+)
+"""Whether `actors.ray_stream` can read a streaming call by callback."""
+
+REPORTS_INLINE = find(
+    "frames are reported", (f"{_CORE}.reset_event_loop_executor", "ray._private.worker:global_worker")
+)
+"""Whether `actors.inline_reports` can let a streaming call report its items in place."""
