@@ -35,7 +35,7 @@ def refusal(error: Exception, *, param: str | None, context_length: int) -> Pens
         return InvalidRequest(f"{where or 'The request'}: {first['msg']}", param=where or param)
     if isinstance(error, (VLLMClientError, ValueError, TypeError)):
         # The text without vLLM's own suffix, which repeats the parameter and its value.
-        message = _SOURCE_LINE.sub("", str(error.args[0]) if error.args else str(error))
+        message = without_source(str(error.args[0]) if error.args else str(error))
         name = getattr(error, "parameter", None)
         if name in _TOO_LONG or "maximum model length" in message:
             return ContextOverflow(message, context_length=context_length, param=param)
@@ -43,6 +43,11 @@ def refusal(error: Exception, *, param: str | None, context_length: int) -> Pens
             param = f"sampling.{name}"
         return InvalidRequest(message, param=param)
     return failure(error)
+
+
+def without_source(message: str) -> str:
+    """What xgrammar says, without where in its source it says so."""
+    return _SOURCE_LINE.sub("", message)
 
 
 def failure(error: BaseException) -> PenstockError:

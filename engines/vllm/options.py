@@ -34,6 +34,10 @@ class VllmOptions(BaseModel):
         reasoning_parser: vLLM's parser of this model's reasoning (`deepseek_r1`, `qwen3`, ...).
         chat_template: Path of a chat template that replaces the model's own.
         chat_template_kwargs: Defaults of what requests pass to the chat template.
+        free_grammars: Whether requests may bring free-form grammars (EBNF, Lark), by themselves or inside structural
+            tags. Off, because the cost of a token that they allow is only known by trying.
+        guided_compile_s: Seconds that compiling a request's schema, regex or choice may take with half of the machine's
+            cores, at most 8; what takes longer is refused. Others' wait for theirs grows with it.
         engine_args: Any other argument of vLLM's `AsyncEngineArgs`, by name. Wins over the options above.
     """
 
@@ -61,4 +65,6 @@ class VllmOptions(BaseModel):
     reasoning_parser: str | None = None
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] = {}
+    free_grammars: bool = False
+    guided_compile_s: float = Field(1.0, gt=0, le=60)
     engine_args: dict[str, Any] = {}

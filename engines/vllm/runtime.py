@@ -21,6 +21,7 @@ from engines.vllm.arguments import chat_template, child_environment, engine_args
 from engines.vllm.embedding import Embedding
 from engines.vllm.failures import failure, refusal
 from engines.vllm.gauges import Gauges
+from engines.vllm.grammars import Grammars
 from engines.vllm.options import VllmOptions
 from engines.vllm.orphans import mortal_core
 from engines.vllm.parsing import Parsing
@@ -66,6 +67,7 @@ class Runtime:
         self._rendering = Rendering(self._llm, options, template)
         self._parsing = Parsing(self._llm, options, self._rendering.online.parser)
         self._sampling = SamplingMapper(self._config)
+        self._grammars = Grammars(self._llm.vllm_config, self._llm.renderer.tokenizer, options)
         self._embedding = Embedding(name, self._llm, self._rendering)
         self._rendering.online.warmup()
         self._tasks: tuple[str, ...] = ()
@@ -109,6 +111,7 @@ class Runtime:
 
     def close(self, timeout_s: float) -> None:
         """Ends vLLM's processes; those that are not gone by then are left to the caller. Blocks."""
+        self._grammars.close()
         self._llm.shutdown(timeout=timeout_s)
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
@@ -176,9 +179,8 @@ class Runtime:
             arguments = (context.id, rendered.engine_input, params, self._tasks)
             if params.structured_outputs is None:
                 return process.process_inputs(*arguments)
-            # A grammar is compiled to see whether it is valid; that may take long.
             param = guided_field(sampling.guided) if sampling.guided is not None else "tools"
-            core: EngineCoreRequest = await process.process_inputs_async(*arguments)
+            core = await self._grammars.core_request(process, arguments, params, sampling.guided, param)
         except Exception as error:
             raise refusal(error, param=param, context_length=self._config.max_model_len) from error
         parser = self._parsing.parser(rendered)

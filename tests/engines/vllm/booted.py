@@ -17,6 +17,7 @@ DEMO_OPTIONS: dict[str, Any] = {
     "tool_parser": "hermes",
     # Reads the demo model's think block when it is asked to think, and takes everything as the answer otherwise.
     "reasoning_parser": "deepseek_v3",
+    "free_grammars": True,
 }
 
 
