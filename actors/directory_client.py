@@ -175,12 +175,16 @@ class Announcer:
         """Announces at once, not when the next renewal is due."""
         self._changed.set()
 
-    async def withdraw(self) -> None:
-        """Stops announcing and removes the instance; when the directory cannot be reached, its lease runs out."""
+    async def stop(self) -> None:
+        """Stops announcing; the instance is known until its lease runs out, or to be announced by somebody else."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
             self._task = None
+
+    async def withdraw(self) -> None:
+        """Stops announcing and removes the instance; when the directory cannot be reached, its lease runs out."""
+        await self.stop()
         instance = self._describe()
         try:
             await self._client.withdraw(instance.id, instance.incarnation)

@@ -92,11 +92,14 @@ def parse_metrics(text: str, at_s: float) -> Scrape:
     result = Scrape(at_s)
     info: dict[str, dict[str, str]] = {}
     loads: dict[str, dict[str, float]] = {}
+    waits: dict[str, str] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             match sample.name:
                 case "penstock_instance_info":
                     info[sample.labels["instance"]] = sample.labels
+                case "penstock_instance_waits_info":
+                    waits[sample.labels["instance"]] = sample.labels["reason"]
                 case "penstock_instance_running_requests":
                     loads.setdefault(sample.labels["instance"], {})["running"] = sample.value
                 case "penstock_instance_queued_requests":
@@ -118,6 +121,7 @@ def parse_metrics(text: str, at_s: float) -> Scrape:
                 model=labels["model"],
                 state=InstanceState(labels["state"]),
                 node=labels["node"],
+                detail=waits.get(id, ""),
                 running=int(load.get("running", 0)),
                 queued=int(load.get("queued", 0)),
                 kv_use=load.get("kv_use", 0.0),
@@ -137,4 +141,5 @@ def _view(latest: Scrape, before: Scrape) -> Group:
         ready = sum(state is InstanceState.READY for state in states)
         models.add_row(model, f"{ready} of {len(states)}", f"{rates.get(model, 0.0):.0f}")
     flight = Text(f"{latest.in_flight} requests under way", style="dim")
-    return Group(instance_table(latest.rows, loads=True), Text(), models, flight)
+    waits = [Text(f"{row.id} {row.detail}", style="yellow") for row in latest.rows if row.detail]
+    return Group(instance_table(latest.rows, loads=True), *waits, Text(), models, flight)

@@ -13,10 +13,13 @@ from ray import serve
 from ray.exceptions import RayActorError
 
 from actors.calls import result
+from actors.directory_client import DirectoryClient
 from actors.engine_actor import create_engine_actor
+from actors.instance import Instance
 from actors.patience import within
 from actors.placement import Footprint, actor_options
 from actors.settings import ChannelSettings
+from deployments.boot_backoff import BootBackoff
 from deployments.fleet import ModelSettings
 from deployments.names import slug
 from engines.errors import EngineDead, EngineFailed, PenstockError, Timeout
@@ -52,6 +55,8 @@ class EngineDeployment:
     ) -> None:
         self._model = model
         self._id = f"{slug(model.name)}-{serve.get_replica_context().replica_tag}"
+        self._backoff = BootBackoff(DirectoryClient(fleet), Instance(self._id, model.name), model)
+        await self._backoff.wait()
         # Also held here: `__del__` may come while this boots, and takes it from the attribute.
         actor = self._actor = create_engine_actor(
             self._id,
@@ -66,12 +71,19 @@ class EngineDeployment:
                 await result(actor.boot.remote(), self._id)
         except TimeoutError:
             ray.kill(actor)
-            raise EngineFailed(
+            late = EngineFailed(
                 f"The instance {self._id} has not booted within start_timeout_s ({model.start_timeout_s:g} s)."
-            ) from None
+            )
+            await self._backoff.failed(late.message)
+            raise late from None
+        except Exception as error:
+            ray.kill(actor)
+            await self._backoff.failed(error.message if isinstance(error, PenstockError) else repr(error))
+            raise
         except BaseException:
             ray.kill(actor)
             raise
+        self._backoff.booted()
 
     async def check_health(self) -> None:
         """Returns while the actor lives and its engine works; an engine without work is asked for one token.
@@ -80,6 +92,15 @@ class EngineDeployment:
             RayActorError: Actor or engine are finished, or hang. Serve replaces the replica at once.
             PenstockError: The engine does not work. Serve replaces the replica after the third time in a row.
         """
+        try:
+            await self._check_health()
+        except RayActorError as error:
+            # Ray's text has many lines, of which the first says it.
+            await self._backoff.ended((str(error).splitlines() or ["The actor died."])[0])
+            raise
+        await self._backoff.lives()
+
+    async def _check_health(self) -> None:
         if self._actor is None:
             raise RayActorError(error_msg=f"The instance {self._id} hung, and was killed.")
         health = self._model.health

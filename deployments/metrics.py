@@ -322,6 +322,9 @@ def _instance_text(instances: Sequence[Instance]) -> str:
     info = GaugeMetricFamily(
         "penstock_instance_info", "State and node of an instance.", labels=[*labels, "state", "node"]
     )
+    waits = GaugeMetricFamily(
+        "penstock_instance_waits_info", "Why an instance waits before it boots.", labels=[*labels, "reason"]
+    )
     states: dict[tuple[str, str], int] = {}
     for instance in instances:
         state = (instance.model, instance.state.value)
@@ -330,9 +333,11 @@ def _instance_text(instances: Sequence[Instance]) -> str:
         queued.add_metric([instance.id, instance.model], instance.load.queued)
         kv_use.add_metric([instance.id, instance.model], instance.load.kv_use)
         info.add_metric([instance.id, instance.model, instance.state.value, instance.node], 1)
+        if instance.actor is None and instance.detail:
+            waits.add_metric([instance.id, instance.model, instance.detail], 1)
     for (model, state_name), count in states.items():
         up.add_metric([model, state_name], count)
-    return _exposed([up, running, queued, kv_use, info])
+    return _exposed([up, running, queued, kv_use, info, waits])
 
 
 class _Fixed(Collector):

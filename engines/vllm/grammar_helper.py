@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import heapq
 import json
+import math
 import os
 import random
 import resource
@@ -199,15 +200,15 @@ class Walker:
         if not (first_s * 1.1 < second_s and second_s * 1.1 < third_s and third_s * 1.1 < last_s and last_s > 2e-4):
             return False
         # From the middle of the second quarter to that of the last one the number of tokens grows by 7 / 3.
-        power = min(4.0, (last_s / second_s - 1) / (7 / 3 - 1))
-        return last_s * max(1.0, self._setup.context_length / len(times)) ** power > STEP_S
+        power = min(4.0, math.log(last_s / second_s) / math.log(7 / 3))
+        return bool(last_s * max(1.0, self._setup.context_length / len(times)) ** power > STEP_S)
 
     def _allowed(self) -> Any:
         bits = self._np.unpackbits(self._mask.view(self._np.uint8), bitorder="little")[: self._size]
         return self._np.flatnonzero(bits)
 
     def _is_allowed(self, token: int) -> bool:
-        return token >= 0 and bool((int(self._mask[0, token >> 5]) >> (token & 31)) & 1)
+        return token >= 0 and bool((self._mask[0, token >> 5] >> (token & 31)) & 1)
 
     def _any(self, last: int, rng: random.Random) -> int:
         allowed = self._allowed()
