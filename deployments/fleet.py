@@ -163,6 +163,7 @@ class HttpSettings(Settings):
         host: Address to listen on; `0.0.0.0` for every one.
         port: Port to listen on; the replicas of one node share it.
         max_body_bytes: A larger request body is refused before it is read.
+        max_bodies_bytes: Bytes of all bodies that one router replica reads at a time; past it 503, before reading.
         max_json_depth: A more deeply nested body is refused.
         body_timeout_s: What a client gets to send its body.
         write_timeout_s: A client that reads nothing for so long is dropped, and its request killed.
@@ -176,6 +177,7 @@ class HttpSettings(Settings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     max_body_bytes: int = Field(16 * 2**20, ge=1024)
+    max_bodies_bytes: int = Field(512 * 2**20, ge=1024)
     max_json_depth: int = Field(100, ge=1)
     body_timeout_s: float = Field(30.0, gt=0)
     write_timeout_s: float = Field(60.0, gt=0)

@@ -4,6 +4,7 @@ Requests cross borders (HTTP, Serve handles, Ray), so pydantic guards them: unkn
 name. They are built once per request and never touched per token.
 """
 
+import struct
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -17,6 +18,8 @@ TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
 Word = Annotated[str, Field(min_length=1, max_length=1024)]
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 64
+FLOAT_BYTES = 4
+"""Bytes of one number of a vector."""
 
 
 class _Request(BaseModel):
@@ -237,15 +240,39 @@ class EmbedRequest(_Request):
 class Embeddings(_Request):
     """The vectors, in the order of the inputs.
 
+    Numbers by the million are no Python objects on their way: `numpy.frombuffer(vectors, "<f4").reshape(-1, dimension)`
+    reads them, and `floats` does for a few.
+
     Attributes:
-        vectors: One list of floats per input.
+        vectors: All of them one after another, as 32-bit floats, little-endian.
+        dimension: Floats of one vector.
         prompt_tokens: Tokens of all inputs.
         engine: Name of the engine that made them.
     """
 
-    vectors: list[list[float]]
+    vectors: bytes
+    dimension: int = Field(ge=1)
     prompt_tokens: int
     engine: str
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if len(self.vectors) % (FLOAT_BYTES * self.dimension):
+            raise ValueError(f"{len(self.vectors)} bytes are no whole number of vectors of {self.dimension} floats")
+        return self
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.vectors) // (FLOAT_BYTES * self.dimension)
+
+    def packed(self, index: int) -> bytes:
+        """One vector, as it is in `vectors`."""
+        size = FLOAT_BYTES * self.dimension
+        return self.vectors[index * size : (index + 1) * size]
+
+    def floats(self, index: int) -> tuple[float, ...]:
+        """One vector, as numbers."""
+        return struct.unpack(f"<{self.dimension}f", self.packed(index))
 
 
 class TokenizeRequest(_Request):

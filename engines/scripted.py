@@ -35,7 +35,7 @@ from engines.script import (
     prompt_text,
     text_of,
 )
-from engines.simulated.embedding import embedding
+from engines.simulated.embedding import embeddings
 
 CONTEXT_LENGTH = 2**20
 DEFAULT_CAPABILITIES = Capabilities(
@@ -202,7 +202,8 @@ class ScriptedEngine(PushEngine):
         inputs = [[ord(char) for char in item] if isinstance(item, str) else item for item in request.inputs]
         size = request.dimensions or self._options.embedding_size
         return Embeddings(
-            vectors=[embedding(token_ids, size) for token_ids in inputs],
+            vectors=await embeddings(inputs, size),
+            dimension=size,
             prompt_tokens=sum(map(len, inputs)),
             engine=self.name,
         )

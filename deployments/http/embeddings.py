@@ -2,21 +2,22 @@
 
 import base64
 import json
-import struct
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from aiohttp import web
 from pydantic import ConfigDict, Field
 
 from deployments.http.dispatch import DispatchFields
-from deployments.http.exchange import Exchange, json_response
+from deployments.http.exchange import Exchange
 from deployments.http.generation_body import Ints, Strings, WithoutEffect, check_inputs
+from deployments.http.long_answer import answer_in_pieces, in_pieces
 from deployments.http.names import Names
 from deployments.http.validation import build, parse_body
 from engines.context import Context
 from engines.errors import InvalidRequest
 from engines.events import Usage
-from engines.requests import EmbedRequest
+from engines.requests import Embeddings, EmbedRequest
 
 MAX_INPUTS = 2048
 """OpenAI's."""
@@ -57,20 +58,18 @@ async def embeddings(exchange: Exchange) -> web.StreamResponse:
         exchange.services.live_ids.release(context.id)
     exchange.instance = answer.engine
     exchange.meter.finish(Usage(prompt_tokens=answer.prompt_tokens))
-    encode = _base64 if body.encoding_format == "base64" else list
-    return json_response(
-        json.dumps(
-            {
-                "object": "list",
-                "data": [
-                    {"object": "embedding", "index": index, "embedding": encode(vector)}
-                    for index, vector in enumerate(answer.vectors)
-                ],
-                "model": body.model,
-                "usage": {"prompt_tokens": answer.prompt_tokens, "total_tokens": answer.prompt_tokens},
-            }
-        )
-    )
+    return await answer_in_pieces(exchange, _pieces(body, answer))
+
+
+def _pieces(body: EmbeddingBody, answer: Embeddings) -> Iterator[str]:
+    encode = _base64 if body.encoding_format == "base64" else _floats
+    yield '{"object": "list", "data": ['
+    for index in range(len(answer)):
+        yield f'{", " if index else ""}{{"object": "embedding", "index": {index}, "embedding": '
+        yield from encode(answer, index)
+        yield "}"
+    usage = {"prompt_tokens": answer.prompt_tokens, "total_tokens": answer.prompt_tokens}
+    yield f'], "model": {json.dumps(body.model)}, "usage": {json.dumps(usage)}}}'
 
 
 def _request(exchange: Exchange, body: EmbeddingBody, data: dict[str, Any]) -> tuple[EmbedRequest, Names]:
@@ -99,6 +98,10 @@ def _request(exchange: Exchange, body: EmbeddingBody, data: dict[str, Any]) -> t
     return request, names
 
 
-def _base64(vector: list[float]) -> str:
+def _base64(answer: Embeddings, index: int) -> Iterator[str]:
     """OpenAI's: 32-bit floats, little-endian."""
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    yield f'"{base64.b64encode(answer.packed(index)).decode()}"'
+
+
+def _floats(answer: Embeddings, index: int) -> Iterator[str]:
+    return in_pieces(answer.floats(index))

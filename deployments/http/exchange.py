@@ -8,6 +8,7 @@ from aiohttp import hdrs, web
 
 from deployments.fleet import HttpSettings
 from deployments.fleet_engine import FleetEngine
+from deployments.http.bodies import Bodies
 from deployments.http.body import read_json
 from deployments.http.cors import Cors
 from deployments.http.dispatch import INSTANCE_HEADER, DispatchHints, dispatch_hints
@@ -32,6 +33,7 @@ class Services:
     metrics: Metrics
     flusher: Flusher
     cors: Cors
+    bodies: Bodies
     live_ids: LiveIds = field(default_factory=LiveIds)
     readiness: Readiness = field(default_factory=Readiness)
     draining: bool = False
@@ -72,8 +74,9 @@ class Exchange:
         Raises:
             InvalidRequest: It is not one.
             RequestTooLarge: It is over the limit.
+            BodiesOverBudget: Too many bodies are being read.
         """
-        return await read_json(self.request, self.services.settings)
+        return await read_json(self.request, self.services.settings, self.services.bodies)
 
     def hints(self) -> DispatchHints:
         """What the headers say about where and when to serve.

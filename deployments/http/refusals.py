@@ -6,12 +6,14 @@ InvalidRequest
 ├── MethodNotAllowed      405
 ├── BodyTimeout           408  the body did not come in time
 └── UnsupportedMediaType  415  the body is not JSON, or it is compressed
+Unavailable
+└── BodiesOverBudget      503  so many bodies are being read that there is no room for another
 PenstockError
 ├── InternalError         500  a bug; the log line with the request id says more
 └── CannotListen               the port is taken, or may not be had
 """
 
-from engines.errors import InvalidRequest, PenstockError
+from engines.errors import InvalidRequest, PenstockError, Unavailable
 
 
 class NotHttp(InvalidRequest):
@@ -54,6 +56,15 @@ class UnsupportedMediaType(InvalidRequest):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class BodiesOverBudget(Unavailable):
+    """The bodies that are being read leave no room for another."""
+
+    code = "bodies_over_budget"
+
+    def __init__(self) -> None:
+        super().__init__("The server is reading too many large requests at once.", retry_after_s=1.0)
 
 
 class InternalError(PenstockError):

@@ -10,6 +10,7 @@ from aiohttp import web
 from deployments.fleet import HttpSettings
 from deployments.fleet_engine import FleetEngine
 from deployments.http.auth import ApiKeys
+from deployments.http.bodies import Bodies
 from deployments.http.connection import MAX_HEADER_BYTES, MAX_HEADERS, Connection
 from deployments.http.cors import Cors
 from deployments.http.dispatcher import Dispatcher
@@ -65,7 +66,14 @@ class HttpIngress:
             CannotListen: The port is taken by another program, or may not be had.
         """
         settings = self._settings
-        self._services = Services(self._fleet, settings, self._metrics, Flusher(), Cors(settings.cors))
+        self._services = Services(
+            self._fleet,
+            settings,
+            self._metrics,
+            Flusher(),
+            cors=Cors(settings.cors),
+            bodies=Bodies(settings.max_bodies_bytes),
+        )
         server = _Server(
             Dispatcher(self._services, ApiKeys(settings.api_keys_env)),
             write_timeout_s=settings.write_timeout_s,

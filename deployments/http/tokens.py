@@ -1,6 +1,7 @@
 """`POST /tokenize` and `POST /detokenize`, in vLLM's shapes."""
 
 import json
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 from aiohttp import web
@@ -8,10 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.http.exchange import Exchange, json_response
 from deployments.http.generation_body import Ints
+from deployments.http.long_answer import answer_in_pieces, in_pieces
 from deployments.http.names import Names
 from deployments.http.validation import build, parse_body
 from engines.messages import Message, Tool
-from engines.requests import DetokenizeRequest, TokenizeRequest
+from engines.requests import DetokenizeRequest, Tokenized, TokenizeRequest
 
 
 class TokenizeBody(BaseModel):
@@ -49,18 +51,16 @@ async def tokenize(exchange: Exchange) -> web.StreamResponse:
     body = parse_body(TokenizeBody, data)
     model = _model(exchange, body.model)
     fields = {name: getattr(body, name) for name in TokenizeRequest.model_fields if name != "model"}
-    request = build(TokenizeRequest, Names(data), model=model, **fields)
-    answer = await exchange.fleet.tokenize(request)
-    return json_response(
-        json.dumps(
-            {
-                "count": len(answer.token_ids),
-                "max_model_len": answer.context_length,
-                "tokens": answer.token_ids,
-                "token_strs": answer.tokens if body.return_token_strs else None,
-            }
-        )
-    )
+    answer = await exchange.fleet.tokenize(build(TokenizeRequest, Names(data), model=model, **fields))
+    return await answer_in_pieces(exchange, _pieces(answer, answer.tokens if body.return_token_strs else None))
+
+
+def _pieces(answer: Tokenized, tokens: Sequence[str] | None) -> Iterator[str]:
+    yield f'{{"count": {len(answer.token_ids)}, "max_model_len": {answer.context_length}, "tokens": '
+    yield from in_pieces(answer.token_ids)
+    yield ', "token_strs": '
+    yield from ("null",) if tokens is None else in_pieces(tokens)
+    yield "}"
 
 
 async def detokenize(exchange: Exchange) -> web.StreamResponse:

@@ -1,13 +1,17 @@
 """Made-up embeddings: the same tokens give the same unit vector everywhere."""
 
+import asyncio
 import hashlib
 import math
 import struct
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+
+_TURN_S = 0.002
 
 
-def embedding(token_ids: Sequence[int], size: int) -> list[float]:
-    """A unit vector of `size` floats that depends on the token ids alone.
+def embedding(token_ids: Sequence[int], size: int) -> bytes:
+    """A unit vector of `size` 32-bit floats, little-endian, that depends on the token ids alone.
 
     The first components do not depend on `size`, as in a model whose vectors may be cut short: a shorter vector is the
     longer one cut and scaled to length 1.
@@ -17,4 +21,16 @@ def embedding(token_ids: Sequence[int], size: int) -> list[float]:
     # Into (-1, 1), never 0: a vector of zeros has no direction.
     raw = [(2 * word + 1) / 2**32 - 1.0 for (word,) in struct.iter_unpack("<I", stream)]
     length = math.sqrt(sum(value * value for value in raw))
-    return [value / length for value in raw]
+    return struct.pack(f"<{size}f", *[value / length for value in raw])
+
+
+async def embeddings(inputs: Iterable[Sequence[int]], size: int) -> bytes:
+    """The vectors of all the inputs, one after another; the event loop has a turn after each few."""
+    vectors = []
+    began_s = time.perf_counter()
+    for token_ids in inputs:
+        vectors.append(embedding(token_ids, size))
+        if time.perf_counter() - began_s >= _TURN_S:
+            await asyncio.sleep(0)
+            began_s = time.perf_counter()
+    return b"".join(vectors)

@@ -11,7 +11,7 @@ from engines.events import Started
 from engines.registry import EngineSpec
 from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
 from engines.simulated.answer import call_prefix, writer
-from engines.simulated.embedding import embedding
+from engines.simulated.embedding import embeddings
 from engines.simulated.faults import Faults
 from engines.simulated.kv_cache import KVCache
 from engines.simulated.options import SimulatedOptions
@@ -144,7 +144,8 @@ class SimulatedEngine(PushEngine):
         await asyncio.sleep(self._clock.step_s(tokens, 0, 0))
         if context.is_stopped:
             raise Cancelled(f"The request {context.id} was cancelled.", instance=self.name)
-        return Embeddings(vectors=[embedding(ids, size) for ids in inputs], prompt_tokens=tokens, engine=self.name)
+        vectors = await embeddings(inputs, size)
+        return Embeddings(vectors=vectors, dimension=size, prompt_tokens=tokens, engine=self.name)
 
     async def tokenize(self, request: TokenizeRequest) -> Tokenized:
         """As `Engine.tokenize`. There are no special tokens to add, so `add_special_tokens` makes no difference."""

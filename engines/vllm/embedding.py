@@ -1,15 +1,20 @@
 """Embeddings: one vector per input, by a pooling model."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, cast
 
+import torch
 from vllm.pooling_params import PoolingParams
 
 from engines.context import Context
-from engines.errors import Cancelled
-from engines.requests import Embeddings, EmbedRequest
+from engines.errors import Cancelled, InvalidRequest
+from engines.requests import FLOAT_BYTES, Embeddings, EmbedRequest
 from engines.vllm.failures import refusal
 from engines.vllm.rendering import Rendered, Rendering
+
+_AT_ONCE = 16
+"""Inputs that are taken up in one turn of the event loop: each takes a fraction of a millisecond."""
 
 
 class Embedding:
@@ -29,17 +34,11 @@ class Embedding:
             Cancelled: The context was stopped.
             EngineDead: The engine is finished.
         """
-        inputs = cast("list[str | list[int]]", request.inputs)
-        prompts = await asyncio.gather(
-            *(
-                self._rendering.embed_input(text, f"inputs[{number}]", request.truncate_prompt_tokens)
-                for number, text in enumerate(inputs)
-            )
-        )
         # Before anything runs: a wrong parameter is wrong for all the inputs.
-        self._check(request)
+        params = self._params(request.dimensions)
+        prompts = await self._prompts(request)
         loop = asyncio.get_running_loop()
-        tasks = [loop.create_task(self._vector(prompt, request, context)) for prompt in prompts]
+        tasks: list[asyncio.Task[bytes]] = []
 
         def cancel(_: Context) -> None:
             for task in tasks:
@@ -47,6 +46,12 @@ class Embedding:
 
         unsubscribe = context.on_stop(cancel)
         try:
+            for number, prompt in enumerate(prompts):
+                if context.is_stopped:
+                    break
+                tasks.append(loop.create_task(self._vector(prompt, params, context)))
+                if number % _AT_ONCE == _AT_ONCE - 1:
+                    await asyncio.sleep(0)
             vectors = await asyncio.gather(*tasks)
         except asyncio.CancelledError:
             if context.is_stopped:
@@ -55,26 +60,60 @@ class Embedding:
         finally:
             unsubscribe()
             cancel(context)  # One that failed leaves the others running.
+        if context.is_stopped:
+            raise Cancelled("The request was cancelled.")
         return Embeddings(
-            vectors=vectors, prompt_tokens=sum(len(prompt.token_ids) for prompt in prompts), engine=self._name
+            vectors=b"".join(vectors),
+            dimension=len(vectors[0]) // FLOAT_BYTES,
+            prompt_tokens=sum(len(prompt.token_ids) for prompt in prompts),
+            engine=self._name,
         )
 
-    def _check(self, request: EmbedRequest) -> None:
-        try:
-            PoolingParams(task="embed", dimensions=request.dimensions).verify(self._llm.model_config)
-        except Exception as error:
-            raise refusal(error, param="dimensions", context_length=self._llm.model_config.max_model_len) from error
+    @property
+    def _size(self) -> int:
+        size: int = self._llm.model_config.embedding_size
+        return size
 
-    async def _vector(self, prompt: Rendered, request: EmbedRequest, context: Context) -> list[float]:
+    def _params(self, dimensions: int | None) -> PoolingParams:
+        """What the model is asked for; its own words for what it cannot do would show where it lies on the disk.
+
+        Raises:
+            InvalidRequest: It cannot make vectors of that length.
+        """
+        config = self._llm.model_config
+        if dimensions == self._size:
+            dimensions = None
+        if dimensions is not None:
+            lengths: Sequence[int] | None = config.matryoshka_dimensions
+            if not config.is_matryoshka:
+                raise InvalidRequest(
+                    f"The vectors of this model have {self._size} dimensions and cannot be shortened.",
+                    param="dimensions",
+                )
+            if dimensions > self._size or (lengths and dimensions not in lengths):
+                known = f"{', '.join(map(str, lengths))}" if lengths else f"1 to {self._size}"
+                raise InvalidRequest(f"The vectors of this model have {known} dimensions.", param="dimensions")
+        return PoolingParams(task="embed", dimensions=dimensions)
+
+    async def _prompts(self, request: EmbedRequest) -> list[Rendered]:
+        inputs = cast("list[str | list[int]]", request.inputs)
+        prompts: list[Rendered] = []
+        for begin in range(0, len(inputs), _AT_ONCE):
+            prompts += await asyncio.gather(
+                *(
+                    self._rendering.embed_input(text, f"inputs[{begin + number}]", request.truncate_prompt_tokens)
+                    for number, text in enumerate(inputs[begin : begin + _AT_ONCE])
+                )
+            )
+            await asyncio.sleep(0)
+        return prompts
+
+    async def _vector(self, prompt: Rendered, params: PoolingParams, context: Context) -> bytes:
         self._numbers += 1
-        outputs = self._llm.encode(
-            prompt.engine_input,
-            PoolingParams(task="embed", dimensions=request.dimensions),
-            f"{context.id}-{self._numbers}",
-        )
+        outputs = self._llm.encode(prompt.engine_input, params.clone(), f"{context.id}-{self._numbers}")
         try:
             async for output in outputs:
-                vector: list[float] = output.outputs.data.tolist()
+                vector: bytes = output.outputs.data.to(torch.float32).numpy().astype("<f4", copy=False).tobytes()
                 return vector
         except Exception as error:
             raise refusal(error, param="inputs", context_length=self._llm.model_config.max_model_len) from error

@@ -328,7 +328,7 @@ async def test_plain_calls(share: Start) -> None:
     tokenized = await egress.tokenize(TokenizeRequest(model="m", prompt="hi"))
     assert await egress.detokenize(DetokenizeRequest(model="m", token_ids=tokenized.token_ids)) == "hi"
     embeddings = await egress.embed(EmbedRequest(model="m", inputs=["a", "b"]), Context())
-    assert (len(embeddings.vectors), embeddings.engine) == (2, instance.id)
+    assert (len(embeddings), embeddings.engine) == (2, instance.id)
     with pytest.raises(InvalidRequest):
         await egress.detokenize(DetokenizeRequest(model="m", token_ids=[2**31 - 1]))
     await egress.check_health()

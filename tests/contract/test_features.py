@@ -97,7 +97,7 @@ async def test_embeddings_depend_on_the_text_alone(subject: Running) -> None:
             await subject.engine.embed(request, Context())
         return
     embeddings = await subject.engine.embed(request, Context())
-    first, second, third = embeddings.vectors
+    first, second, third = map(embeddings.floats, range(3))
     assert first == third != second
     assert len(first) == len(second)
     assert math.isclose(sum(value * value for value in first), 1.0, rel_tol=1e-3)

@@ -66,8 +66,8 @@ async def test_the_fleet_is_an_engine(fleet: FleetHandle) -> None:
 
 async def test_complete_embed_tokenize_detokenize(fleet: FleetHandle) -> None:
     assert (await fleet.complete({**ECHO, "model": "parrot"})).text == "one two three"
-    assert len((await fleet.embed(EmbedRequest(model="echo", inputs=["a", "b"]))).vectors) == 2
-    assert len((await fleet.embed({"model": "echo", "inputs": ["a"]})).vectors) == 1
+    assert len(await fleet.embed(EmbedRequest(model="echo", inputs=["a", "b"]))) == 2
+    assert len(await fleet.embed({"model": "echo", "inputs": ["a"]})) == 1
     tokens = await fleet.tokenize(TokenizeRequest(model="echo", prompt="hi"))
     assert await fleet.detokenize(DetokenizeRequest(model="echo", token_ids=tokens.token_ids)) == "hi"
 

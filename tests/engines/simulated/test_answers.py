@@ -247,9 +247,10 @@ async def test_logprobs_are_those_of_a_distribution() -> None:
 async def test_embeddings_can_be_shortened_and_inputs_cut() -> None:
     async with engine(embedding_size=32, context_length=16) as simulated:
 
-        async def embed(inputs: Any, **fields: Any) -> list[list[float]]:
+        async def embed(inputs: Any, **fields: Any) -> list[tuple[float, ...]]:
             request = EmbedRequest(model="model", inputs=inputs, **fields)
-            return (await simulated.embed(request, Context())).vectors
+            made = await simulated.embed(request, Context())
+            return [made.floats(index) for index in range(len(made))]
 
         (whole,) = await embed(["a river"])
         (short,) = await embed(["a river"], dimensions=8)

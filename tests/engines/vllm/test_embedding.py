@@ -29,8 +29,9 @@ def request(*inputs: str | list[int], **fields: int) -> EmbedRequest:
     return EmbedRequest.model_validate({"model": "demo", "inputs": inputs} | fields)
 
 
-async def embed(engine: VllmEngine, request: EmbedRequest) -> list[list[float]]:
-    return (await engine.embed(request, Context())).vectors
+async def embed(engine: VllmEngine, request: EmbedRequest) -> list[tuple[float, ...]]:
+    made = await engine.embed(request, Context())
+    return [made.floats(index) for index in range(len(made))]
 
 
 async def test_texts_and_ids_say_the_same(engine: VllmEngine) -> None:
@@ -39,9 +40,9 @@ async def test_texts_and_ids_say_the_same(engine: VllmEngine) -> None:
     (by_ids,) = await embed(engine, request(ids))
     assert made.engine == "pooling-0"
     assert made.prompt_tokens == 2 * len(ids)
-    assert [len(vector) for vector in made.vectors] == [128, 128]
-    assert by_ids == pytest.approx(made.vectors[0], abs=1e-2)
-    assert made.vectors[0] != pytest.approx(made.vectors[1], abs=1e-2)
+    assert (len(made), made.dimension) == (2, 128)
+    assert by_ids == pytest.approx(made.floats(0), abs=1e-2)
+    assert made.floats(0) != pytest.approx(made.floats(1), abs=1e-2)
     assert math.hypot(*by_ids) == pytest.approx(1.0, abs=1e-2)
 
 

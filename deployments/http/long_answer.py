@@ -1,0 +1,59 @@
+"""Answers of JSON that may be long: written piece by piece, so that nobody else waits for the whole of one."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from deployments.http.exchange import Exchange
+
+TURN_S = 0.002
+"""How long the pieces are made in one turn of the event loop."""
+STREAM_FROM_CHARS = 256 * 1024
+"""A longer answer is sent while it is made, so that it need not lie in memory as a whole."""
+PIECE = 1024
+"""Values that become JSON in one piece."""
+
+
+def in_pieces(values: Sequence[Any]) -> Iterator[str]:
+    """The JSON of a list of plain values."""
+    yield "["
+    for begin in range(0, len(values), PIECE):
+        yield (", " if begin else "") + json.dumps(values[begin : begin + PIECE])[1:-1]
+    yield "]"
+
+
+async def answer_in_pieces(exchange: Exchange, pieces: Iterable[str]) -> web.StreamResponse:
+    """Answers with the JSON that the pieces make up."""
+    response: web.StreamResponse | None = None
+    made: list[str] = []
+    chars = 0
+    began_s = time.perf_counter()
+    for piece in pieces:
+        made.append(piece)
+        chars += len(piece)
+        if chars >= STREAM_FROM_CHARS:
+            if response is None:
+                response = await _open(exchange)
+            # Waits for a client that does not keep up.
+            await response.write("".join(made).encode())
+            made.clear()
+            chars = 0
+        if time.perf_counter() - began_s >= TURN_S:
+            await asyncio.sleep(0)
+            began_s = time.perf_counter()
+    rest = "".join(made).encode()
+    if response is None:
+        return web.Response(body=rest, content_type="application/json")
+    await response.write_eof(rest)
+    return response
+
+
+async def _open(exchange: Exchange) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    exchange.dress(response)
+    await response.prepare(exchange.request)
+    return response
