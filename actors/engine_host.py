@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib import import_module
 
@@ -15,6 +14,7 @@ from actors.daemon_thread import in_daemon_thread
 from actors.frames import DRAINING, ENGINE_DIED, SESSIONS, News
 from actors.gate import Gate
 from actors.instance import Instance, InstanceState
+from actors.lane import Lane, size_of
 from actors.patience import within
 from actors.sessions import Sessions
 from actors.settings import AdmissionSettings, ChannelSettings
@@ -61,6 +61,8 @@ class EngineHost(Host):
     ) -> None:
         self.id = instance.id
         self.gate = Gate(admission)
+        self._texts = Lane(admission.texts)
+        self._embeddings = Lane(admission.embeddings)
         self._instance = replace(instance, state=InstanceState.STARTING, since_s=time.time())
         self._spec = spec
         self._channel_settings = channel
@@ -121,8 +123,10 @@ class EngineHost(Host):
         if self._instance.state in (InstanceState.STARTING, InstanceState.GONE):
             return Load()
         engine = self.engine.load()
-        waiting_inside = min(engine.queued, self.gate.running)
-        return Load(self.gate.running - waiting_inside, self.gate.queued + waiting_inside, engine.kv_use)
+        running = self.gate.running + self._embeddings.running
+        waiting_inside = min(engine.queued, running)
+        queued = self.gate.queued + self._embeddings.queued
+        return Load(running - waiting_inside, queued + waiting_inside, engine.kv_use)
 
     def engine_died(self, error: EngineDead) -> None:
         """The engine is finished, and so is the instance."""
@@ -130,7 +134,8 @@ class EngineHost(Host):
             self._become(InstanceState.GONE, error.message)
             # In one word, and not request by request: all of them have died of one cause.
             self.broadcast(News(ENGINE_DIED))
-            self.gate.clear(InstanceLost(f"The engine of instance {self.id} died.", instance=self.id))
+            for waiting in (self.gate, self._embeddings, self._texts):
+                waiting.clear(InstanceLost(f"The engine of instance {self.id} died.", instance=self.id))
 
     def pulse(self) -> tuple[int | None, bool]:
         """The engine's steps so far, None where it cannot tell; and whether it has work."""
@@ -193,10 +198,13 @@ class EngineHost(Host):
     # Plain calls.
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
-        """As `Engine.embed`, through the gate. Cancelling the waiter kills the request."""
+        """As `Engine.embed`, in a lane of its own. Cancelling the waiter kills the request."""
+        refusal = self.refusal()
+        if refusal is not None:
+            raise refusal
         context = Context()
         try:
-            async with self._place(request.priority):
+            async with self._embeddings.place(size_of(request), order=-request.priority):
                 embeddings = await self.engine.embed(request, context)
         except EngineDead as error:
             self.engine_died(error)
@@ -208,14 +216,16 @@ class EngineHost(Host):
         return embeddings
 
     async def tokenize(self, request: TokenizeRequest) -> Tokenized:
-        """As `Engine.tokenize`; it is no work for the accelerator, so it does not go through the gate."""
+        """As `Engine.tokenize`; it is no work for the accelerator, so it has a lane of its own."""
         self._check_up()
-        return await self.engine.tokenize(request)
+        async with self._texts.place(size_of(request)):
+            return await self.engine.tokenize(request)
 
     async def detokenize(self, request: DetokenizeRequest) -> str:
-        """As `Engine.detokenize`; it does not go through the gate either."""
+        """As `Engine.detokenize`, in the same lane as `tokenize`."""
         self._check_up()
-        return await self.engine.detokenize(request)
+        async with self._texts.place(size_of(request)):
+            return await self.engine.detokenize(request)
 
     async def check_health(self, canary_idle_s: float, timeout_s: float, stall_s: float) -> None:
         """Returns when the engine can work.
@@ -274,8 +284,9 @@ class EngineHost(Host):
         if self._instance.state is not InstanceState.DRAINING:
             self._become(InstanceState.DRAINING)
             self.broadcast(News(DRAINING))
-            self.gate.clear(Draining(f"The instance {self.id} takes no new work.", instance=self.id))
-        await self._until(lambda: self.gate.running == 0, timeout_s)
+            for waiting in (self.gate, self._embeddings):
+                waiting.clear(Draining(f"The instance {self.id} takes no new work.", instance=self.id))
+        await self._until(lambda: self.gate.running + self._embeddings.running == 0, timeout_s)
         for channel in list(self._channels.values()):
             channel.hand_over(InstanceLost(f"The instance {self.id} shuts down.", instance=self.id))
         await self._until(self._is_flushed, _FLUSH_S)
@@ -302,31 +313,6 @@ class EngineHost(Host):
         refusal = self.refusal()
         if refusal is not None and not isinstance(refusal, Draining):
             raise refusal
-
-    @asynccontextmanager
-    async def _place(self, priority: int) -> AsyncIterator[None]:
-        """A place at the gate, for a call that waits for it."""
-        refusal = self.refusal()
-        if refusal is not None:
-            raise refusal
-        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def admit() -> None:
-            if not admitted.done():
-                admitted.set_result(None)
-
-        def evict(error: PenstockError) -> None:
-            if not admitted.done():
-                admitted.set_exception(error)
-
-        ticket = self.gate.enter(priority, admit, evict)
-        try:
-            await admitted
-            yield
-        except BaseException:
-            ticket.leave(failed=True)
-            raise
-        ticket.leave()
 
     async def _tick(self) -> None:
         while True:

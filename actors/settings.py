@@ -9,6 +9,22 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class LaneSettings(Settings):
+    """How much one instance takes of what is not generated. A byte of text counts one, a token id four.
+
+    Attributes:
+        running_bytes: Bytes that are worked on at a time; a larger request runs alone.
+        queued_bytes: Bytes that wait; the rest is refused at once with QueueFull.
+        max_bytes: A larger request is refused as too large.
+        least_bytes: What the smallest request counts, so that their number is bounded, too.
+    """
+
+    running_bytes: int = Field(ge=1)
+    queued_bytes: int = Field(ge=0)
+    max_bytes: int = Field(ge=1)
+    least_bytes: int = Field(ge=1)
+
+
 class AdmissionSettings(Settings):
     """How much work one instance takes.
 
@@ -17,11 +33,19 @@ class AdmissionSettings(Settings):
             this runs alone.
         max_queued: Requests that wait at the gate; the rest is refused at once with QueueFull.
         queue_timeout_s: One that has waited there for so long is given up with QueueTimeout.
+        texts: What is tokenized and detokenized, in a lane of its own.
+        embeddings: What vectors are made of, likewise.
     """
 
     max_running: int = Field(256, ge=1)
     max_queued: int = Field(512, ge=0)
     queue_timeout_s: float = Field(60.0, gt=0)
+    texts: LaneSettings = LaneSettings(
+        running_bytes=2**20, queued_bytes=16 * 2**20, max_bytes=4 * 2**20, least_bytes=4096
+    )
+    embeddings: LaneSettings = LaneSettings(
+        running_bytes=16 * 2**20, queued_bytes=64 * 2**20, max_bytes=32 * 2**20, least_bytes=64 * 1024
+    )
 
 
 class ChannelSettings(Settings):

@@ -1,8 +1,10 @@
 """The simulated engine: one loop that steps all running requests at once."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from typing import TypeVar
 
 from engines.context import Context
 from engines.contract import Capabilities, Load, Progress, PushEngine, Sink
@@ -16,11 +18,16 @@ from engines.simulated.faults import Faults
 from engines.simulated.kv_cache import KVCache
 from engines.simulated.options import SimulatedOptions
 from engines.simulated.output import Output
-from engines.simulated.prompt import budget, check_ids, prompt_ids
+from engines.simulated.prompt import budget, check_ids, check_size, prompt_ids, text_size
 from engines.simulated.scheduler import Scheduler, Sequence
 from engines.simulated.stream import Stream
 from engines.simulated.timing import StepClock
 from engines.simulated.tokenizer import VOCABULARY, Special, decode, encode
+
+Result = TypeVar("Result")
+
+_LONG = 16 * 1024
+"""Characters or tokens from which on it is done beside the event loop."""
 
 
 class SimulatedEngine(PushEngine):
@@ -59,6 +66,7 @@ class SimulatedEngine(PushEngine):
         self._arrivals = count()
         self._steps = 0
         self._work = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, f"texts of {name}")
         self._loop: asyncio.Task[None] | None = None
         self._dead: EngineDead | None = None
 
@@ -82,6 +90,7 @@ class SimulatedEngine(PushEngine):
         if self._options.boot_s:
             await asyncio.sleep(self._options.boot_s)
         if self._loop is None:
+            self._thread = ThreadPoolExecutor(1, f"texts of {self.name}")
             self._loop = asyncio.get_running_loop().create_task(self._run(), name=f"steps of {self.name}")
 
     async def stop(self, timeout_s: float = 30.0) -> None:
@@ -90,6 +99,7 @@ class SimulatedEngine(PushEngine):
         if loop is not None:
             loop.cancel()
             await asyncio.wait((loop,), timeout=timeout_s)
+            self._thread.shutdown(wait=False, cancel_futures=True)
         for stream in list(self._streams):
             stream.fail(InstanceLost(f"The engine {self.name} was stopped.", instance=self.name))
 
@@ -99,7 +109,10 @@ class SimulatedEngine(PushEngine):
         _refuse_unsupported(request)
         if context.is_killed:
             raise Cancelled(f"The request {context.id} was killed.", instance=self.name)
-        prompt = prompt_ids(request)
+        prompt = await self._prompt_ids(request, request.kind)
+        if context.is_killed:
+            raise Cancelled(f"The request {context.id} was killed.", instance=self.name)
+        self._must_be_ready()
         max_tokens = budget(request, len(prompt), self.capabilities.context_length)
         if request.resume is not None:
             request.resume.check_vocabulary(VOCABULARY)
@@ -139,7 +152,10 @@ class SimulatedEngine(PushEngine):
                 raise InvalidRequest(f"The vectors of this model have {size} dimensions.", param="dimensions")
             size = request.dimensions
         items: Iterable[str | list[int]] = request.inputs
-        inputs = [self._embed_ids(item, position, request) for position, item in enumerate(items)]
+        inputs = await self._beside(
+            lambda: [self._embed_ids(item, position, request) for position, item in enumerate(items)],
+            sum(len(item) for item in items),
+        )
         tokens = sum(map(len, inputs))
         await asyncio.sleep(self._clock.step_s(tokens, 0, 0))
         if context.is_stopped:
@@ -150,18 +166,24 @@ class SimulatedEngine(PushEngine):
     async def tokenize(self, request: TokenizeRequest) -> Tokenized:
         """As `Engine.tokenize`. There are no special tokens to add, so `add_special_tokens` makes no difference."""
         self._must_be_ready()
-        ids = prompt_ids(request)
-        return Tokenized(
-            token_ids=ids,
-            context_length=self.capabilities.context_length,
-            tokens=[decode((token_id,)) for token_id in ids],
-        )
+        param = "prompt" if request.messages is None else "messages"
+        ids = await self._prompt_ids(request, param)
+        context_length = self.capabilities.context_length
+        if len(ids) > context_length:
+            raise ContextOverflow(
+                f"The prompt has {len(ids)} tokens; the context of this model has {context_length}.",
+                context_length=context_length,
+                prompt_tokens=len(ids),
+                param=param,
+            )
+        tokens = await self._beside(lambda: [decode((token_id,)) for token_id in ids], len(ids))
+        return Tokenized(token_ids=ids, context_length=context_length, tokens=tokens)
 
     async def detokenize(self, request: DetokenizeRequest) -> str:
         """As `Engine.detokenize`."""
         self._must_be_ready()
         check_ids(request.token_ids, "token_ids")
-        return decode(request.token_ids)
+        return await self._beside(lambda: decode(request.token_ids), len(request.token_ids))
 
     def load(self) -> Load:
         """As `Engine.load`; each choice of a request counts."""
@@ -224,9 +246,22 @@ class SimulatedEngine(PushEngine):
                 prefill_tokens += tokens
         return self._clock.step_s(prefill_tokens, sequences, context_tokens)
 
+    async def _prompt_ids(self, request: GenerateRequest | TokenizeRequest, param: str) -> list[int]:
+        chars = text_size(request)
+        check_size(chars, self.capabilities.context_length, param)
+        return await self._beside(lambda: prompt_ids(request), chars)
+
+    async def _beside(self, work: Callable[[], Result], size: int) -> Result:
+        """Does what is long beside the event loop, one at a time: each thread more would slow the loop down."""
+        if size < _LONG:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
     def _embed_ids(self, item: str | list[int], position: int, request: EmbedRequest) -> list[int]:
         param = f"inputs[{position}]"
         if isinstance(item, str):
+            if request.truncate_prompt_tokens is None:
+                check_size(len(item), self.capabilities.context_length, param)
             ids = encode(item)
         else:
             check_ids(item, param)

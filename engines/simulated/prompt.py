@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from engines.errors import ContextOverflow, InvalidRequest, Unsupported
 from engines.messages import Message, TextPart, Tool
 from engines.requests import GenerateRequest, TokenizeRequest
-from engines.simulated.tokenizer import VOCABULARY_SIZE, Special, decode, encode
+from engines.simulated.tokenizer import LONGEST, VOCABULARY_SIZE, Special, decode, encode
 
 _ROLES = {
     "system": Special.SYSTEM,
@@ -37,6 +37,30 @@ def prompt_ids(request: GenerateRequest | TokenizeRequest) -> list[int]:
     assert isinstance(request, GenerateRequest) and request.prompt_token_ids is not None
     check_ids(request.prompt_token_ids, "prompt_token_ids")
     return list(request.prompt_token_ids)
+
+
+def text_size(request: GenerateRequest | TokenizeRequest) -> int:
+    """Characters that become tokens, those of tools left out."""
+    if request.messages is None:
+        return len(request.prompt or "")
+    contents = [message.content or "" for message in request.messages]
+    parts = [[content] if isinstance(content, str) else content for content in contents]
+    return sum(len(part if isinstance(part, str) else getattr(part, "text", "")) for some in parts for part in some)
+
+
+def check_size(chars: int, context_length: int, param: str) -> None:
+    """Refuses a text that cannot fit, before it is looked at.
+
+    Raises:
+        ContextOverflow: It is longer than as many of the longest tokens.
+    """
+    if chars > context_length * LONGEST:
+        raise ContextOverflow(
+            f"The prompt has {chars} characters; the context of this model has {context_length} tokens of at most "
+            f"{LONGEST} characters.",
+            context_length=context_length,
+            param=param,
+        )
 
 
 def render(messages: Sequence[Message], tools: Sequence[Tool], *, answer: bool, go_on: bool, think: bool) -> list[int]:

@@ -4,7 +4,7 @@ Any text survives `decode(encode(text))`, and no text encodes to a special token
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
 
@@ -86,10 +86,16 @@ SPOKEN = tuple(_ID_OF[f" {word}"] for word in WORDS)
 """The words with a space before them: what answers are made of."""
 
 
+LONGEST = max(len(piece) for piece in BYTES_OF[FIRST_WORD:])
+"""Characters of the longest token that text is made of."""
+
+_CHUNK_CHARS = 16 * 1024
+
+
 def encode(text: str) -> list[int]:
     """The token ids of a text."""
     ids: list[int] = []
-    for piece in _SPLIT.findall(text):
+    for piece in _pieces(text):
         known = _ID_OF.get(piece)
         if known is not None:
             ids.append(known)
@@ -97,6 +103,18 @@ def encode(text: str) -> list[int]:
             # A lone surrogate is no character and has no UTF-8.
             ids.extend(piece.encode("utf-8", "replace"))
     return ids
+
+
+def _pieces(text: str) -> Iterator[str]:
+    # One call for a text of millions would keep every other thread from running meanwhile.
+    at, size = 0, _CHUNK_CHARS
+    while at + size < len(text):
+        pieces = _SPLIT.findall(text, at, at + size)
+        # The last one may go on behind the border.
+        at += size - len(pieces.pop())
+        yield from pieces
+        size = _CHUNK_CHARS if pieces else 2 * size
+    yield from _SPLIT.findall(text, at)
 
 
 def decode(token_ids: Iterable[int], *, skip_special: bool = False) -> str:

@@ -9,7 +9,8 @@ import pytest
 from actors.engine_host import EngineHost
 from actors.frames import DRAINING, ENGINE_DIED, SESSIONS, News
 from actors.instance import Instance, InstanceState
-from actors.settings import AdmissionSettings, ChannelSettings
+from actors.settings import AdmissionSettings, ChannelSettings, LaneSettings
+from engines.context import Context
 from engines.errors import (
     Draining,
     EngineDead,
@@ -19,11 +20,12 @@ from engines.errors import (
     NotReady,
     PenstockError,
     QueueFull,
+    RequestTooLarge,
     Timeout,
 )
 from engines.events import Finished, TextDelta
 from engines.registry import EngineSpec
-from engines.requests import EmbedRequest, Session, TokenizeRequest
+from engines.requests import Embeddings, EmbedRequest, Session, TokenizeRequest
 from engines.scripted import ScriptedEngine
 from tests.actors.channel_reader import Reader, eventually, host, request, until
 
@@ -267,32 +269,59 @@ async def test_a_refused_request_binds_no_session(booted: Booted) -> None:
     other.close()
 
 
-async def test_embeddings_go_through_the_gate(booted: Booted) -> None:
-    instance = await booted(HANGING, admission=AdmissionSettings(max_running=1, max_queued=1))
+ONE_AT_A_TIME = LaneSettings(running_bytes=4, queued_bytes=4, max_bytes=100, least_bytes=4)
+
+
+async def test_embeddings_have_a_lane_of_their_own(booted: Booted) -> None:
+    admission = AdmissionSettings(max_running=1, max_queued=0, embeddings=ONE_AT_A_TIME)
+    instance = await booted(HANGING, admission=admission)
     reader = Reader(instance)
     await reader.is_open()
     reader.submit(request())
     await reader.has_started(1)
-    waiting = asyncio.ensure_future(instance.embed(EmbedRequest(model="m", inputs=["a", "b"])))
-    await until(lambda: instance.gate.queued == 1)
-    reader.cancel(1, kill=True)
-    embeddings = await waiting
-    assert len(embeddings) == 2
-    assert instance.gate.running == 0
+    assert len(await instance.embed(EmbedRequest(model="m", inputs=["a", "b"]))) == 2
+    assert instance.describe().load.running == 1
+    with pytest.raises(RequestTooLarge):
+        await instance.embed(EmbedRequest(model="m", inputs=["a" * 60, "b" * 60]))
     reader.close()
+
+
+async def test_what_is_too_much_for_the_lane_waits_or_is_refused(booted: Booted) -> None:
+    instance = await booted(HANGING, admission=AdmissionSettings(embeddings=ONE_AT_A_TIME))
+    held = asyncio.Event()
+    embed = instance.engine.embed
+
+    async def slow(request: EmbedRequest, context: Context) -> Embeddings:
+        await held.wait()
+        return await embed(request, context)
+
+    instance.engine.embed = slow  # type: ignore[method-assign]
+    one = EmbedRequest(model="m", inputs=["a"])
+    first, second = (asyncio.ensure_future(instance.embed(one)) for _ in range(2))
+    await until(lambda: instance.describe().load.queued == 1)
+    assert instance.describe().load.running == 1
+    with pytest.raises(QueueFull):
+        await instance.embed(one)
+    # Who waits is turned away when the instance drains; who runs may finish.
+    draining = asyncio.ensure_future(instance.drain(10.0))
+    with pytest.raises(Draining):
+        await second
+    assert not draining.done()
+    held.set()
+    assert len(await first) == 1
+    await draining
 
 
 async def test_an_embedding_that_waits_can_be_cancelled(booted: Booted) -> None:
-    instance = await booted(HANGING, admission=AdmissionSettings(max_running=1))
-    reader = Reader(instance)
-    await reader.is_open()
-    reader.submit(request())
-    await reader.has_started(1)
-    waiting = asyncio.ensure_future(instance.embed(EmbedRequest(model="m", inputs=["a"])))
-    await until(lambda: instance.gate.queued == 1)
-    waiting.cancel()
-    await until(lambda: instance.gate.queued == 0)
-    reader.close()
+    instance = await booted(HANGING, admission=AdmissionSettings(embeddings=ONE_AT_A_TIME))
+    instance.engine.embed = lambda *_: asyncio.Event().wait()  # type: ignore[assignment, method-assign]
+    one = EmbedRequest(model="m", inputs=["a"])
+    first, second = (asyncio.ensure_future(instance.embed(one)) for _ in range(2))
+    await until(lambda: instance.describe().load.queued == 1)
+    second.cancel()
+    await until(lambda: instance.describe().load.queued == 0)
+    first.cancel()
+    await until(lambda: instance.describe().load.running == 0)
 
 
 async def test_tokenizing_does_not_wait_at_the_gate(booted: Booted) -> None:

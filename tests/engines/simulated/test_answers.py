@@ -4,14 +4,15 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
 
 from engines.context import Context
-from engines.errors import InvalidRequest, PenstockError, Unsupported
+from engines.errors import ContextOverflow, InvalidRequest, PenstockError, Unsupported
 from engines.events import ReasoningDelta, TextDelta, ToolCallArgumentsDelta
-from engines.requests import EmbedRequest, GenerateRequest
+from engines.requests import EmbedRequest, GenerateRequest, TokenizeRequest
 from tests.engines.simulated.making import answer, asking, engine
 
 WEATHER = {
@@ -268,3 +269,18 @@ async def test_embeddings_can_be_shortened_and_inputs_cut() -> None:
         assert not simulated.capabilities.embed
         with pytest.raises(Unsupported):
             await simulated.embed(EmbedRequest(model="model", inputs=["a"]), Context())
+
+
+async def test_a_text_that_cannot_fit_is_refused_before_it_is_looked_at() -> None:
+    async with engine(context_length=64) as simulated:
+        began_s = time.monotonic()
+        for ask in (
+            lambda: answer(simulated, asking("a " * 8_000_000)),
+            lambda: simulated.tokenize(TokenizeRequest(model="model", prompt="a " * 8_000_000)),
+            lambda: simulated.embed(EmbedRequest(model="model", inputs=["a " * 8_000_000]), Context()),
+        ):
+            with pytest.raises(ContextOverflow):
+                await ask()
+        assert time.monotonic() - began_s < 1.0
+        with pytest.raises(ContextOverflow):
+            await simulated.tokenize(TokenizeRequest(model="model", prompt="a b " * 60))

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engines.simulated import tokenizer
 from engines.simulated.tokenizer import (
     BYTES_OF,
     FIRST_WORD,
@@ -46,3 +47,10 @@ def test_special_tokens_can_be_left_out() -> None:
     ids = [Special.USER, *encode("hello"), Special.END]
     assert decode(ids) == "<|user|>hello<|end|>"
     assert decode(ids, skip_special=True) == "hello"
+
+
+@given(st.integers(1, 9), st.text(alphabet="ab 1é\ud800", max_size=40) | st.sampled_from(["the cat " * 9, "a" * 60]))
+def test_a_long_text_is_cut_where_no_token_is(size: int, text: str) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tokenizer, "_CHUNK_CHARS", size)
+        assert list(tokenizer._pieces(text)) == tokenizer._SPLIT.findall(text)
