@@ -204,7 +204,7 @@ class EngineHost(Host):
             raise refusal
         context = Context()
         try:
-            async with self._embeddings.place(size_of(request), order=-request.priority):
+            async with self._embeddings.place(size_of(request), order=request.priority):
                 embeddings = await self.engine.embed(request, context)
         except EngineDead as error:
             self.engine_died(error)

@@ -166,6 +166,8 @@ class HttpSettings(Settings):
         max_bodies_bytes: Bytes of all bodies that one router replica reads at a time; past it 503, before reading.
         max_json_depth: A more deeply nested body is refused.
         body_timeout_s: What a client gets to send its body.
+        unread_stream_bytes: Bytes that may wait for a client that does not read its stream; past it that stream ends.
+        unread_bytes: The same for all streams of one router replica; past it the largest are ended.
         write_timeout_s: A client that reads nothing for so long is dropped, and its request killed.
         api_keys_env: Environment variable with the API keys, separated by commas; empty or unset: no key is asked for.
         session_header: Header that carries a session id.
@@ -180,6 +182,8 @@ class HttpSettings(Settings):
     max_bodies_bytes: int = Field(512 * 2**20, ge=1024)
     max_json_depth: int = Field(100, ge=1)
     body_timeout_s: float = Field(30.0, gt=0)
+    unread_stream_bytes: int = Field(8 * 2**20, ge=2**20)
+    unread_bytes: int = Field(256 * 2**20, ge=2**20)
     write_timeout_s: float = Field(60.0, gt=0)
     api_keys_env: str = "PENSTOCK_API_KEYS"
     session_header: str = "x-session-id"

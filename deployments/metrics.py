@@ -122,6 +122,11 @@ class Metrics:
             "Connections closed because the client read nothing for too long.",
             registry=self._cumulative,
         )
+        self._unread = Counter(
+            "penstock_unread_streams_ended",
+            "Streams ended because too much of them waited for a client that did not read.",
+            registry=self._cumulative,
+        )
         self._moves = Counter(
             "penstock_migrations",
             "Streams that broke, by what became of them.",
@@ -220,6 +225,10 @@ class Metrics:
     def dropped(self) -> None:
         """A client that read nothing was dropped."""
         self._dropped.inc()
+
+    def unread(self) -> None:
+        """A stream was ended because too much of it waited for its client."""
+        self._unread.inc()
 
     def moved(self, model: str, move: Move) -> None:
         """A stream broke."""

@@ -18,6 +18,7 @@ Each leaf knows its HTTP status, whether another instance may be tried, and, whe
     │   ├── RateLimited           429  a quota, ours or a provider's
     │   └── Overloaded            429  every candidate refused
     ├── Cancelled                 499  the caller gave up (logs only, nobody reads it)
+    ├── ReaderTooSlow             499  the caller does not read its stream, and too much of it waits
     ├── Unavailable               503  base of the four below; try elsewhere, then later
     │   ├── NotReady              503  the instance still boots
     │   ├── NoInstance            503  no instance of the model can take the request
@@ -238,6 +239,14 @@ class Cancelled(PenstockError):
     status = 499
     kind = "cancelled"
     code = "cancelled"
+
+
+class ReaderTooSlow(PenstockError):
+    """The caller did not read its stream, and so much waited for it that the stream was ended."""
+
+    status = 499
+    kind = "cancelled"
+    code = "reader_too_slow"
 
 
 class Unavailable(PenstockError):

@@ -91,8 +91,10 @@ async def answer_stream(
                 context.kill()
             finally:
                 connection.attach(None)
+            try:
+                await response.write_eof(stream.take())
+            finally:
                 stream.close()
-            await response.write_eof(stream.take())
             return response
 
 

@@ -44,6 +44,11 @@ class Connection(web.RequestHandler):
         """Whether the client does not keep up with what was sent to it."""
         return self._blocked
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written and that the client has not taken."""
+        return self._unsent_bytes()
+
     def attach(self, stream: SseStream | None) -> None:
         """The stream to flush when the client keeps up again; None: there is none any more."""
         self._stream = stream
@@ -127,6 +132,17 @@ class ChunkedOutlet:
     def writable(self) -> bool:
         """Whether the client keeps up."""
         return not self._connection.blocked
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were sent and that the client has not taken."""
+        return self._connection.unsent
+
+    def abort(self) -> None:
+        """Ends the connection, with all that was not sent."""
+        transport = self._connection.transport
+        if transport is not None:
+            transport.abort()
 
     def send(self, data: bytes) -> None:
         """Sends one chunk."""

@@ -17,6 +17,7 @@ from deployments.http.dispatcher import Dispatcher
 from deployments.http.exchange import Services
 from deployments.http.refusals import CannotListen
 from deployments.http.sse_stream import Flusher
+from deployments.http.unread import Unread
 from deployments.metrics import Metrics
 
 BACKLOG = 2048
@@ -66,11 +67,12 @@ class HttpIngress:
             CannotListen: The port is taken by another program, or may not be had.
         """
         settings = self._settings
+        unread = Unread(settings.unread_stream_bytes, settings.unread_bytes, self._metrics.unread)
         self._services = Services(
             self._fleet,
             settings,
             self._metrics,
-            Flusher(),
+            Flusher(unread),
             cors=Cors(settings.cors),
             bodies=Bodies(settings.max_bodies_bytes),
         )

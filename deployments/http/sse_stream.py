@@ -2,7 +2,8 @@
 
 Each event is taken by a synchronous call. What the events of one turn of the event loop add up to is written in one
 piece at the end of that turn. While the client does not keep up, nothing is written and nothing but text is kept:
-pieces of one kind and choice grow together into one chunk, so the memory is bounded by the answer itself.
+pieces of one kind and choice grow together into one chunk. What waits is measured now and then, and bounded: see
+`deployments.http.unread`.
 """
 
 import asyncio
@@ -11,9 +12,10 @@ from typing import Protocol
 
 from deployments.http.error_body import error_json
 from deployments.http.stream_format import ChoiceFormat, Extras, StreamFormat
+from deployments.http.unread import Unread
 from deployments.http.usage import total
 from deployments.metrics import RequestMeter
-from engines.errors import PenstockError
+from engines.errors import PenstockError, ReaderTooSlow
 from engines.events import (
     Delta,
     Event,
@@ -43,6 +45,8 @@ _REASONING = -1
 
 _JOIN_AFTER = 1024
 """Pieces after which a waiting choice joins them into one, so that it holds text and not a list of a million texts."""
+MEASURE_S = 0.1
+"""How often what waits for a client is measured."""
 
 
 class Outlet(Protocol):
@@ -52,8 +56,15 @@ class Outlet(Protocol):
     def writable(self) -> bool:
         """Whether the client keeps up; when it does again, `SseStream.flush` is called."""
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that were sent and that the client has not taken."""
+
     def send(self, data: bytes) -> None:
         """Sends bytes, now and without waiting."""
+
+    def abort(self) -> None:
+        """Ends the connection, with all that was not sent."""
 
 
 class Flusher:
@@ -62,13 +73,15 @@ class Flusher:
     It also keeps the silent ones alive, with one timer for all of them.
 
     Args:
+        unread: Bounds what waits for clients that do not read; None: nothing does.
         keep_alive_s: A stream that was silent for so long sends a comment.
     """
 
-    __slots__ = ("_due", "_loop", "_open", "_tick_s", "_timer")
+    __slots__ = ("_due", "_loop", "_open", "_tick_s", "_timer", "_unread")
 
-    def __init__(self, keep_alive_s: float = KEEP_ALIVE_S) -> None:
+    def __init__(self, unread: Unread | None = None, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         self._loop = asyncio.get_running_loop()
+        self._unread = unread
         self._due: list[SseStream] = []
         self._open: dict[SseStream, None] = {}
         self._tick_s = keep_alive_s / _KEEP_ALIVE_TICKS
@@ -97,6 +110,18 @@ class Flusher:
         self._timer = self._loop.call_later(self._tick_s, self._tick)
         for stream in self._open:
             stream.tick()
+
+    def wait(self, stream: "SseStream") -> None:
+        """The stream has something to write, and its client does not read."""
+        unread, now_s = self._unread, self._loop.time()
+        if unread is not None and now_s - stream.measured_s >= MEASURE_S:
+            stream.measured_s = now_s
+            unread.note(stream, stream.measure())
+
+    def forget(self, stream: "SseStream") -> None:
+        """The stream's client reads again, or is gone."""
+        if self._unread is not None:
+            self._unread.forget(stream)
 
     def _flush(self) -> None:
         due, self._due = self._due, []
@@ -151,6 +176,17 @@ class _Choice:
         chunks.clear()
         return taken
 
+    def settle(self) -> tuple[str, int]:
+        """The chunks that do not grow any more, which are taken out, and the characters of the one that does."""
+        settled = "".join(self.chunks)
+        self.chunks.clear()
+        return settled, sum(map(len, self.run))
+
+    def drop(self) -> None:
+        """Forgets what waits."""
+        self.chunks.clear()
+        self.run.clear()
+
     def grow(self, piece: str) -> None:
         """Adds a piece to the chunk that grows."""
         run = self.run
@@ -171,9 +207,12 @@ class SseStream:
     Attributes:
         started: Done with the first `Started`, or with the error that came instead.
         ended: Done when everything was said, well or with an error; what is not written yet is in `take`.
+        measured_s: When what waits was measured last, by the loop's clock; 0: nothing waits.
     """
 
     __slots__ = (
+        "_backlog",
+        "_backlog_chars",
         "_due",
         "_flusher",
         "_format",
@@ -184,6 +223,7 @@ class SseStream:
         "_sinks",
         "_usage",
         "ended",
+        "measured_s",
         "started",
     )
 
@@ -200,6 +240,10 @@ class SseStream:
         self._due = False
         self._silent_ticks = 0
         self._usage = Usage()
+        # What was measured already, in the order in which it will be written.
+        self._backlog: list[str] = []
+        self._backlog_chars = 0
+        self.measured_s = 0.0
 
     def sink(self, choices: Sequence[ChoiceFormat]) -> "SseSink":
         """The sink of one request, whose choices are these. Ask for all of them before the first event."""
@@ -215,9 +259,10 @@ class SseStream:
         self.flush()
 
     def close(self) -> None:
-        """Writes nothing more by itself."""
+        """Writes nothing more by itself, and keeps nothing for its client."""
         self._outlet = None
         self._flusher.let_go(self)
+        self._caught_up()
 
     def tick(self) -> None:
         """Called by the flusher's timer: says something when nothing was said for a while."""
@@ -232,8 +277,13 @@ class SseStream:
         self._due = False
         outlet = self._outlet
         # The last piece is written by whoever waits for `ended`, together with the end of the body.
-        if outlet is None or not outlet.writable or self.ended.done():
+        if self.ended.done():
             return
+        if outlet is None or not outlet.writable:
+            self._flusher.wait(self)
+            return
+        if self.measured_s:
+            self._caught_up()
         payload = self._taken()
         if payload:
             self._silent_ticks = 0
@@ -242,6 +292,34 @@ class SseStream:
     def take(self) -> bytes:
         """What is not written yet, after `ended`: the rest of the answer and its trailer."""
         return self._taken().encode("ascii")
+
+    def _caught_up(self) -> None:
+        """Nothing waits for the client any more: it has read everything, or is gone."""
+        self.measured_s = 0.0
+        self._flusher.forget(self)
+
+    def measure(self) -> int:
+        """How much waits for the client, in bytes."""
+        growing = 0
+        for sink in self._sinks:
+            settled, chars = sink.settle()
+            growing += chars
+            if settled:
+                self._backlog.append(settled)
+                self._backlog_chars += len(settled)
+        return self._backlog_chars + growing + (self._outlet.unsent if self._outlet is not None else 0)
+
+    def give_up(self) -> None:
+        """Too much waits for a client that does not read: lets go of it, and ends the stream."""
+        if self.ended.done():
+            if self._outlet is not None:
+                self._outlet.abort()
+            return
+        for sink in self._sinks:
+            sink.drop()
+        self._backlog.clear()
+        self._backlog_chars = 0
+        self.fail(ReaderTooSlow("The client did not read the answer, and too much of it waited."))
 
     def touch(self) -> None:
         """Something is to be written."""
@@ -275,6 +353,10 @@ class SseStream:
     def _taken(self) -> str:
         sinks = self._sinks
         pieces = sinks[0].take() if len(sinks) == 1 else "".join([sink.take() for sink in sinks])
+        if self._backlog:
+            pieces = "".join((*self._backlog, pieces))
+            self._backlog.clear()
+            self._backlog_chars = 0
         return pieces + self._trailer() if self.ended.done() else pieces
 
     def _trailer(self) -> str:
@@ -325,6 +407,16 @@ class SseSink:
         """The chunks that are not written yet."""
         choices = self._choices
         return choices[0].take() if len(choices) == 1 else "".join([choice.take() for choice in choices])
+
+    def settle(self) -> tuple[str, int]:
+        """As `_Choice.settle`, of all choices."""
+        settled = [choice.settle() for choice in self._choices]
+        return "".join([text for text, _ in settled]), sum(chars for _, chars in settled)
+
+    def drop(self) -> None:
+        """Forgets what waits."""
+        for choice in self._choices:
+            choice.drop()
 
     def _grow(self, kind: int, piece: str, index: int) -> None:
         if not piece:

@@ -36,7 +36,7 @@ async def test_every_prompt_of_a_client_that_leaves_is_killed(serving: Serving) 
 async def test_a_stream_that_nobody_reads_holds_text_and_not_events(serving: Serving) -> None:
     """A client reads nothing while far more than the buffers hold is said; then it reads all of it, complete."""
     piece = "x" * 1000
-    count = 20_000
+    count = 6_000
 
     def script(request):
         return (TextDelta(piece) for _ in range(count))

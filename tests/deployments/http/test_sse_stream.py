@@ -42,6 +42,11 @@ class Pipe:
     def __init__(self) -> None:
         self.writable = True
         self.writes: list[bytes] = []
+        self.unsent = 0
+        self.aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
 
     def send(self, data: bytes) -> None:
         assert self.writable
@@ -50,13 +55,15 @@ class Pipe:
 
 @st.composite
 def answers(draw: st.DrawFn) -> list[Event | str]:
-    """The events of one answer, with `turn`, `block` and `unblock` between them."""
+    """The events of one answer, with `turn`, `block`, `unblock` and `measure` between them."""
     n = draw(st.integers(1, CHOICES))
     calls = [0] * n
     script: list[Event | str] = [Started("engine", "model", 3)]
     for _ in range(draw(st.integers(0, 25))):
         index = draw(st.integers(0, n - 1))
-        match draw(st.sampled_from(["text", "reason", "redact", "call", "args", "end", "turn", "block", "unblock"])):
+        match draw(
+            st.sampled_from(["text", "reason", "redact", "call", "args", "end", "turn", "block", "unblock", "measure"])
+        ):
             case "text":
                 script.append(TextDelta(draw(TEXT), index, draw(IDS), draw(LOGPROBS)))
             case "reason":
@@ -71,7 +78,7 @@ def answers(draw: st.DrawFn) -> list[Event | str]:
                 script.append(ToolCallArgumentsDelta(call, draw(TEXT), index, draw(IDS)))
             case "end" if calls[index]:
                 script.append(ToolCallFinished(calls[index] - 1, index, draw(IDS)))
-            case ("turn" | "block" | "unblock") as word:
+            case ("turn" | "block" | "unblock" | "measure") as word:
                 script.append(word)
     script.append(Finished(("stop",) * n, Usage(3, 5, 1, 2), "engine", tuple(draw(TEXT) for _ in range(n))))
     return script
@@ -89,6 +96,8 @@ async def streamed(script: list[Event | str], report: StreamReport) -> bytes:
                 await asyncio.sleep(0)
             case "block":
                 pipe.writable = False
+            case "measure":
+                stream.measure()
             case "unblock":
                 pipe.writable = True
                 stream.flush()
