@@ -5,9 +5,10 @@ it loses nothing: a new one is filled within seconds, and until then every reade
 """
 
 import asyncio
+import math
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from secrets import token_bytes
 
@@ -139,6 +140,21 @@ class Directory:
         """The values on the board whose keys start so."""
         self._expire()
         return {key: value for key, (value, _) in self._board.items() if key.startswith(prefix)}
+
+    async def swap(self, expected: Mapping[str, bytes | None], values: Mapping[str, bytes | None]) -> bool:
+        """Puts values on the board for good, all at once, if it holds what is expected; whether it did.
+
+        None means that there is no value, or is to be none.
+        """
+        self._expire()
+        if any(self._board.get(key, (None, 0.0))[0] != value for key, value in expected.items()):
+            return False
+        for key, value in values.items():
+            if value is None:
+                self._board.pop(key, None)
+            else:
+                self._board[key] = (value, math.inf)
+        return True
 
     def _expire(self) -> None:
         now_s = self._clock()

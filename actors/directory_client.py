@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -89,6 +89,15 @@ class DirectoryClient:
             RayError, TimeoutError: The directory cannot be reached now.
         """
         await self._call("quarantine", fingerprint, ttl_s)
+
+    async def swap(self, expected: Mapping[str, bytes | None], values: Mapping[str, bytes | None]) -> bool:
+        """As `Directory.swap`.
+
+        Raises:
+            RayError, TimeoutError: The directory cannot be reached now.
+        """
+        swapped: bool = await self._call("swap", expected, values)
+        return swapped
 
     async def watch(self, poll_s: float = 10.0) -> AsyncIterator[View]:
         """What the directory knows, now and after every change; goes on through every death of the directory.

@@ -15,6 +15,7 @@ from actors.frames import DRAINING, ENGINE_DIED, SESSIONS, News
 from actors.gate import Gate
 from actors.instance import Instance, InstanceState
 from actors.lane import Lane, size_of
+from actors.loop_lag import LoopLag
 from actors.patience import within
 from actors.sessions import Sessions
 from actors.settings import AdmissionSettings, ChannelSettings
@@ -69,6 +70,7 @@ class EngineHost(Host):
         self._on_change = on_change
         self._channels: dict[str, Channel] = {}
         self._sessions = Sessions()
+        self._lag = LoopLag()
         self._ticker: asyncio.Task[None] | None = None
         self._steps = _Steps(channel.heartbeat_s)
 
@@ -102,6 +104,7 @@ class EngineHost(Host):
             raise failure.at(self.id) from error
         self._instance = replace(self._instance, capabilities=self.engine.capabilities)
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        self._lag.start()
         self._become(InstanceState.READY)
 
     # What a channel needs.
@@ -126,7 +129,7 @@ class EngineHost(Host):
         running = self.gate.running + self._embeddings.running
         waiting_inside = min(engine.queued, running)
         queued = self.gate.queued + self._embeddings.queued
-        return Load(running - waiting_inside, queued + waiting_inside, engine.kv_use)
+        return Load(running - waiting_inside, queued + waiting_inside, engine.kv_use, self._lag.longest_s())
 
     def engine_died(self, error: EngineDead) -> None:
         """The engine is finished, and so is the instance."""
@@ -299,6 +302,7 @@ class EngineHost(Host):
             await self.engine.stop(timeout_s)
         for channel_id in list(self._channels):
             self.close(channel_id)
+        self._lag.stop()
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None

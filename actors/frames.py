@@ -87,7 +87,8 @@ def encode(frame: Frame) -> bytes:
     load = frame.load
     news = [(item.topic, item.body) for item in frame.news]
     pulse = None if frame.pulse is None else (frame.pulse.steps, frame.pulse.is_busy, frame.pulse.streams)
-    return pickle.dumps((frame.sequence, wire, (load.running, load.queued, load.kv_use), news, pulse), 5)
+    busy = (load.running, load.queued, load.kv_use, load.lag_s)
+    return pickle.dumps((frame.sequence, wire, busy, news, pulse), 5)
 
 
 def decode(data: bytes) -> Frame:

@@ -2,7 +2,8 @@
 
 Several replicas may share one port, so a scrape reaches any one of them: whichever answers gives the figures of all.
 They exchange snapshots over a board. What only grows (counters, histograms) is kept there without expiry, so that the
-sums do not fall when a replica dies; gauges expire with the replica. A replica posts its own before it reads the
+sums do not fall when a replica dies: once it has been gone for a while, its figures are added to those of all that are
+gone. Gauges expire with the replica. A replica posts its own before it reads the
 others', so that no later scrape, whoever answers it, shows less than this one did.
 """
 
@@ -10,7 +11,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from actors.instance import Instance
+from actors.loop_lag import LoopLag
 from engines.errors import Unavailable
 from engines.events import Usage
 from engines.migration import Move
@@ -28,6 +30,14 @@ from engines.migration import Move
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 CUMULATIVE_PREFIX = "metrics/cumulative/"
 GAUGES_PREFIX = "metrics/gauges/"
+ALIVE_PREFIX = "metrics/alive/"
+GONE = CUMULATIVE_PREFIX + "~gone"
+"""The key under which the figures of all replicas that are gone are kept, as one."""
+GONE_AFTER_S = 600.0
+"""A replica that posted nothing for so long does not come back: its figures can be added up."""
+FOLD_EVERY_S = 60.0
+_LAG = "penstock_event_loop_lag_seconds"
+_LAG_HELP = "The longest that the event loop of a process stood still in the last 15 s."
 
 _LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300)
 _FIRST_TOKEN_BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -52,6 +62,15 @@ class Board(Protocol):
             Unavailable: The board cannot be reached now.
         """
 
+    async def swap(self, expected: Mapping[str, bytes | None], values: Mapping[str, bytes | None]) -> bool:
+        """Leaves values without expiry, all at once, if the board holds what is expected; whether it did.
+
+        None means that there is no value, or is to be none.
+
+        Raises:
+            Unavailable: The board cannot be reached now.
+        """
+
 
 class RequestMeter:
     """What one request counts while it runs: plain numbers, because some are touched per token.
@@ -59,17 +78,19 @@ class RequestMeter:
     Attributes:
         endpoint: Route that the request took.
         model: Name of the model; empty until it is known to be served.
-        tokens: Tokens generated so far, as far as the events tell.
+        tokens: Tokens generated so far, as far as the events tell, of all choices.
+        choices: Answers that are generated side by side.
         started_s, first_token_s, finished_s: Monotonic times; 0 when it has not come to that.
         usage: Tokens of the whole request; None until it finished.
     """
 
-    __slots__ = ("endpoint", "finished_s", "first_token_s", "model", "started_s", "tokens", "usage")
+    __slots__ = ("choices", "endpoint", "finished_s", "first_token_s", "model", "started_s", "tokens", "usage")
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self.model = ""
         self.tokens = 0
+        self.choices = 1
         self.started_s = time.monotonic()
         self.first_token_s = 0.0
         self.finished_s = 0.0
@@ -161,7 +182,7 @@ class Metrics:
         )
         self._per_token = Histogram(
             "penstock_time_per_output_token_seconds",
-            "Mean time between the tokens of a request.",
+            "Mean time between the tokens of a choice, one value for each request.",
             ["model"],
             buckets=_PER_TOKEN_BUCKETS_S,
             registry=self._cumulative,
@@ -176,6 +197,8 @@ class Metrics:
         self._in_flight = Gauge(
             "penstock_requests_in_flight", "Requests to models that are under way.", registry=self._gauges
         )
+        self._lag_gauge = Gauge(_LAG, _LAG_HELP, ["process"], registry=self._gauges)
+        self.lag: LoopLag | None = None
         Gauge("penstock_router_replicas", "Router replicas.", registry=self._gauges).set(1)
 
     @property
@@ -213,8 +236,10 @@ class Metrics:
             tokens = max(tokens, usage.completion_tokens)
             self._prompt_tokens.labels(model).inc(usage.prompt_tokens)
             self._cached_tokens.labels(model).inc(usage.cached_tokens)
-            if tokens > 1 and meter.first_token_s:
-                self._per_token.labels(model).observe((meter.finished_s - meter.first_token_s) / (tokens - 1))
+            # Choices are generated side by side: each gets its share of the tokens in the same time.
+            gaps = tokens / meter.choices - 1
+            if gaps > 0 and meter.first_token_s:
+                self._per_token.labels(model).observe((meter.finished_s - meter.first_token_s) / gaps)
         if tokens:
             self._generation_tokens.labels(model).inc(tokens)
 
@@ -238,8 +263,13 @@ class Metrics:
 
     async def post_forever(self) -> None:
         """Posts this replica's figures until cancelled; returns at once without a board."""
+        fold_s = time.monotonic() + FOLD_EVERY_S
         while self._board is not None:
             await self.post()
+            if time.monotonic() >= fold_s:
+                fold_s = time.monotonic() + FOLD_EVERY_S
+                with suppress(Unavailable):
+                    await self.fold()
             await asyncio.sleep(self._post_every_s)
 
     async def post(self) -> None:
@@ -248,6 +278,27 @@ class Metrics:
         if self._board is not None:
             with suppress(Unavailable):
                 await self._post(self._board)
+
+    async def fold(self) -> None:
+        """Adds up the figures of replicas that are gone, so that the board does not grow with each that ever lived.
+
+        Raises:
+            Unavailable: The board cannot be reached now.
+        """
+        if self._board is None:
+            return
+        cumulative = await self._board.read(CUMULATIVE_PREFIX)
+        alive = {key.removeprefix(ALIVE_PREFIX) for key in await self._board.read(ALIVE_PREFIX)}
+        known = cumulative.pop(GONE, None)
+        gone = {
+            key: value
+            for key, value in cumulative.items()
+            if (replica := key.removeprefix(CUMULATIVE_PREFIX)) not in alive and replica != self.replica
+        }
+        if gone:
+            total = _sum([*gone.values(), *([] if known is None else [known])])
+            # Another replica may do the same now; one of the two swaps fails, and nothing is counted twice.
+            await self._board.swap({**gone, GONE: known}, {**dict.fromkeys(gone), GONE: total})
 
     async def text(self, instances: Sequence[Instance]) -> str:
         """The fleet's figures as Prometheus text.
@@ -265,12 +316,14 @@ class Metrics:
             for prefix in (CUMULATIVE_PREFIX, GAUGES_PREFIX):
                 posted = await self._board.read(prefix)
                 others.extend(value for key, value in posted.items() if key != prefix + self.replica)
-        return merge([*self.snapshots(), *others]) + _instance_text(instances)
+        return merge([*self.snapshots(), *others, _instance_lags(instances)]) + _instance_text(instances)
 
     def snapshots(self) -> tuple[bytes, bytes]:
         """This replica's figures now: those that only grow, and its gauges."""
         # Probes and the scrape itself have no model.
         self._in_flight.set(sum(1 for meter in self._live if meter.model))
+        if self.lag is not None:
+            self._lag_gauge.labels(self.replica).set(self.lag.longest_s())
         families = list(self._cumulative.collect())
         live: dict[str, int] = {}
         for meter in self._live:
@@ -283,12 +336,22 @@ class Metrics:
 
     async def _post(self, board: Board) -> None:
         cumulative, gauges = self.snapshots()
+        # Before its figures: those of a replica that is not alive are added up by others.
+        await board.post(ALIVE_PREFIX + self.replica, b"", GONE_AFTER_S)
         await board.post(CUMULATIVE_PREFIX + self.replica, cumulative, None)
         await board.post(GAUGES_PREFIX + self.replica, gauges, 3 * self._post_every_s)
 
 
 def merge(snapshots: Iterable[bytes]) -> str:
     """The sum of snapshots, as Prometheus text."""
+    return _exposed(_added(snapshots))
+
+
+def _sum(snapshots: Iterable[bytes]) -> bytes:
+    return _snapshot(_added(snapshots))
+
+
+def _added(snapshots: Iterable[bytes]) -> list[Metric]:
     families: dict[str, tuple[str, str]] = {}
     samples: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
     for snapshot in snapshots:
@@ -304,7 +367,7 @@ def merge(snapshots: Iterable[bytes]) -> str:
         for (sample, labels), value in samples[name].items():
             metric.add_sample(sample, dict(labels), value)
         metrics.append(metric)
-    return _exposed(metrics)
+    return metrics
 
 
 def _snapshot(families: Iterable[Metric]) -> bytes:
@@ -320,6 +383,13 @@ def _snapshot(families: Iterable[Metric]) -> bytes:
             for family in families
         ]
     ).encode()
+
+
+def _instance_lags(instances: Sequence[Instance]) -> bytes:
+    lag = GaugeMetricFamily(_LAG, _LAG_HELP, labels=["process"])
+    for instance in instances:
+        lag.add_metric([instance.id], instance.load.lag_s)
+    return _snapshot([lag])
 
 
 def _instance_text(instances: Sequence[Instance]) -> str:

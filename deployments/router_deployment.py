@@ -206,6 +206,17 @@ class _DirectoryBoard:
         except (RayError, TimeoutError, ValueError) as error:
             raise Unavailable("The other replicas' figures cannot be read for now.", retry_after_s=1.0) from error
 
+    async def swap(self, expected: Mapping[str, bytes | None], values: Mapping[str, bytes | None]) -> bool:
+        """As `Board.swap`.
+
+        Raises:
+            Unavailable: The directory cannot be reached.
+        """
+        try:
+            return await self._directory.swap(expected, values)
+        except (RayError, TimeoutError, ValueError) as error:
+            raise Unavailable("The figures of gone replicas cannot be added up for now.", retry_after_s=1.0) from error
+
 
 def _parsed(kind: type[Request], request: Request | Mapping[str, Any]) -> Request:
     return request if isinstance(request, kind) else parse_body(kind, request)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from engines.context import Context
@@ -73,11 +73,14 @@ class Load:
         running: Requests that it works on.
         queued: Requests that wait inside it.
         kv_use: Share of its KV cache in use, 0 to 1.
+        lag_s: The longest that the event loop of its process stood still lately. No part of the comparison: it is
+            different every time.
     """
 
     running: int = 0
     queued: int = 0
     kv_use: float = 0.0
+    lag_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,9 @@ async def _submitted(
 
 async def _submit(exchange: Exchange, askings: Sequence[Asking], context: Context, sinks: Sequence[Sink]) -> None:
     """Submits the requests; returns when all of them have started."""
+    exchange.meter.choices = sum(asking.request.sampling.n for asking in askings)
+    # What is large was parsed in the turn before this one, and is sent up in the next.
+    await exchange.turn()
     if len(askings) == 1:
         with askings[0].names.spoken():
             await exchange.fleet.submit(askings[0].request, context, sinks[0])

@@ -1,5 +1,6 @@
 """One request and what is needed to answer it."""
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +9,7 @@ from aiohttp import hdrs, web
 
 from deployments.fleet import HttpSettings
 from deployments.fleet_engine import FleetEngine
-from deployments.http.bodies import Bodies
+from deployments.http.bodies import LARGE_BYTES, Bodies
 from deployments.http.body import read_json
 from deployments.http.cors import Cors
 from deployments.http.dispatch import INSTANCE_HEADER, DispatchHints, dispatch_hints
@@ -77,6 +78,12 @@ class Exchange:
             BodiesOverBudget: Too many bodies are being read.
         """
         return await read_json(self.request, self.services.settings, self.services.bodies)
+
+    async def turn(self) -> None:
+        """Lets the event loop have a turn, where the body was so large that it is time for one."""
+        length = self.request.content_length
+        if length is None or length >= LARGE_BYTES:
+            await asyncio.sleep(0)
 
     def hints(self) -> DispatchHints:
         """What the headers say about where and when to serve.

@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from actors.loop_lag import LoopLag
 from deployments.fleet import HttpSettings
 from deployments.fleet_engine import FleetEngine
 from deployments.http.auth import ApiKeys
@@ -48,6 +49,7 @@ class HttpIngress:
         self._server: _Server | None = None
         self._listener: asyncio.Server | None = None
         self._poster: asyncio.Task[None] | None = None
+        self._lag = LoopLag()
         self._port = 0
 
     @property
@@ -90,6 +92,8 @@ class HttpIngress:
         self._server = server
         self._port = self._listener.sockets[0].getsockname()[1]
         self._poster = asyncio.create_task(self._metrics.post_forever())
+        self._lag.start()
+        self._metrics.lag = self._lag
 
     def drain(self) -> None:
         """Says that it is about to stop: `/ready` turns 503, and connections are closed after their answer."""
@@ -118,6 +122,7 @@ class HttpIngress:
         # Connections that are still busy are cut here; cutting one kills its request.
         await server.shutdown(timeout=POLL_S)
         poster.cancel()
+        self._lag.stop()
         await asyncio.wait([poster])
         # What it has counted since it last told the others must not go with it.
         await self._metrics.post()

@@ -1,12 +1,14 @@
 import asyncio
 import re
+import time
 from collections.abc import Iterable
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from actors.instance import Instance, InstanceState
-from deployments.metrics import Metrics, RequestMeter
+from actors.loop_lag import LoopLag
+from deployments.metrics import CUMULATIVE_PREFIX, GONE_AFTER_S, Metrics, RequestMeter
 from engines.contract import Load
 from engines.errors import NotReady
 from engines.events import Usage
@@ -29,6 +31,17 @@ class MemoryBoard:
             for key, (value, until_s) in self._values.items()
             if key.startswith(prefix) and until_s > self.now_s
         }
+
+    async def swap(self, expected: dict[str, bytes | None], values: dict[str, bytes | None]) -> bool:
+        now = await self.read("")
+        if any(now.get(key) != value for key, value in expected.items()):
+            return False
+        for key, value in values.items():
+            if value is None:
+                self._values.pop(key, None)
+            else:
+                await self.post(key, value, None)
+        return True
 
 
 def served(metrics: Metrics, tokens: int = 3, status: int = 200) -> RequestMeter:
@@ -203,3 +216,61 @@ async def test_a_board_that_is_away_fails_the_scrape_and_not_the_replica() -> No
             await asyncio.sleep(0.001)
     assert not posting.done()
     posting.cancel()
+
+
+async def test_replicas_that_are_gone_are_kept_as_one_and_the_sums_do_not_fall() -> None:
+    board = MemoryBoard()
+    alive = Metrics("alive", board)
+    for number in range(5):
+        gone = Metrics(f"gone-{number}", board)
+        served(gone)
+        await gone.post()
+        await alive.post()
+        before = values(await alive.text([]))
+        board.now_s += GONE_AFTER_S - 1
+        await alive.fold()
+        assert len(await board.read(CUMULATIVE_PREFIX)) == 2 + min(number, 1)
+        board.now_s += 2
+        await alive.post()
+        await alive.fold()
+        assert len(await board.read(CUMULATIVE_PREFIX)) == 2
+        after = values(await alive.text([]))
+        for key in growing(before):
+            assert after[key] >= before[key], key
+    assert after["penstock_prompt_tokens_total{model=demo}"] == 25
+
+
+async def test_two_that_add_up_at_once_count_nothing_twice() -> None:
+    board = MemoryBoard()
+    served(gone := Metrics("gone", board))
+    await gone.post()
+    board.now_s += GONE_AFTER_S + 1
+    one, other = Metrics("one", board), Metrics("other", board)
+    await asyncio.gather(one.post(), other.post())
+    await asyncio.gather(one.fold(), other.fold())
+    assert values(await one.text([]))["penstock_prompt_tokens_total{model=demo}"] == 5
+
+
+async def test_the_time_per_token_is_that_of_one_choice() -> None:
+    metrics = Metrics()
+    meter = metrics.begin("/v1/chat/completions")
+    meter.model, meter.choices = "demo", 4
+    meter.first_token()
+    meter.finish(Usage(completion_tokens=44))
+    meter.finished_s = meter.first_token_s + 1.0
+    metrics.end(meter, 200)
+    assert values(await metrics.text([]))["penstock_time_per_output_token_seconds_sum{model=demo}"] == pytest.approx(
+        0.1
+    )
+
+
+async def test_the_lag_of_every_process_is_told() -> None:
+    metrics = Metrics("router-0")
+    metrics.lag = lag = LoopLag()
+    lag.start()
+    time.sleep(0.2)  # noqa: ASYNC251 - what a loop must not do
+    await asyncio.sleep(0.01)
+    figures = values(await metrics.text([Instance("demo-0", "demo", load=Load(lag_s=0.5))]))
+    lag.stop()
+    assert figures["penstock_event_loop_lag_seconds{process=router-0}"] >= 0.15
+    assert figures["penstock_event_loop_lag_seconds{process=demo-0}"] == 0.5
