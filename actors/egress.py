@@ -5,6 +5,7 @@ event loop together; what comes down is handed to the sinks synchronously.
 """
 
 import asyncio
+import math
 import pickle
 import time
 import uuid
@@ -29,7 +30,7 @@ from engines.errors import (
     StreamBroken,
     Timeout,
 )
-from engines.events import Finished, Started
+from engines.events import Event, Finished, Started
 from engines.requests import (
     DetokenizeRequest,
     Embeddings,
@@ -55,6 +56,7 @@ class _Stream:
         "request",
         "sink",
         "still_pulses",
+        "tokens_at_start",
         "unsubscribe_kill",
         "unsubscribe_stop",
         "weight",
@@ -62,8 +64,9 @@ class _Stream:
 
     def __init__(self, sink: Sink, request: GenerateRequest, accepted: asyncio.Future[None]) -> None:
         self.sink = sink
-        # Kept until its first token: whoever dies of a request dies of one that has got nothing yet.
+        # Kept until its first token, hidden or not: whoever dies of a request dies of one that has got nothing yet.
         self.request: GenerateRequest | None = request
+        self.tokens_at_start: int | None = None  # Of its prompt, and of what it goes on from.
         self.weight = request.sampling.n  # What it counts for in the load: its choices.
         self.accepted = accepted
         self.has_started = False
@@ -238,6 +241,7 @@ class Egress(PushEngine):
         """What a call without a stream returned; it ends with the channel, if that is lost first."""
         answer = asyncio.ensure_future(result(call, self.name))
         lost: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        lost.add_done_callback(_retrieve)  # Whoever asked may have given up.
         self._calls[lost] = request
         try:
             await asyncio.wait({answer, lost}, return_when=asyncio.FIRST_COMPLETED)
@@ -369,12 +373,13 @@ class Egress(PushEngine):
             self._fail(number, item)
             return
         stream.still_pulses = 0
-        if item.__class__ is Started:
-            stream.has_started = True
-        else:
+        if item.__class__ is not Started:
             stream.request = None
             if item.__class__ is Finished:
                 self._forget(number)
+        elif not stream.has_started:
+            stream.has_started = True
+            stream.tokens_at_start = _tokens_at_start(stream.request, item)
         try:
             stream.sink.emit(item)
         except Exception as error:  # noqa: BLE001 - a bug in one sink must not take the others' channel down
@@ -394,6 +399,8 @@ class Egress(PushEngine):
         stalled: list[int] = []
         for number, stream in self._streams.items():
             before, stream.progress = stream.progress, told.get(number)
+            if stream.progress is not None and stream.progress[0] > (stream.tokens_at_start or math.inf):
+                stream.request = None
             if stream.progress is not None and (stream.progress != before or not stream.progress[1]):
                 stream.still_pulses = 0
             elif has_stepped or not must_step:
@@ -476,6 +483,13 @@ class Egress(PushEngine):
             stream.accepted.set_exception(failed)
         context: dict[str, Any] = {"message": "a sink raised", "exception": error}
         asyncio.get_running_loop().call_exception_handler(context)
+
+
+def _tokens_at_start(request: GenerateRequest | None, started: Event) -> int | None:
+    """What the engine computes of a request before it generates anything, over all choices; None: unknown."""
+    if request is None or not isinstance(started, Started) or started.prompt_tokens is None:
+        return None
+    return request.sampling.n * started.prompt_tokens + sum(map(len, request.generated))
 
 
 def _nothing() -> None:

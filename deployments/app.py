@@ -23,6 +23,9 @@ MAX_ONGOING_REQUESTS = 10_000
 """Handle calls that one router replica takes at a time: admission is the instances' work, not Serve's."""
 WAIT_LOOP_S = 0.2
 """How often Serve looks whether a replica that ends has handle calls left."""
+ROUTER_ENVIRONMENT = {"RAY_timeout_ms_task_wait_for_death_info": "0"}
+"""Ray keeps a call that failed by the network for a second, to find out whether its actor died; a node that dies with
+all of its processes cannot say so. Without that wait its streams move after a tenth of a second instead of 1 to 2 s."""
 NO_ACCESS_LOG = {"enable_access_log": False}
 
 
@@ -45,7 +48,7 @@ def build(args: Mapping[str, Any] | FleetSettings) -> Application:
         RouterDeployment,
         name=ROUTER,
         num_replicas=settings.router.replicas,
-        ray_actor_options={"num_cpus": settings.router.cpus},
+        ray_actor_options={"num_cpus": settings.router.cpus, "runtime_env": {"env_vars": ROUTER_ENVIRONMENT}},
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         # The port is shared, so an upgrade need not close it: each replica's successor listens before it ends.
         max_surge_percent=100,

@@ -15,6 +15,7 @@ from actors.engine_actor import create_engine_actor
 from actors.instance import Instance
 from actors.listener import Listener
 from actors.settings import AdmissionSettings, ChannelSettings, PatienceSettings
+from engines.registry import EngineSpec
 from tests.actors.channel_reader import eventually, spec
 
 BRISK = ChannelSettings(heartbeat_s=0.2, silence_s=2.0)
@@ -83,7 +84,7 @@ async def share(shared_actors: dict[str, tuple[Any, Instance]]) -> AsyncIterator
 
 @pytest.fixture
 async def start(fleet: str) -> AsyncIterator[Start]:
-    """Boots an engine actor of the test's own with this script, and opens a channel to it."""
+    """Boots an engine actor of the test's own with this script, or with this engine, and opens a channel to it."""
     made: list[Any] = []
     opened: list[Egress] = []
 
@@ -93,11 +94,17 @@ async def start(fleet: str) -> AsyncIterator[Start]:
         channel: ChannelSettings = BRISK,
         listener: Listener | None = None,
         patience: PatienceSettings | None = None,
+        engine: EngineSpec | None = None,
         **options: Any,
     ) -> tuple[Instance, Egress]:
         id = f"demo-{len(made)}"
         actor = create_engine_actor(
-            id, fleet, spec(script, **options), admission or AdmissionSettings(), channel, options={"num_cpus": 0}
+            id,
+            fleet,
+            engine or spec(script, **options),
+            admission or AdmissionSettings(),
+            channel,
+            options={"num_cpus": 0},
         )
         made.append(actor)
         instance = await result(actor.boot.remote(), id)

@@ -18,6 +18,7 @@ from engines.completion import Collector, collect
 from engines.context import Context
 from engines.errors import Cancelled, Draining, InstanceLost, InvalidRequest, PenstockError, QueueFull, Timeout
 from engines.events import Event, Finished, Started
+from engines.registry import EngineSpec
 from engines.requests import DetokenizeRequest, EmbedRequest, GenerateRequest, Resume, Sampling, TokenizeRequest
 from engines.scripted import ScriptedEngine, ScriptedOptions
 from tests.actors.channel_reader import eventually, request, spec, until
@@ -242,6 +243,48 @@ async def test_a_request_that_got_nothing_from_an_instance_is_suspect_of_its_dea
     assert [suspect.prompt for suspect in suspects] == ["silent"]
 
 
+async def test_a_request_whose_tokens_are_hidden_is_no_suspect(start: Start) -> None:
+    heard = Heard()
+    instance, egress = await start([{"work": 3}, {"hang": True}], listener=heard)
+    recorder = Recorder()
+    await egress.submit(request(), Context(), recorder)
+    await until(lambda: egress.is_stalled)
+    ray.kill(instance.actor)
+    await recorder.over()
+    assert [suspects for _, suspects in heard.losses] == [[]]
+
+
+PATIENCE_S = 0.6
+HEALTHY = {
+    "hidden tokens, as of reasoning or arguments that a parser holds back": ([{"work": 40, "every_s": 0.05}, "x"], {}),
+    "a place in the engine's queue": ([{"queue_s": 0.3}] * 7 + ["x"], {}),
+    "a long prompt": ([], {"max_batched_tokens": 16, "context_length": 8192}),
+    "a preemption": ([], {"num_blocks": 64, "context_length": 1024}),
+}
+
+
+@pytest.mark.parametrize(("script", "options"), HEALTHY.values(), ids=HEALTHY)
+async def test_a_healthy_stream_is_never_given_up(start: Start, script: list[Any], options: dict[str, Any]) -> None:
+    heard = Heard()
+    engine = EngineSpec(kind="simulated", model="m", options=options) if options else None
+    patience = PatienceSettings(stall_s=PATIENCE_S)
+    channel = ChannelSettings(heartbeat_s=0.2, silence_s=30.0)
+    _, egress = await start(script, channel=channel, listener=heard, patience=patience, engine=engine)
+    prompt = "x" * 6400 if "max_batched_tokens" in options else "hi"
+    long = Sampling(max_tokens=900, ignore_eos=True) if "num_blocks" in options else Sampling(max_tokens=9)
+    first, second = Recorder(), Recorder()
+    began_s = time.monotonic()
+    for recorder in (first, second):
+        await egress.submit(request(prompt, sampling=long), Context(), recorder)
+    for recorder in (first, second):
+        async with asyncio.timeout(60.0):
+            await recorder.over()
+        assert recorder.finished is not None, recorder.error
+    # Each was silent for longer than a stream that makes no progress may be.
+    assert time.monotonic() - began_s > 2 * PATIENCE_S
+    assert not (heard.stalls or heard.losses)
+
+
 async def test_a_probe_is_answered_by_a_token_or_not_at_all(start: Start) -> None:
     _, works = await start(["one"])
     await works.probe(5.0)
@@ -334,16 +377,23 @@ async def test_plain_calls(share: Start) -> None:
     await egress.check_health()
 
 
-async def test_an_embedding_that_waits_is_cancelled_in_the_actor(share: Start) -> None:
-    instance, egress = await share(HANGING, NARROW)
-    await fill(egress)
+async def test_an_embedding_ends_when_it_is_cancelled_and_when_its_instance_dies(start: Start) -> None:
+    heard = Heard()
+    # A step takes a minute.
+    engine = EngineSpec(kind="simulated", model="m", options={"speed": 0.0001})
+    instance, egress = await start([], listener=heard, engine=engine)
+    embed = EmbedRequest(model="m", inputs=["a"])
     context = Context()
-    waiting = asyncio.ensure_future(egress.embed(EmbedRequest(model="m", inputs=["a"]), context))
-    await has(instance, running=2, queued=1)
+    cancelled = asyncio.ensure_future(egress.embed(embed, context))
+    lost = asyncio.ensure_future(egress.embed(embed, Context()))
+    await asyncio.wait([cancelled, lost], timeout=0.2)
     context.kill()
     with pytest.raises(Cancelled):
-        await waiting
-    await has(instance, running=2, queued=0)
+        await cancelled
+    ray.kill(instance.actor)
+    with pytest.raises(InstanceLost):
+        await lost
+    assert [suspects for _, suspects in heard.losses] == [[embed]]
 
 
 async def test_the_reported_load_is_the_instances(share: Start) -> None:

@@ -10,6 +10,7 @@ from deployments.http import server
 from deployments.http.chat_chunks import ChatChunks
 from deployments.http.sse_stream import KEEP_ALIVE, KEEP_ALIVE_S, Flusher, SseStream
 from deployments.http.stream_format import StreamFormat, StreamReport
+from deployments.http.unread import Unread
 from deployments.metrics import RequestMeter
 from engines.events import Finished, Started, TextDelta, Usage
 from engines.script import Hang
@@ -81,8 +82,8 @@ async def test_a_silent_stream_is_kept_alive_before_its_first_token_and_after(
 ) -> None:
     flushers: list[Flusher] = []
 
-    def brisk() -> Flusher:
-        flushers.append(Flusher(keep_alive_s=0.15))
+    def brisk(unread: Unread) -> Flusher:
+        flushers.append(Flusher(unread, keep_alive_s=0.15))
         return flushers[-1]
 
     monkeypatch.setattr(server, "Flusher", brisk)
@@ -104,7 +105,7 @@ async def test_a_silent_stream_is_kept_alive_before_its_first_token_and_after(
 
 async def test_a_client_that_leaves_is_not_kept_alive(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     flusher = Flusher()
-    monkeypatch.setattr(server, "Flusher", lambda: flusher)
+    monkeypatch.setattr(server, "Flusher", lambda _: flusher)
     async with serving(["Hi", Hang()]) as served:
         asked = asyncio.create_task(served.chat(stream=True))
         await until(lambda: bool(flusher._open))
