@@ -116,7 +116,7 @@ class Resume(_Request):
     Attributes:
         choices: Of each choice, the ids generated so far; the engine feeds them silently through its detokenizer and
             parsers, and finds out which choices had ended. Empty: it starts over, and is only known to have waited
-            already.
+            already. An engine that cannot go on from them refuses.
         vocabulary: That of the engine which generated them, as it said in `Started`.
     """
 

@@ -27,7 +27,7 @@ def run_mortal_core(*args: Any, **kwargs: Any) -> None:
         host = multiprocessing.parent_process()
         if host is not None and host.pid != os.getppid():
             return  # It was too late: nobody wants this core any more.
-    prepare_core(kwargs["vllm_config"])
+    prepare_core()
     EngineCoreProc.run_engine_core(*args, **kwargs)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from vllm.config import VllmConfig
+from vllm.config import SchedulerConfig
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.core import EngineCore
@@ -51,16 +51,22 @@ def check_core() -> None:
         Request: ("append_output_token_ids", "take_prefill_stats"),
         StructuredOutputManager: ("accept_tokens",),
         PrefillStats: ("set", "finalize"),
-        EngineCore: ("add_request",),
+        SchedulerConfig: ("get_scheduler_cls",),
     }
     _check({f"{owner.__name__}.{name}": hasattr(owner, name) for owner, names in used.items() for name in names})
 
 
-def prepare_core(config: VllmConfig) -> None:
+def prepare_core() -> None:
     """Lets the core of this process, which is not made yet, take our scheduler and tell how far requests are."""
-    scheduler = config.scheduler_config
-    taken = scheduler.get_scheduler_cls()
-    scheduler.scheduler_cls = type(f"Resuming{taken.__name__}", (ResumingScheduler, taken), {})
+    choose = SchedulerConfig.get_scheduler_cls
+
+    # Not by `scheduler_cls`: which scheduler vLLM takes by itself is known here only, where its configuration is
+    # complete, and from here it goes on to the workers, to which a class made here cannot go.
+    def get_scheduler_cls(config: Any) -> type:
+        taken = choose(config)
+        return type(f"Resuming{taken.__name__}", (ResumingScheduler, taken), {})
+
+    SchedulerConfig.get_scheduler_cls = get_scheduler_cls
     setattr(EngineCore, PROGRESS, _progress)
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from engines.errors import InvalidRequest
+from engines.errors import EngineFailed, InvalidRequest
 from engines.events import Delta, Event, Finished, Started, TextDelta
 from engines.requests import GenerateRequest
 from engines.vllm.engine import VllmEngine
-from tests.engines.vllm.asking import TIME, WEATHER, chat, counting, ids_of, listen, text_of
+from tests.engines.vllm.asking import TIME, WEATHER, chat, counting, ids_of, listen, still_serves, text_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -202,6 +202,15 @@ async def test_ids_that_are_no_tokens_are_refused(vllm_engine: VllmEngine) -> No
     with pytest.raises(InvalidRequest) as invalid:
         await listen(vllm_engine, chat("hello", resume={"choices": [[2**30]]}))
     assert invalid.value.param == "resume.choices"
+
+
+async def test_ids_that_the_grammar_forbids_fail_alone(vllm_engine: VllmEngine) -> None:
+    request = asking_for({"regex": "[0-9]+"})
+    ids = generated(await listen(vllm_engine, chat("hello")), 1)
+    wrong = GenerateRequest.model_validate(request.model_dump() | {"resume": {"choices": [ids[0][:2]]}})
+    with pytest.raises(EngineFailed):
+        await listen(vllm_engine, wrong)
+    await still_serves(vllm_engine)
 
 
 async def test_nothing_generated_yet_is_a_fresh_start(vllm_engine: VllmEngine) -> None:
