@@ -73,6 +73,8 @@ class EngineHost(Host):
         self._lag = LoopLag()
         self._ticker: asyncio.Task[None] | None = None
         self._steps = _Steps(channel.heartbeat_s)
+        self._booting: asyncio.Task[None] | None = None
+        self._has_booted = False
 
     @property
     def state(self) -> InstanceState:
@@ -87,25 +89,32 @@ class EngineHost(Host):
         return replace(instance, load=self.load())
 
     async def boot(self) -> None:
-        """Makes the engine and starts it; returns when it is ready.
+        """Makes the engine and starts it; returns when it is ready, or drains, if it was asked to meanwhile.
 
         Raises:
-            PenstockError: It cannot boot.
+            PenstockError: It cannot boot, or was stopped meanwhile.
         """
+        stopped = EngineFailed(f"The instance {self.id} was stopped while it booted.", instance=self.id)
+        if self._instance.state is InstanceState.GONE:
+            raise stopped
+        booting = self._booting = asyncio.get_running_loop().create_task(self._start_engine())
         try:
-            # The import of an engine takes up to a minute; the event loop has announcements to make meanwhile.
-            module, _, _ = engine_kind(self._spec.kind).engine.partition(":")
-            await in_daemon_thread(lambda: import_module(module))
-            self.engine = make_engine(self.id, self._spec)
-            await self.engine.start()
+            await booting
+        except asyncio.CancelledError:
+            if self._booting is None:
+                raise stopped from None
+            raise
         except Exception as error:
             failure = _boot_failure(self._spec, error)
             self._become(InstanceState.GONE, failure.message)
             raise failure.at(self.id) from error
+        if self._booting is None:
+            raise stopped
         self._instance = replace(self._instance, capabilities=self.engine.capabilities)
+        self._has_booted = True
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
         self._lag.start()
-        self._become(InstanceState.READY)
+        self._become(InstanceState.READY if self._instance.state is InstanceState.STARTING else self._instance.state)
 
     # What a channel needs.
 
@@ -123,7 +132,7 @@ class EngineHost(Host):
 
     def load(self) -> Load:
         """How busy it is: who was admitted and who waits, wherever, and the engine's own KV use."""
-        if self._instance.state in (InstanceState.STARTING, InstanceState.GONE):
+        if self._instance.state is InstanceState.GONE or not self._has_booted:
             return Load()
         engine = self.engine.load()
         running = self.gate.running + self._embeddings.running
@@ -142,7 +151,7 @@ class EngineHost(Host):
 
     def pulse(self) -> tuple[int | None, bool]:
         """The engine's steps so far, None where it cannot tell; and whether it has work."""
-        if self._instance.state in (InstanceState.STARTING, InstanceState.GONE):
+        if self._instance.state is InstanceState.GONE or not self._has_booted:
             return None, False
         load = self.engine.load()
         return self.engine.steps, load.running + load.queued > 0
@@ -244,11 +253,10 @@ class EngineHost(Host):
             Timeout: It hangs: it took no step, though it had work.
             EngineFailed: It failed to give a token, or to say how it is.
         """
-        match self._instance.state:
-            case InstanceState.STARTING:
-                raise NotReady(f"The instance {self.id} still boots.", instance=self.id)
-            case InstanceState.GONE:
-                raise EngineDead(self._instance.detail or "The instance is gone.", instance=self.id)
+        if self._instance.state is InstanceState.GONE:
+            raise EngineDead(self._instance.detail or "The instance is gone.", instance=self.id)
+        if not self._has_booted:
+            raise NotReady(f"The instance {self.id} still boots.", instance=self.id)
         try:
             await within(timeout_s, self.engine.check_health())
             self._steps.observe(*self.pulse())
@@ -295,11 +303,21 @@ class EngineHost(Host):
         await self._until(self._is_flushed, _FLUSH_S)
 
     async def stop(self, timeout_s: float) -> None:
-        """Hands over what runs, stops the engine within the deadline, and closes every channel. Idempotent."""
-        booted = self._instance.state in (InstanceState.READY, InstanceState.DRAINING)
+        """Hands over what runs, stops the engine within the deadline, and closes every channel. Idempotent.
+
+        Also in the middle of the boot, which ends with it.
+        """
+        is_up = self._has_booted and self._instance.state is not InstanceState.GONE
         await self.drain(0.0)
-        if booted:
+        booting, self._booting = self._booting, None
+        if is_up:
             await self.engine.stop(timeout_s)
+        elif booting is not None:
+            # The engine releases what it has by then, as always when its boot fails.
+            booting.cancel()
+            await asyncio.wait({booting}, timeout=timeout_s)
+            if booting.done() and not booting.cancelled() and booting.exception() is None:
+                await self.engine.stop(timeout_s)  # It had just ended.
         for channel_id in list(self._channels):
             self.close(channel_id)
         self._lag.stop()
@@ -309,13 +327,21 @@ class EngineHost(Host):
         if self._instance.state is not InstanceState.GONE:
             self._become(InstanceState.GONE, "stopped")
 
+    async def _start_engine(self) -> None:
+        # The import of an engine takes up to a minute; the event loop has announcements to make meanwhile.
+        module, _, _ = engine_kind(self._spec.kind).engine.partition(":")
+        await in_daemon_thread(lambda: import_module(module))
+        self.engine = make_engine(self.id, self._spec)
+        await self.engine.start()
+
     def _become(self, state: InstanceState, detail: str = "") -> None:
         self._instance = replace(self._instance, state=state, detail=detail, since_s=time.time())
         self._on_change()
 
     def _check_up(self) -> None:
         refusal = self.refusal()
-        if refusal is not None and not isinstance(refusal, Draining):
+        # One that drains still answers what costs nothing, if it ever could.
+        if refusal is not None and not (isinstance(refusal, Draining) and self._has_booted):
             raise refusal
 
     async def _tick(self) -> None:

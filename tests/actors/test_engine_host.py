@@ -11,6 +11,7 @@ from actors.frames import DRAINING, ENGINE_DIED, SESSIONS, News
 from actors.instance import Instance, InstanceState
 from actors.settings import AdmissionSettings, ChannelSettings, LaneSettings
 from engines.context import Context
+from engines.contract import Load
 from engines.errors import (
     Draining,
     EngineDead,
@@ -134,6 +135,63 @@ async def test_draining_hands_over_what_does_not_finish_in_time(booted: Booted) 
     assert instance.engine.load().running == 0
     assert time.monotonic() - started_s < 5.0
     reader.close()
+
+
+async def test_an_instance_that_drains_while_it_boots_takes_no_work_when_it_has() -> None:
+    instance = host(["x"], boot_s=0.2)
+    booting = asyncio.ensure_future(instance.boot())
+    await until(lambda: hasattr(instance, "engine"))
+    reader = Reader(instance)
+    await reader.is_open()
+    await instance.drain(1.0)
+    assert (instance.describe().state, instance.load()) == (InstanceState.DRAINING, Load())
+    reader.submit(request())
+    assert isinstance(await reader.end(1), Draining)
+    with pytest.raises(NotReady):
+        await instance.check_health(30.0, 1.0, 30.0)
+    with pytest.raises(Draining):
+        await instance.tokenize(TokenizeRequest(model="m", prompt="hi"))
+    await booting
+    assert instance.describe().state is InstanceState.DRAINING
+    await instance.check_health(0.0, 1.0)
+    reader.submit(request(), first=2)
+    assert isinstance(await reader.end(2), Draining)
+    await instance.stop(1.0)
+    assert not instance.engine.ready
+    reader.close()
+
+
+async def test_draining_before_there_is_an_engine() -> None:
+    instance = host(["x"], boot_s=0.1)
+    await instance.drain(0.0)
+    assert instance.describe().state is InstanceState.DRAINING
+    await instance.boot()
+    assert instance.describe().state is InstanceState.DRAINING
+    await instance.stop(1.0)
+
+
+@pytest.mark.parametrize("drains", [False, True])
+async def test_stopping_ends_the_boot(drains: bool) -> None:
+    instance = host(["x"], boot_s=60.0)
+    booting = asyncio.ensure_future(instance.boot())
+    await until(lambda: hasattr(instance, "engine"))
+    if drains:
+        await instance.drain(0.0)
+    began_s = time.monotonic()
+    await instance.stop(5.0)
+    with pytest.raises(EngineFailed, match="stopped while it booted"):
+        await booting
+    assert time.monotonic() - began_s < 5.0
+    assert (instance.describe().state, instance.describe().detail) == (InstanceState.GONE, "stopped")
+    assert not instance.engine.ready
+
+
+async def test_an_instance_that_was_stopped_does_not_boot() -> None:
+    instance = host(["x"])
+    await instance.stop(1.0)
+    with pytest.raises(EngineFailed, match="stopped"):
+        await instance.boot()
+    assert instance.describe().state is InstanceState.GONE
 
 
 async def test_stopping_ends_the_channels(booted: Booted) -> None:
