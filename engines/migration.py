@@ -214,10 +214,14 @@ class _Stream:
 
     def finish(self, event: Finished) -> None:
         """Emits the terminal event of an instance."""
-        usage = event.usage
-        if self._moves and usage.completion_tokens < self._tokens():
-            # Stopped on its way to the next instance, by somebody who knows nothing of the first.
-            event = replace(event, usage=replace(usage, completion_tokens=self._tokens()))
+        if self._moves and self._started is not None:
+            # It may have been stopped on its way to the next instance, by somebody who knows nothing of the first.
+            usage = replace(
+                event.usage,
+                prompt_tokens=max(event.usage.prompt_tokens, self._started.prompt_tokens or 0),
+                completion_tokens=max(event.usage.completion_tokens, self._tokens()),
+            )
+            event = replace(event, usage=usage)
         self._sink.emit(event)
 
     def diverge(self, error: Diverged) -> None:

@@ -153,7 +153,7 @@ async def test_an_instance_that_drains_while_it_boots_takes_no_work_when_it_has(
         await instance.tokenize(TokenizeRequest(model="m", prompt="hi"))
     await booting
     assert instance.describe().state is InstanceState.DRAINING
-    await instance.check_health(0.0, 1.0)
+    await instance.check_health(0.0, 1.0, 30.0)
     reader.submit(request(), first=2)
     assert isinstance(await reader.end(2), Draining)
     await instance.stop(1.0)

@@ -27,8 +27,10 @@ REQUEST = GenerateRequest(model="m", prompt="hi", sampling=Sampling(temperature=
 class Breaks(Operator):
     """Plays a script that ends with an error; refuses whoever comes again, so many times."""
 
-    def __init__(self, error: PenstockError, refusal: Exception, refusals: int = 10**9) -> None:
-        self.first = ScriptedEngine("first", script=["one ", "two ", error])
+    def __init__(
+        self, error: PenstockError, refusal: Exception, refusals: int = 10**9, said: tuple[str, ...] = ("one ", "two ")
+    ) -> None:
+        self.first = ScriptedEngine("first", script=[*said, error] if said else [0, error])
         self.second = ScriptedEngine("second", script=["one ", "two ", "three"])
         super().__init__(self.first)
         self._refusal = refusal
@@ -87,6 +89,29 @@ async def test_what_would_fail_anywhere_is_not_moved(error: PenstockError) -> No
     assert (type(recorder.error), engine.asked) == (type(error), 1)
 
 
+class StopsAtTheGate(Breaks):
+    """Takes a stream again only to say that it was stopped, as a gate does: it knows nothing of what came before."""
+
+    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+        if request.resume is None:
+            await super().submit(request, context, sink)
+            return
+        sink.emit(Started("gate", "m"))
+        sink.emit(Finished(("cancelled",), Usage(), "gate"))
+
+
+@pytest.mark.parametrize("said", [("one ", "two "), ()])
+async def test_the_usage_of_a_stream_that_is_stopped_at_the_next_gate_is_that_of_the_whole(
+    said: tuple[str, ...],
+) -> None:
+    recorder = await answer(StopsAtTheGate(InstanceLost("gone"), NoInstance("none"), said=said))
+    await recorder.over()
+    assert recorder.finished is not None
+    assert recorder.finished.reason == "cancelled"
+    usage = recorder.finished.usage
+    assert (usage.prompt_tokens, usage.completion_tokens) == (len("hi"), len("".join(said)))
+
+
 @pytest.mark.parametrize("kill", [False, True])
 async def test_a_caller_who_gives_up_while_it_waits_is_answered(kill: bool) -> None:
     engine, context = Breaks(InstanceLost("gone"), NoInstance("none")), Context()
@@ -102,6 +127,7 @@ async def test_a_caller_who_gives_up_while_it_waits_is_answered(kill: bool) -> N
     last = recorder.events[-1]
     assert isinstance(last, Finished)
     assert (last.reason, last.usage.completion_tokens) == ("cancelled", len("one two "))
+    assert last.usage.prompt_tokens == len("hi")
 
 
 class Dying(Operator):
