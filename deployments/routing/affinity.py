@@ -6,9 +6,10 @@ without talking, and an instance that joins or leaves moves only the sessions th
 instance that carries more than `load_factor` times the mean is passed over (bounded load; Mirrokni, Thorup and
 Zadimoghaddam, 2017).
 
-At its first successful dispatch the session is bound: this replica remembers the instance, for as long as requests of
-the session run and `idle_s` longer; the other replicas hear of it from the instance (`actors.sessions`). A bound
-session goes to its instance whatever the hash says by now, with two exceptions:
+At its first dispatch the session is bound: what comes while that waits at the instance goes there, too. A dispatch
+that fails binds nothing, and leaves the session where it was. This replica remembers the instance for as long as
+requests of the session run and `idle_s` longer; the other replicas hear of it from the instance (`actors.sessions`). A
+bound session goes to its instance whatever the hash says by now, with two exceptions:
 
 - The instance is gone: the directory shows it no more, or not as ready. A draining instance counts as gone, because it
   takes no new request and its state ends with it. Both modes then place the session anew. An instance that is only
@@ -50,31 +51,50 @@ def load_bound(loads: Sequence[int], load_factor: float) -> int:
 
 
 class Lease:
-    """One running request's hold on its session's binding.
+    """One request's hold on its session's binding, from its dispatch to its end.
 
-    `release()` it exactly when the request ends; more often does no harm.
+    `keep()` it when the instance took the request, and `release()` it when the request ends or was not taken; more
+    often does no harm.
     """
 
-    __slots__ = ("_affinity", "_session")
+    __slots__ = ("_affinity", "_before", "_instance", "_is_kept", "_session")
 
-    def __init__(self, affinity: "Affinity", session: str) -> None:
+    def __init__(self, affinity: "Affinity", session: str, instance: str, before: str) -> None:
         self._affinity: Affinity | None = affinity
         self._session = session
+        self._instance = instance
+        self._before = before  # Where the session was.
+        self._is_kept = False
+
+    def keep(self) -> None:
+        """The instance took the request: the session is there."""
+        if self._affinity is not None and not self._is_kept:
+            self._is_kept = True
+            self._affinity._keep(self._session, self._instance)
 
     def release(self) -> None:
-        """The request has ended."""
+        """The request has ended, or was not taken."""
         affinity, self._affinity = self._affinity, None
         if affinity is not None:
-            affinity._release(self._session)
+            affinity._release(self._session, self._instance, None if self._is_kept else self._before)
 
 
 class _Binding:
-    __slots__ = ("idle_since_s", "instance", "running")
+    """Where a session is.
 
-    def __init__(self, instance: str) -> None:
+    Attributes:
+        is_kept: Whether an instance took a request of it; else the binding ends with its last lease.
+        fallback: What holds again then.
+    """
+
+    __slots__ = ("fallback", "idle_since_s", "instance", "is_kept", "running")
+
+    def __init__(self, instance: str, idle_since_s: float = 0.0, fallback: "_Binding | None" = None) -> None:
         self.instance = instance
         self.running = 0
-        self.idle_since_s = 0.0
+        self.idle_since_s = idle_since_s
+        self.is_kept = False
+        self.fallback = fallback
 
 
 class Affinity:
@@ -143,15 +163,21 @@ class Affinity:
                 return candidate
         return max(free, key=lambda candidate: weight(session, candidate.id))
 
-    def lease(self, session: str, instance: str) -> Lease:
-        """Binds the session to the instance that took its request, for as long as that runs and `idle_s` longer."""
+    def reserve(self, session: str, instance: str) -> Lease:
+        """Binds the session to the instance that is about to be asked to take its request."""
         binding = self._running.get(session)
         if binding is None:
-            binding = self._idle.pop(session, None) or _Binding(instance)
-            self._running[session] = binding
+            binding = self._running[session] = _Binding(instance, fallback=self._idle.pop(session, None))
+        lease = Lease(self, session, instance, binding.instance)
         binding.instance = instance
         binding.running += 1
-        return Lease(self, session)
+        return lease
+
+    def lease(self, session: str, instance: str) -> Lease:
+        """Binds the session to the instance that took its request, for as long as that runs and `idle_s` longer."""
+        lease = self.reserve(session, instance)
+        lease.keep()
+        return lease
 
     def hear(self, session: str, instance: str, idle_s: float) -> None:
         """Binds the session to the instance, which says that another replica's request of it is there.
@@ -162,21 +188,38 @@ class Affinity:
             idle_s: Seconds since it was there.
         """
         since_s = self._clock() - idle_s
-        known = self._idle.get(session)
-        # Of two that disagree the later one holds, and what runs through this replica is not over yet.
-        is_newest = session not in self._running and (known is None or known.idle_since_s < since_s)
-        if is_newest and since_s > self._horizon_s():
-            self._rest(session, _Binding(instance), since_s)
+        running = self._running.get(session)
+        known = self._idle.get(session) if running is None else running.fallback
+        # Of two that disagree the later one holds.
+        if since_s <= self._horizon_s() or (known is not None and known.idle_since_s >= since_s):
+            return
+        if running is None:
+            self._rest(session, _Binding(instance, since_s))
+        elif not running.is_kept:
+            # What runs through this replica is not over yet; what it only tries to run may come to nothing.
+            running.fallback = _Binding(instance, since_s)
 
-    def _release(self, session: str) -> None:
+    def _keep(self, session: str, instance: str) -> None:
+        binding = self._running[session]
+        binding.instance = instance
+        binding.is_kept = True
+        binding.fallback = None
+
+    def _release(self, session: str, instance: str, before: str | None) -> None:
+        """One lease less; one that was not kept goes back to where the session was before."""
         binding = self._running[session]
         binding.running -= 1
-        if binding.running == 0:
-            del self._running[session]
-            self._rest(session, binding, self._clock())
+        if before is not None and binding.instance == instance:
+            binding.instance = before
+        if binding.running:
+            return
+        del self._running[session]
+        if binding.is_kept:
+            self._rest(session, _Binding(binding.instance, self._clock()))
+        elif binding.fallback is not None:
+            self._rest(session, binding.fallback)
 
-    def _rest(self, session: str, binding: _Binding, since_s: float) -> None:
-        binding.idle_since_s = since_s
+    def _rest(self, session: str, binding: _Binding) -> None:
         self._idle[session] = binding
         self._idle.move_to_end(session)
         if len(self._idle) > self._max_idle:

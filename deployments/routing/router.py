@@ -134,15 +134,20 @@ class PushRouter(FleetEngine):
         """
         route, request = self._route(request)
         session = route.session(request)
-        leased = None if session is None else LeasedSink(sink)
 
         async def call(member: Member, link: Link, trial: Trial | None) -> None:
             if not member.capabilities.generate:
                 raise Unsupported(f"The model {route.model!r} does not generate text.", param="model")
-            inner = leased or sink
-            await link.submit(request, context, inner if trial is None else TrialSink(inner, trial))
-            if session is not None and leased is not None:
-                leased.hold(route.affinity.lease(session.id, member.id))
+            heard = sink if trial is None else TrialSink(sink, trial)
+            if session is None:
+                await link.submit(request, context, heard)
+                return
+            lease = route.affinity.reserve(session.id, member.id)
+            try:
+                await link.submit(request, context, LeasedSink(heard, lease))
+            except BaseException:
+                lease.release()
+                raise
 
         try:
             await self._dispatch(route, request, context, call)
@@ -159,15 +164,18 @@ class PushRouter(FleetEngine):
         async def call(member: Member, link: Link, trial: Trial | None) -> Embeddings:
             if not member.capabilities.embed:
                 raise Unsupported(f"The model {route.model!r} does not make embeddings.", param="model")
+            lease = None if session is None else route.affinity.reserve(session.id, member.id)
             member.calls += 1
             try:
                 embeddings = await link.embed(request, context)
+                if lease is not None:
+                    lease.keep()
             finally:
                 member.calls -= 1
+                if lease is not None:
+                    lease.release()
             if trial is not None:
                 trial.acquit()
-            if session is not None:
-                route.affinity.lease(session.id, member.id).release()
             return embeddings
 
         try:

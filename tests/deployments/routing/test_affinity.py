@@ -146,6 +146,88 @@ def test_a_session_is_leased_until_its_last_request_ends() -> None:
     assert some.bound("s") is None
 
 
+def test_a_dispatch_binds_at_once_and_not_any_more_when_it_failed() -> None:
+    some = affinity()
+    loser = min("ab", key=lambda id: weight("s", id))
+    first = some.reserve("s", loser)
+    # What comes meanwhile goes there, too, whatever the hash says.
+    assert place(some, "s", [Server("a"), Server("b")], "hard") == loser
+    second = some.reserve("s", loser)
+    first.release()
+    assert some.bound("s") == loser
+    second.release()
+    assert (some.bound("s"), len(some)) == (None, 0)
+
+
+def test_one_that_was_taken_binds_for_those_that_were_not() -> None:
+    some = affinity()
+    first, second = some.reserve("s", "a"), some.reserve("s", "a")
+    first.keep()
+    first.release()
+    second.release()
+    second.keep()  # Too late does no harm.
+    assert some.bound("s") == "a"
+
+
+def test_a_failed_dispatch_leaves_the_session_where_it_was() -> None:
+    clock = Clock()
+    some = affinity(clock, idle_s=10)
+    some.lease("s", "a").release()
+    clock.now_s += 4
+    some.reserve("s", "b").release()
+    assert some.bound("s") == "a"
+    clock.now_s += 6
+    assert some.bound("s") is None
+
+
+def test_a_failed_dispatch_does_not_move_what_runs_elsewhere() -> None:
+    some = affinity()
+    running = some.lease("s", "a")
+    moving = some.reserve("s", "b")
+    assert some.bound("s") == "b"
+    moving.release()
+    assert some.bound("s") == "a"
+    moved = some.reserve("s", "b")
+    moved.keep()
+    running.release()
+    assert some.bound("s") == "b"
+    moved.release()
+    assert some.bound("s") == "b"
+
+
+def test_what_is_heard_while_a_dispatch_is_open_holds_when_it_fails() -> None:
+    some = affinity()
+    trying = some.reserve("s", "a")
+    some.hear("s", "b", idle_s=0)
+    assert some.bound("s") == "a"
+    trying.release()
+    assert some.bound("s") == "b"
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["reserve", "keep", "release", "hear"]), st.integers(0, 9), st.sampled_from("abc")),
+        max_size=40,
+    )
+)
+def test_no_order_of_dispatches_leaves_anything_behind(steps: list[tuple[str, int, str]]) -> None:
+    clock = Clock()
+    some = affinity(clock, idle_s=10)
+    leases = []
+    for step, pick, instance in steps:
+        clock.now_s += 0.1
+        if step == "reserve":
+            leases.append(some.reserve("s", instance))
+        elif step == "hear":
+            some.hear("s", instance, idle_s=0)
+        elif leases:
+            getattr(leases[pick % len(leases)], step)()
+    for lease in leases:
+        lease.release()
+    clock.now_s += 20
+    assert (some.bound("s"), len(some)) == (None, 0)
+
+
 def test_what_another_replica_bound_is_bound_here() -> None:
     clock = Clock()
     some = affinity(clock, idle_s=10)

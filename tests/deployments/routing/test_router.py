@@ -35,7 +35,7 @@ from engines.errors import (
 from engines.events import Finished
 from engines.migration import Migration
 from engines.requests import DetokenizeRequest, EmbedRequest, GenerateRequest, Sampling, Session, TokenizeRequest
-from engines.script import Hang
+from engines.script import Hang, Hold
 from engines.scripted import ScriptedEngine
 from tests.deployments.routing.local_fleet import LocalFleet
 from tests.deployments.waiting import until
@@ -405,6 +405,36 @@ async def test_a_hard_session_waits_for_an_unreachable_instance_and_leaves_a_dra
     fleet.set_state("a", InstanceState.DRAINING)
     await until(lambda: router.instances()[0].state is InstanceState.DRAINING)
     assert await engine_of(router, request) == "b"
+
+
+async def test_a_hard_session_does_not_split_while_its_first_request_waits(fleet: LocalFleet) -> None:
+    newcomer, first = sorted(("a", "b"), key=lambda id: weight("s", id), reverse=True)
+    await fleet.add(first, ScriptedEngine(first, script=[Hold(hold_s=0.1), "x"]))
+    router = await fleet.router()
+    request = ask(session=Session(id="s", mode="hard"))
+    waiting = asyncio.create_task(engine_of(router, request))
+    await until(lambda: fleet.engines[first].requests)
+    # It would win the session, had it been there before.
+    await fleet.add(newcomer)
+    await until(lambda: router.models()[0].ready == 2)
+    assert await engine_of(router, request) == first
+    assert await waiting == first
+
+
+async def test_a_hard_session_that_nobody_took_is_free_again(fleet: LocalFleet) -> None:
+    last, first = sorted(("a", "b"), key=lambda id: weight("s", id))
+    await fleet.add(first, ScriptedEngine(first, script=[QueueFull("full")]))
+    await fleet.add(last)
+    router = await fleet.router()
+    assert await engine_of(router, ask(session=Session(id="s", mode="hard"))) == last
+    context = Context()
+    await fleet.add("c", ScriptedEngine("c", script=[Hold(hold_s=60)]))
+    await until(lambda: router.models()[0].ready == 3)
+    cancelled = asyncio.ensure_future(router.submit(ask(session=Session(id="t"), instance="c"), context, Collector()))
+    affinity = router._routes[0].affinity
+    await until(lambda: affinity.bound("t") == "c")
+    cancelled.cancel()
+    await until(lambda: affinity.bound("t") is None)
 
 
 async def test_a_session_goes_where_another_replica_bound_it(fleet: LocalFleet) -> None:
