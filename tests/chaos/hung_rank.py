@@ -11,6 +11,7 @@ import sys
 import time
 
 import psutil
+from rich.console import Console
 
 from actors.engine_host import EngineHost
 from actors.instance import Instance
@@ -28,10 +29,13 @@ CANARY_IDLE_S = 2.0
 TIMEOUT_S = 10.0
 """On a busy machine a step of two ranks takes a while; the fleet's own default is 15 s."""
 
+say = Console(highlight=False, markup=False, soft_wrap=True).print
+
 
 def processes() -> list[psutil.Process]:
-    """Every process of the engine."""
-    return psutil.Process().children(recursive=True)
+    """Every process of the engine; Python's own tracker of shared memory stays as long as this process."""
+    found = psutil.Process().children(recursive=True)
+    return [process for process in found if not any("resource_tracker" in part for part in process.cmdline())]
 
 
 def ranks() -> list[psutil.Process]:
@@ -55,7 +59,7 @@ async def main() -> int:
     host = EngineHost(Instance(id="demo-0", model="demo"), spec, AdmissionSettings(), ChannelSettings(), lambda: None)
     began_s = time.monotonic()
     await host.boot()
-    print(f"booted after {time.monotonic() - began_s:.0f} s:", [(one.pid, one.name()) for one in processes()])
+    say(f"booted after {time.monotonic() - began_s:.0f} s:", [(one.pid, one.name()) for one in processes()])
     engine, mailbox, events = host.engine, Mailbox(), 0
     request = GenerateRequest(model="demo", prompt="count", sampling=Sampling(max_tokens=3000, ignore_eos=True))
     await engine.submit(request, Context(), mailbox)
@@ -67,7 +71,7 @@ async def main() -> int:
 
     reader = asyncio.ensure_future(read())
     await asyncio.sleep(3)
-    print("steps and events while it works:", engine.steps, events, await check(host))
+    say("steps and events while it works:", engine.steps, events, await check(host))
     found = ranks()
     assert len(found) == RANKS, f"there are {len(found)} ranks"
     os.kill(found[-1].pid, signal.SIGSTOP)
@@ -76,16 +80,16 @@ async def main() -> int:
     for _ in range(WATCH_S):
         seen.append((engine.steps, events))
         await asyncio.sleep(1)
-    print(f"rank {found[-1].pid} stopped; steps and events, second by second:", seen)
+    say(f"rank {found[-1].pid} stopped; steps and events, second by second:", seen)
     stands_still = len(set(seen)) == 1
     said = await check(host)
-    print("the check says:", said)
+    say("the check says:", said)
     began_s = time.monotonic()
     everything = processes()
     reader.cancel()
     await host.stop(10.0)
     left = [process.pid for process in everything if process.is_running() and process.status() != "zombie"]
-    print(f"stopped after {time.monotonic() - began_s:.1f} s; left behind: {left}")
+    say(f"stopped after {time.monotonic() - began_s:.1f} s; left behind: {left}")
     return 0 if stands_still and said.startswith(Timeout.__name__) and not left else 1
 
 
