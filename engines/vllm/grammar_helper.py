@@ -5,8 +5,9 @@ which compiles it and then walks through it as an engine would. A child that tak
 nobody else notices.
 
 Whoever comes first must not keep the others waiting, and what takes long is only known afterwards. So every constraint
-gets one short slice of CPU time at once (or nearly: two at a time, kinds in turn, small ones first). What is not done
-then is stopped, and goes on beside the others that take long, in turns, until it is done or over its limit.
+gets one short slice of CPU time at once (or nearly: two at a time, of which one is short, kinds in turn, short ones
+first). What is not done then is stopped, and goes on beside the others that take long, in turns, until it is done or
+over its limit.
 """
 
 import contextlib
@@ -25,22 +26,28 @@ import sys
 import time
 import traceback
 import types
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 FRESH = 2
 """Children in their first slice at a time."""
-SLICE_S = 0.15
-"""CPU seconds of a slice; a third of it while many wait."""
-MANY = 8
+SHORT = 4096
+"""Longer texts have one place of these only."""
 MAX_FRESH = 32
-"""Constraints of one kind that wait for their first slice; the largest one past that is answered `busy`."""
-MAX_LONG = 4
+"""Constraints of one kind that wait for their first slice; the longest one past that is answered `busy`."""
+MAX_LONG = 8
 """Those that take longer than a slice; one past that is answered `busy`."""
+_NICE = 10
+"""Of those: the engine computes on the same cores."""
 MEMORY_BYTES = 384 * 2**20
 """What a child may take besides what it was born with."""
 STEP_S = 0.05
 """CPU seconds of the slowest step of a walk: a mask, and taking a token."""
+_GLANCE = 96
+"""Tokens of a walk; of the same token again and again `_LONG_WALK`, if they are not cheap."""
+_LONG_WALK = 512
+_CHEAP_STEP_S = 3e-5
 WALK_S = 0.5
 """CPU seconds of all walks together."""
 _WALL = 10
@@ -97,6 +104,7 @@ class Setup:
         any_whitespace: As vLLM passes it for JSON schemas.
         threads: That one compilation may use.
         compile_s: CPU seconds that compiling may take.
+        slice_s: CPU seconds of a slice: what an ordinary constraint needs in all.
         token_s: CPU seconds that a step may take on average.
         context_length: Most tokens of an output.
     """
@@ -105,6 +113,7 @@ class Setup:
     any_whitespace: bool
     threads: int
     compile_s: float
+    slice_s: float
     token_s: float
     context_length: int
 
@@ -159,19 +168,19 @@ class Walker:
         Raises:
             TooSlow: It must not get near an engine.
         """
-        cost_s = 0.0
-        # Random tokens; the same one again and again, where ambiguity piles up; one bracket in another.
-        for number, (steps, way) in enumerate(
-            [(128, self._any), (512, self._same), (512, self._same), (128, self._any), (128, self._open)]
-        ):
-            cost_s = max(cost_s, self._way(steps, way, random.Random(number), way == self._same))  # noqa: S311
-        return cost_s
+        # Random tokens; one bracket in another; the same token again and again, where ambiguity piles up.
+        ways = [self._way(_GLANCE, self._any, random.Random(1)), self._way(_GLANCE, self._open, random.Random(2))]
+        ways += [self._way(_LONG_WALK, self._same, random.Random(number)) for number in (3, 4)]
+        return max(ways)
 
-    def _way(self, steps: int, pick: Any, rng: random.Random, homogeneous: bool) -> float:
+    def _way(self, steps: int, pick: Callable[[int, random.Random], int], rng: random.Random) -> float:
         matcher = self._xgr.GrammarMatcher(self._compiled)
         times: list[float] = []
         token = -1
-        for _ in range(min(steps, self._setup.context_length)):
+        for step in range(min(steps, self._setup.context_length)):
+            # What costs next to nothing by now has no time to become slow before the context is full.
+            if step == _GLANCE and sum(times[-_GLANCE // 2 :]) < _GLANCE // 2 * _CHEAP_STEP_S:
+                break
             began_s = time.thread_time()
             matcher.fill_next_token_bitmask(self._mask)
             mask_s = time.thread_time() - began_s
@@ -188,7 +197,7 @@ class Walker:
         if len(times) < 16:  # the first mask is always the slowest, and so few tokens cost nobody anything
             return 0.0
         mean_s = sum(times) / len(times)
-        if mean_s > self._setup.token_s or (homogeneous and self._grows(times)):
+        if mean_s > self._setup.token_s or (steps == _LONG_WALK and self._grows(times)):
             raise TooSlow
         return mean_s
 
@@ -203,19 +212,19 @@ class Walker:
         power = min(4.0, math.log(last_s / second_s) / math.log(7 / 3))
         return bool(last_s * max(1.0, self._setup.context_length / len(times)) ** power > STEP_S)
 
-    def _allowed(self) -> Any:
-        bits = self._np.unpackbits(self._mask.view(self._np.uint8), bitorder="little")[: self._size]
-        return self._np.flatnonzero(bits)
-
     def _is_allowed(self, token: int) -> bool:
         return token >= 0 and bool((self._mask[0, token >> 5] >> (token & 31)) & 1)
 
     def _any(self, last: int, rng: random.Random) -> int:
-        allowed = self._allowed()
-        for _ in range(8):
-            if len(allowed) and (token := int(allowed[rng.randrange(len(allowed))])) not in self._stop:
+        """One of those that are allowed; not each as likely as the other, which would cost more than the rest."""
+        words = self._np.flatnonzero(self._mask[0])
+        for _ in range(8 if len(words) else 0):
+            word = int(words[rng.randrange(len(words))])
+            bits = int(self._mask[0, word]) & 0xFFFFFFFF
+            token = word * 32 + rng.choice([bit for bit in range(32) if bits >> bit & 1])
+            if token < self._size and token not in self._stop:
                 return token
-        return next((int(token) for token in allowed if int(token) not in self._stop), -1)
+        return -1
 
     def _same(self, last: int, rng: random.Random) -> int:
         return last if self._is_allowed(last) and last not in self._stop else self._any(last, rng)
@@ -335,7 +344,15 @@ class Helper:
 
     def _start(self) -> None:
         while len(self._fresh) < FRESH:
-            kind = next((kind for kind, waiting in self._waiting.items() if waiting), None)
+            only_short = any(job.size > SHORT for job in self._fresh)
+            kind = next(
+                (
+                    kind
+                    for kind, waiting in self._waiting.items()
+                    if waiting and not (only_short and waiting[0].size > SHORT)
+                ),
+                None,
+            )
             if kind is None:
                 return
             job = heapq.heappop(self._waiting[kind])
@@ -394,7 +411,6 @@ class Helper:
 
     def _watch(self) -> None:
         """Ends who is over its limit, and takes turns."""
-        slice_s = SLICE_S / 3 if sum(map(len, self._waiting.values())) >= MANY else SLICE_S
         for job in [*self._fresh, *self._long]:
             used_s = job.cpu_s()
             if job.compiled_s is None and used_s > self._setup.compile_s:
@@ -403,7 +419,7 @@ class Helper:
                 self._end(job, "slow")
             elif time.monotonic() - job.since_s > _WALL * (self._setup.compile_s + WALK_S):
                 self._end(job, "busy")
-            elif used_s - job.slice_from_s > slice_s:
+            elif used_s - job.slice_from_s > self._setup.slice_s:
                 self._rotate(job, used_s)
 
     def _rotate(self, job: Job, used_s: float) -> None:
@@ -414,7 +430,9 @@ class Helper:
             self._long.append(job)
             if len(self._long) > MAX_LONG:
                 self._end(job, "busy")
-            elif len(self._long) > 1:
+                return
+            os.setpriority(os.PRIO_PROCESS, job.pid, _NICE)
+            if len(self._long) > 1:
                 os.kill(job.pid, signal.SIGSTOP)
         elif len(self._long) > 1:
             os.kill(job.pid, signal.SIGSTOP)

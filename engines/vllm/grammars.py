@@ -11,7 +11,9 @@ a time, so that those that cost little never wait for more than one.
 """
 
 import asyncio
+import bisect
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -47,14 +49,17 @@ from engines.vllm.constraints import (
 )
 from engines.vllm.failures import without_source
 from engines.vllm.options import VllmOptions
+from engines.vllm.sampling import guided_field
 
 STEP_S = 0.2
 """What the masks of one step may take in all, with every sequence of it held to the costliest constraint."""
 _MIN_TOKEN_S = 0.0005
-_CHEAP_S = 0.025
-"""A constraint that compiles faster than this waits for nobody."""
+_SLICE_S = 0.05
+"""CPU seconds that an ordinary constraint takes in all, with a small vocabulary."""
+_SMALL_VOCABULARY = 16_384
 _MAX_TURN_S = 5.0
 """The longest that one waits for its turn to be compiled by the core."""
+_LOOK_S = 0.01
 _KNOWN = 4096
 _COMPILED_BYTES = 256 * 2**20
 """Of the grammars that the core keeps compiled; vLLM's cache holds twice as much."""
@@ -99,19 +104,23 @@ class Grammars:
         self._known: OrderedDict[bytes, Verdict] = OrderedDict()
         self._asked: dict[bytes, asyncio.Future[Verdict]] = {}
         self._compiled: OrderedDict[bytes, int] = OrderedDict()
-        self._turn = asyncio.Lock()
+        self._turns: list[tuple[float, int]] = []
         self._next_turn_s = 0.0
+        self._number = itertools.count()
         self._helper: _Helper | None = None
         if self._is_guarded:
-            threads = max(1, min(8, (os.cpu_count() or 1) // 2))
+            self._threads = max(1, min(8, (os.cpu_count() or 1) // 2))
+            # Most of the work is done for each token of the vocabulary.
+            self._slice_s = _SLICE_S * max(1.0, model.get_vocab_size() / _SMALL_VOCABULARY)
             backend = XgrammarBackend(config, tokenizer=tokenizer, vocab_size=model.get_vocab_size())
             info = backend.compile_grammar(StructuredOutputOptions.REGEX, "a").ctx.tokenizer_info
             self._helper = _Helper(
                 grammar_helper.Setup(
                     tokenizer=info.serialize_json(),
                     any_whitespace=not backend.disable_any_whitespace,
-                    threads=threads,
-                    compile_s=options.guided_compile_s * threads,
+                    threads=self._threads,
+                    compile_s=options.guided_compile_s * self._threads,
+                    slice_s=self._slice_s,
                     token_s=max(_MIN_TOKEN_S, STEP_S / config.scheduler_config.max_num_seqs),
                     context_length=model.max_model_len,
                 )
@@ -128,8 +137,33 @@ class Grammars:
         if self._helper is not None:
             self._helper.close()
 
+    def check(self, guided: Guided | None) -> None:
+        """Refuses, before anything is made of it, what is too large, or a free-form grammar where these are off.
+
+        Raises:
+            InvalidRequest: It is; the message says what to do.
+        """
+        if guided is None:
+            return
+        field = guided_field(guided)
+        if not self._free_grammars:
+            check_free(guided, field)
+        try:
+            if guided.json_schema is not None:
+                check_schema(guided.json_schema)
+            elif guided.choice is not None:
+                check_choice(guided.choice)
+            elif guided.regex is not None:
+                check_text("regex", guided.regex)
+            elif guided.grammar is not None:
+                check_text("grammar", guided.grammar)
+            elif guided.structural_tag is not None:
+                check_tag(guided.structural_tag)
+        except Refused as refused:
+            raise InvalidRequest(str(refused), param=field) from None
+
     async def core_request(
-        self, process: Any, arguments: tuple[Any, ...], params: SamplingParams, guided: Guided | None, field: str
+        self, process: Any, arguments: tuple[Any, ...], params: SamplingParams, field: str
     ) -> EngineCoreRequest:
         """The request as vLLM's core takes it, once what its output is held to was found harmless.
 
@@ -137,17 +171,14 @@ class Grammars:
             process: vLLM's input processor.
             arguments: For it.
             params: The sampling parameters among them, with the constraint.
-            guided: The constraint as the caller gave it; None when it was made of the tools.
             field: Where the caller gave it.
 
         Raises:
-            InvalidRequest: It is not valid, or costs too much; or a free grammar, and these are off.
+            InvalidRequest: It is not valid, or costs too much.
             QueueFull: Too many others are being looked at.
         """
         outputs = params.structured_outputs
         assert outputs is not None
-        if guided is not None and not self._free_grammars:
-            check_free(guided, field)
         try:
             constraint = _constraint(outputs)
         except Refused as refused:
@@ -175,30 +206,39 @@ class Grammars:
         if key in self._compiled:
             self._compiled.move_to_end(key)
             return
-        if verdict.compile_s > _CHEAP_S:
-            await self._wait_turn(verdict.compile_s)
+        if verdict.compile_s > self._slice_s / 2:
+            await self._wait_turn(verdict.compile_s / self._threads)
         self._compiled[key] = verdict.memory_bytes
         while sum(self._compiled.values()) > _COMPILED_BYTES or len(self._compiled) > _KNOWN:
             self._compiled.popitem(last=False)
 
     async def _wait_turn(self, compile_s: float) -> None:
-        """Returns when the core has had the time to compile what was let in before."""
+        """Returns when the core has had the time to compile what was let in before; the cheapest one is next."""
+        turn = (compile_s, next(self._number))
+        bisect.insort(self._turns, turn)
         try:
             async with asyncio.timeout(_MAX_TURN_S):
-                async with self._turn:
-                    await asyncio.sleep(max(0.0, self._next_turn_s - time.monotonic()))
-                    self._next_turn_s = time.monotonic() + compile_s
+                while self._turns[0] != turn or time.monotonic() < self._next_turn_s:  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK_S)
         except TimeoutError:
             raise _busy() from None
+        finally:
+            self._turns.remove(turn)
+        self._next_turn_s = time.monotonic() + compile_s
 
     async def _found(self, key: bytes, constraint: Constraint) -> Verdict:
         """What the helper finds; requests with the same constraint ask once."""
         asked = self._asked.get(key)
         if asked is None:
             asked = self._asked[key] = asyncio.ensure_future(self._ask(key, constraint))
-            asked.add_done_callback(lambda _: self._asked.pop(key, None))
+            asked.add_done_callback(lambda done: self._answered(key, done))
         # Whoever gives up does not take the answer from the others.
         return await asyncio.shield(asked)
+
+    def _answered(self, key: bytes, asked: asyncio.Future[Verdict]) -> None:
+        del self._asked[key]
+        if not asked.cancelled():
+            asked.exception()  # known to be raised, even if nobody waits any more
 
     async def _ask(self, key: bytes, constraint: Constraint) -> Verdict:
         assert self._helper is not None

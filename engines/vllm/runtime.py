@@ -118,6 +118,7 @@ class Runtime:
         """As `Engine.submit`."""
         if not self.capabilities.generate:
             raise Unsupported(f"The model {request.model!r} does not generate.", param="model")
+        self._grammars.check(request.sampling.guided)
         rendered = await self._rendering.generate(request)
         core = await self._core_request(request, rendered, context)
         self._check_resume(request)
@@ -180,7 +181,7 @@ class Runtime:
             if params.structured_outputs is None:
                 return process.process_inputs(*arguments)
             param = guided_field(sampling.guided) if sampling.guided is not None else "tools"
-            core = await self._grammars.core_request(process, arguments, params, sampling.guided, param)
+            core = await self._grammars.core_request(process, arguments, params, param)
         except Exception as error:
             raise refusal(error, param=param, context_length=self._config.max_model_len) from error
         parser = self._parsing.parser(rendered)
