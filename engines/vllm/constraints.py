@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 Kind = Literal["json", "json_object", "regex", "grammar", "structural_tag"]
 
@@ -76,7 +76,7 @@ def check_schema(schema: Any, *, nesting: int = MAX_NESTING) -> None:
     """
     enums = length = 0
     for nodes, (depth, value) in enumerate(_values(schema)):
-        if nodes >= MAX_NODES:
+        if nodes >= MAX_NODES or (isinstance(value, dict) and len(value) > MAX_NODES):
             raise Refused(f"It has more than {MAX_NODES:,} values. Split it, or describe less of the output.")
         if depth > nesting:
             raise Refused(
@@ -125,14 +125,19 @@ def holds_grammar(tag: Any) -> bool:
 
 
 def _values(root: Any) -> Iterator[tuple[int, Any]]:
-    """Every value in a JSON value, with how deep it is nested; without recursion."""
-    stack: list[tuple[int, Any]] = [(0, root)]
+    """Every value in a JSON value, with how deep it is nested; without recursion, and no faster than it is asked."""
+    stack: list[Iterator[Any]] = [iter((root,))]
     while stack:
-        depth, value = stack.pop()
-        if isinstance(value, (dict, list)):
-            depth += 1
+        for value in stack[-1]:
+            depth = len(stack) - 1
+            if isinstance(value, dict):
+                yield depth + 1, value
+                stack.append(iter(value.values()))
+                break
+            if isinstance(value, list):
+                yield depth + 1, value
+                stack.append(iter(value))
+                break
             yield depth, value
-            inner = cast("Any", value.values() if isinstance(value, dict) else value)
-            stack.extend((depth, child) for child in inner)
         else:
-            yield depth, value
+            stack.pop()

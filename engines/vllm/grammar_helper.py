@@ -48,8 +48,6 @@ _GLANCE = 96
 """Tokens of a walk; of the same token again and again `_LONG_WALK`, if they are not cheap."""
 _LONG_WALK = 512
 _CHEAP_STEP_S = 3e-5
-WALK_S = 0.5
-"""CPU seconds of all walks together."""
 _WALL = 10
 """A child that has not ended after so many times its CPU seconds is answered `busy`."""
 _POLL_S = 0.004
@@ -104,6 +102,7 @@ class Setup:
         any_whitespace: As vLLM passes it for JSON schemas.
         threads: That one compilation may use.
         compile_s: CPU seconds that compiling may take.
+        walk_s: CPU seconds that walking through it may take.
         slice_s: CPU seconds of a slice: what an ordinary constraint needs in all.
         token_s: CPU seconds that a step may take on average.
         context_length: Most tokens of an output.
@@ -113,6 +112,7 @@ class Setup:
     any_whitespace: bool
     threads: int
     compile_s: float
+    walk_s: float
     slice_s: float
     token_s: float
     context_length: int
@@ -169,9 +169,11 @@ class Walker:
             TooSlow: It must not get near an engine.
         """
         # Random tokens; one bracket in another; the same token again and again, where ambiguity piles up.
-        ways = [self._way(_GLANCE, self._any, random.Random(1)), self._way(_GLANCE, self._open, random.Random(2))]
-        ways += [self._way(_LONG_WALK, self._same, random.Random(number)) for number in (3, 4)]
-        return max(ways)
+        ways = [(_GLANCE, self._any), (_GLANCE, self._open), (_LONG_WALK, self._same), (2 * _GLANCE, self._same)]
+        return max(
+            self._way(steps, pick, random.Random(number))  # noqa: S311 - nothing secret
+            for number, (steps, pick) in enumerate(ways)
+        )
 
     def _way(self, steps: int, pick: Callable[[int, random.Random], int], rng: random.Random) -> float:
         matcher = self._xgr.GrammarMatcher(self._compiled)
@@ -197,7 +199,7 @@ class Walker:
         if len(times) < 16:  # the first mask is always the slowest, and so few tokens cost nobody anything
             return 0.0
         mean_s = sum(times) / len(times)
-        if mean_s > self._setup.token_s or (steps == _LONG_WALK and self._grows(times)):
+        if mean_s > self._setup.token_s or (len(times) == _LONG_WALK and self._grows(times)):
             raise TooSlow
         return mean_s
 
@@ -373,7 +375,7 @@ class Helper:
             self._link.close()
             limit_bytes = _address_space() + MEMORY_BYTES
             resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
-            seconds = int(self._setup.compile_s + WALK_S) + 2
+            seconds = int(self._setup.compile_s + self._setup.walk_s) + 2
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             examine(self._xgr, self._tokenizer, self._setup, self._brackets, job.kind, job.text, child_out)
@@ -415,9 +417,9 @@ class Helper:
             used_s = job.cpu_s()
             if job.compiled_s is None and used_s > self._setup.compile_s:
                 self._end(job, "costly")
-            elif job.compiled_s is not None and used_s > job.compiled_s + WALK_S:
+            elif job.compiled_s is not None and used_s > job.compiled_s + self._setup.walk_s:
                 self._end(job, "slow")
-            elif time.monotonic() - job.since_s > _WALL * (self._setup.compile_s + WALK_S):
+            elif time.monotonic() - job.since_s > _WALL * (self._setup.compile_s + self._setup.walk_s):
                 self._end(job, "busy")
             elif used_s - job.slice_from_s > self._setup.slice_s:
                 self._rotate(job, used_s)

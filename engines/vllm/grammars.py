@@ -56,6 +56,8 @@ STEP_S = 0.2
 _MIN_TOKEN_S = 0.0005
 _SLICE_S = 0.05
 """CPU seconds that an ordinary constraint takes in all, with a small vocabulary."""
+_WALK_S = 0.6
+"""CPU seconds that trying a constraint out may take, likewise: 700 tokens of the costliest that is taken."""
 _SMALL_VOCABULARY = 16_384
 _MAX_TURN_S = 5.0
 """The longest that one waits for its turn to be compiled by the core."""
@@ -111,7 +113,8 @@ class Grammars:
         if self._is_guarded:
             self._threads = max(1, min(8, (os.cpu_count() or 1) // 2))
             # Most of the work is done for each token of the vocabulary.
-            self._slice_s = _SLICE_S * max(1.0, model.get_vocab_size() / _SMALL_VOCABULARY)
+            size = max(1.0, model.get_vocab_size() / _SMALL_VOCABULARY)
+            self._slice_s = _SLICE_S * size
             backend = XgrammarBackend(config, tokenizer=tokenizer, vocab_size=model.get_vocab_size())
             info = backend.compile_grammar(StructuredOutputOptions.REGEX, "a").ctx.tokenizer_info
             self._helper = _Helper(
@@ -120,6 +123,7 @@ class Grammars:
                     any_whitespace=not backend.disable_any_whitespace,
                     threads=self._threads,
                     compile_s=options.guided_compile_s * self._threads,
+                    walk_s=_WALK_S * min(4.0, size),
                     slice_s=self._slice_s,
                     token_s=max(_MIN_TOKEN_S, STEP_S / config.scheduler_config.max_num_seqs),
                     context_length=model.max_model_len,
