@@ -17,6 +17,7 @@ MAX_NESTING = 64
 _TAG_NESTING = 16
 MAX_PROPERTIES = 1000
 """Of one object: what it costs to compile them grows with their square."""
+MAX_PATTERNS = 32
 MAX_ENUM = 2000
 """Values in all enums of a schema, and in a choice. OpenAI takes 1,000."""
 
@@ -74,7 +75,7 @@ def check_schema(schema: Any, *, nesting: int = MAX_NESTING) -> None:
     Raises:
         Refused: With what to do.
     """
-    enums = length = 0
+    enums = patterns = length = 0
     for nodes, (depth, value) in enumerate(_values(schema)):
         if nodes >= MAX_NODES or (isinstance(value, dict) and len(value) > MAX_NODES):
             raise Refused(f"It has more than {MAX_NODES:,} values. Split it, or describe less of the output.")
@@ -91,6 +92,12 @@ def check_schema(schema: Any, *, nesting: int = MAX_NESTING) -> None:
                 raise Refused(
                     f"An object has {len(properties):,} properties; at most {MAX_PROPERTIES:,} are taken. Nest them."
                 )
+            if isinstance(value.get("pattern"), str):
+                patterns += 1
+            if isinstance(more := value.get("patternProperties"), dict):
+                patterns += len(more)
+            if patterns > MAX_PATTERNS:
+                raise Refused(f"It has more than {MAX_PATTERNS} patterns. Check some of them in the application.")
             if isinstance(values := value.get("enum"), list):
                 enums += len(values)
                 if enums > MAX_ENUM:

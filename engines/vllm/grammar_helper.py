@@ -38,7 +38,7 @@ MAX_FRESH = 32
 """Constraints of one kind that wait for their first slice; the longest one past that is answered `busy`."""
 MAX_LONG = 8
 """Those that take longer than a slice; one past that is answered `busy`."""
-_NICE = 10
+_NICE = 5
 """Of those: the engine computes on the same cores."""
 MEMORY_BYTES = 384 * 2**20
 """What a child may take besides what it was born with."""
@@ -47,6 +47,7 @@ STEP_S = 0.05
 _GLANCE = 96
 """Tokens of a walk; of the same token again and again `_LONG_WALK`, if they are not cheap."""
 _LONG_WALK = 512
+_FEW = 16
 _CHEAP_STEP_S = 3e-5
 _WALL = 10
 """A child that has not ended after so many times its CPU seconds is answered `busy`."""
@@ -143,6 +144,26 @@ def compile_constraint(xgr: Any, compiler: Any, setup: Setup, kind: str, text: s
     return compiler.compile_structural_tag(text)
 
 
+@dataclass(frozen=True)
+class Words:
+    """What is to be known of a vocabulary.
+
+    Attributes:
+        brackets: The tokens that open an array or object, and nothing else.
+        blanks: Those of white space alone.
+    """
+
+    brackets: list[int]
+    blanks: frozenset[int]
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "Words":
+        """Those of a tokenizer info."""
+        vocabulary: list[bytes] = tokenizer.decoded_vocab
+        brackets = [vocabulary.index(bracket) for bracket in (b"[", b"{") if bracket in vocabulary]
+        return cls(brackets, frozenset(number for number, text in enumerate(vocabulary) if text.isspace()))
+
+
 class TooSlow(Exception):
     """A step of the walk took too long, or they take longer and longer."""
 
@@ -150,7 +171,7 @@ class TooSlow(Exception):
 class Walker:
     """Generates as an engine would, and measures what each token costs."""
 
-    def __init__(self, xgr: Any, compiled: Any, setup: Setup, brackets: list[int]) -> None:
+    def __init__(self, xgr: Any, compiled: Any, setup: Setup, words: Words) -> None:
         import numpy
 
         self._np = numpy
@@ -158,24 +179,32 @@ class Walker:
         self._compiled = compiled
         self._setup = setup
         self._size = compiled.tokenizer_info.vocab_size
-        self._stop = set(compiled.tokenizer_info.stop_token_ids)
+        # White space is allowed nearly everywhere in JSON: who takes it gets nowhere.
+        self._avoided = words.blanks | set(compiled.tokenizer_info.stop_token_ids)
         self._mask = numpy.zeros((1, (self._size + 31) // 32), dtype=numpy.int32)
-        self._brackets = brackets
+        self._brackets = words.brackets
 
     def walk(self) -> float:
-        """Walks in several ways; returns the CPU seconds of the costliest way's tokens, on average.
+        """Walks in several ways; returns the CPU seconds of a token, on average.
 
         Raises:
             TooSlow: It must not get near an engine.
         """
         # Random tokens; one bracket in another; the same token again and again, where ambiguity piles up.
-        ways = [(_GLANCE, self._any), (_GLANCE, self._open), (_LONG_WALK, self._same), (2 * _GLANCE, self._same)]
-        return max(
-            self._way(steps, pick, random.Random(number))  # noqa: S311 - nothing secret
-            for number, (steps, pick) in enumerate(ways)
-        )
+        times = [*self._way(_GLANCE, self._any, 0), *self._way(_GLANCE, self._open, 1)]
+        longest, left = _LONG_WALK, 2
+        for seed in range(2, 8):
+            way = self._way(longest, self._same, seed)
+            times += way
+            # Some end soon, with a token that ends it all.
+            if len(way) >= _GLANCE:
+                longest, left = 2 * _GLANCE, left - 1
+            if not left:
+                break
+        return sum(times) / max(1, len(times))
 
-    def _way(self, steps: int, pick: Callable[[int, random.Random], int], rng: random.Random) -> float:
+    def _way(self, steps: int, pick: Callable[[int, random.Random], int], seed: int) -> list[float]:
+        rng = random.Random(seed)  # noqa: S311 - nothing secret
         matcher = self._xgr.GrammarMatcher(self._compiled)
         times: list[float] = []
         token = -1
@@ -196,12 +225,12 @@ class Walker:
                 raise TooSlow
             if matcher.is_terminated():
                 break
-        if len(times) < 16:  # the first mask is always the slowest, and so few tokens cost nobody anything
-            return 0.0
-        mean_s = sum(times) / len(times)
-        if mean_s > self._setup.token_s or (len(times) == _LONG_WALK and self._grows(times)):
+        # The first mask is the slowest of many, and a few tokens cost nobody anything.
+        if len(times) >= _FEW and sum(times) / len(times) > self._setup.token_s:
             raise TooSlow
-        return mean_s
+        if len(times) == _LONG_WALK and self._grows(times):
+            raise TooSlow
+        return times
 
     def _grows(self, times: list[float]) -> bool:
         """Whether the last tokens of a context would cost too much: they become slower as a power of their number."""
@@ -224,28 +253,18 @@ class Walker:
             word = int(words[rng.randrange(len(words))])
             bits = int(self._mask[0, word]) & 0xFFFFFFFF
             token = word * 32 + rng.choice([bit for bit in range(32) if bits >> bit & 1])
-            if token < self._size and token not in self._stop:
+            if token < self._size and token not in self._avoided:
                 return token
         return -1
 
     def _same(self, last: int, rng: random.Random) -> int:
-        return last if self._is_allowed(last) and last not in self._stop else self._any(last, rng)
+        return last if self._is_allowed(last) and last not in self._avoided else self._any(last, rng)
 
     def _open(self, last: int, rng: random.Random) -> int:
         return next((token for token in self._brackets if self._is_allowed(token)), -1)
 
 
-def brackets_of(tokenizer: Any) -> list[int]:
-    """The tokens that open an array or object, and nothing else."""
-    vocabulary = tokenizer.decoded_vocab
-    return [number for bracket in (b"[", b"{") for number in [_index(vocabulary, bracket)] if number >= 0]
-
-
-def _index(vocabulary: list[bytes], text: bytes) -> int:
-    return vocabulary.index(text) if text in vocabulary else -1
-
-
-def examine(xgr: Any, tokenizer: Any, setup: Setup, brackets: list[int], kind: str, text: str, out: int) -> None:
+def examine(xgr: Any, tokenizer: Any, setup: Setup, words: Words, kind: str, text: str, out: int) -> None:
     """The child's work: says after the compilation what it cost, and after the walk what a token costs."""
     began_s = time.process_time()
     compiler = xgr.GrammarCompiler(tokenizer, max_threads=setup.threads, cache_enabled=False)
@@ -260,7 +279,12 @@ def examine(xgr: Any, tokenizer: Any, setup: Setup, brackets: list[int], kind: s
     cost = {"compile_s": time.process_time() - began_s, "memory_bytes": compiled.memory_size_bytes}
     _say(out, {"verdict": "compiled", **cost})
     try:
-        token_s = Walker(xgr, compiled, setup, brackets).walk()
+        token_s = Walker(xgr, compiled, setup, words).walk()
+        # A walk from the start may not come to where it hurts.
+        for pattern in patterns_in(text) if kind in ("json", "structural_tag") else ():
+            with contextlib.suppress(RuntimeError):  # what counts is whether the whole compiles
+                part = compiler.compile_regex(pattern)
+                token_s = max(token_s, Walker(xgr, part, setup, words).walk())
     except TooSlow:
         _say(out, {"verdict": "slow"})
         return
@@ -268,6 +292,22 @@ def examine(xgr: Any, tokenizer: Any, setup: Setup, brackets: list[int], kind: s
         _say(out, {"verdict": "memory"})
         return
     _say(out, {"verdict": "ok", "token_s": token_s, **cost})
+
+
+def patterns_in(text: str) -> set[str]:
+    """The regular expressions in a JSON schema or structural tag; its nesting has been checked."""
+    found: set[str] = set()
+    values = [json.loads(text)]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            found.update(given for given in [value.get("pattern")] if isinstance(given, str))
+            if isinstance(more := value.get("patternProperties"), dict):
+                found.update(more)
+            values.extend(value.values())
+        elif isinstance(value, list):
+            values.extend(value)
+    return found
 
 
 def _say(out: int, answer: dict[str, Any]) -> None:
@@ -311,7 +351,7 @@ class Helper:
         self._setup = Setup(**setup)
         self._xgr = import_xgrammar()
         self._tokenizer = self._xgr.TokenizerInfo.deserialize_json(self._setup.tokenizer)
-        self._brackets = brackets_of(self._tokenizer)
+        self._words = Words.of(self._tokenizer)
         self._waiting: dict[str, list[Job]] = {}
         self._fresh: list[Job] = []
         self._long: list[Job] = []
@@ -378,7 +418,7 @@ class Helper:
             seconds = int(self._setup.compile_s + self._setup.walk_s) + 2
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            examine(self._xgr, self._tokenizer, self._setup, self._brackets, job.kind, job.text, child_out)
+            examine(self._xgr, self._tokenizer, self._setup, self._words, job.kind, job.text, child_out)
             status = 0
         except BaseException:  # noqa: BLE001 - nothing of the child goes on above
             traceback.print_exc()

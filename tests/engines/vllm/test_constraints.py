@@ -76,6 +76,8 @@ def test_enums_count_together(lengths: list[int]) -> None:
         ({"properties": {"k" * (MAX_BYTES + 1): {}}}, "bytes"),
         ({f"k{number}": 0 for number in range(1_000_000)}, "values"),
         ({"anyOf": [[[]]] * 1_000_000}, "values"),
+        ({"anyOf": [{"pattern": "a"}] * 33}, "patterns"),
+        ({"patternProperties": {str(number): {} for number in range(33)}}, "patterns"),
     ],
 )
 def test_what_is_too_large_is_refused_in_no_time(schema: Any, why: str) -> None:
