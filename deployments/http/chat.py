@@ -10,7 +10,8 @@ from deployments.http.chat_body import ChatBody, parse_chat
 from deployments.http.chat_chunks import ChatChunks
 from deployments.http.exchange import Exchange, json_response
 from deployments.http.generation_body import stream_report
-from deployments.http.logprobs import chat_logprobs
+from deployments.http.logprobs import chat_logprobs_later
+from deployments.http.long_answer import answer_in_pieces, pieces_of
 from deployments.http.stream_format import StreamFormat
 from deployments.http.usage import usage_body
 from engines.completion import Choice, Completion
@@ -31,7 +32,13 @@ async def chat(exchange: Exchange) -> web.StreamResponse:
         return await answer_stream(exchange, [asking], chunks, [choices])
     (completion,) = await answer_whole(exchange, [asking])
     exchange.meter.finish(completion.usage)
-    return json_response(json.dumps(_answer(id, exchange.created_s, body, completion)))
+    answer = _answer(id, exchange.created_s, body, completion)
+    if body.logprobs or body.return_token_ids:
+        # It may be long: each choice, and each piece of its log probabilities, is made when its turn comes.
+        answer["choices"] = (_choice(index, choice, body) for index, choice in enumerate(completion.choices))
+        return await answer_in_pieces(exchange, pieces_of(answer))
+    answer["choices"] = [_choice(index, choice, body) for index, choice in enumerate(completion.choices)]
+    return json_response(json.dumps(answer))
 
 
 def _answer(id: str, created_s: int, body: ChatBody, completion: Completion) -> dict[str, Any]:
@@ -40,7 +47,7 @@ def _answer(id: str, created_s: int, body: ChatBody, completion: Completion) -> 
         "object": "chat.completion",
         "created": created_s,
         "model": body.model,
-        "choices": [_choice(index, choice, body) for index, choice in enumerate(completion.choices)],
+        "choices": [],
         "usage": usage_body(completion.usage),
         "service_tier": None,
         "system_fingerprint": None,
@@ -51,7 +58,7 @@ def _choice(index: int, choice: Choice, body: ChatBody) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "index": index,
         "message": _message(choice),
-        "logprobs": None if choice.logprobs is None else chat_logprobs(choice.logprobs),
+        "logprobs": None if choice.logprobs is None else chat_logprobs_later(choice.logprobs),
         "finish_reason": body.finish_reason(choice.reason),
         "stop_reason": choice.stop_reason,
     }

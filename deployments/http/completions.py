@@ -1,7 +1,7 @@
 """`POST /v1/completions`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import Any
 
@@ -13,6 +13,7 @@ from deployments.http.completion_chunks import CompletionChunks
 from deployments.http.exchange import Exchange, json_response
 from deployments.http.generation_body import Asking, stream_report
 from deployments.http.logprobs import completion_logprobs
+from deployments.http.long_answer import answer_in_pieces, pieces_of
 from deployments.http.stream_format import StreamFormat
 from deployments.http.usage import total, usage_body
 from engines.completion import Choice, Completion
@@ -39,7 +40,12 @@ async def completions(exchange: Exchange) -> web.StreamResponse:
         return await answer_stream(exchange, askings, chunks, choices)
     answers = await answer_whole(exchange, askings)
     requests = [asking.request for asking in askings]
-    return json_response(json.dumps(_answer(id, exchange, body, requests, answers, echoes)))
+    answer = _answer(id, exchange, body, answers)
+    made = _choices(body, requests, answers, echoes)
+    if body.logprobs is not None or body.return_token_ids:
+        # It may be long: each choice, and each piece of its log probabilities, is made when its turn comes.
+        return await answer_in_pieces(exchange, pieces_of(answer | {"choices": made}))
+    return json_response(json.dumps(answer | {"choices": list(made)}))
 
 
 async def _echo(exchange: Exchange, asking: Asking) -> str:
@@ -56,33 +62,36 @@ def _answer(
     id: str,
     exchange: Exchange,
     body: CompletionBody,
-    requests: Sequence[GenerateRequest],
     answers: Sequence[Completion],
-    echoes: Sequence[str],
 ) -> dict[str, Any]:
     usage = reduce(total, (answer.usage for answer in answers))
     exchange.meter.finish(usage)
-    choices: list[dict[str, Any]] = []
-    for request, answer, echo in zip(requests, answers, echoes, strict=True):
-        choices.extend(
-            _choice(len(choices) + i, choice, body, request, echo) for i, choice in enumerate(answer.choices)
-        )
     return {
         "id": id,
         "object": "text_completion",
         "created": exchange.created_s,
         "model": body.model,
-        "choices": choices,
+        "choices": [],
         "usage": usage_body(usage),
         "system_fingerprint": None,
     }
+
+
+def _choices(
+    body: CompletionBody, requests: Sequence[GenerateRequest], answers: Sequence[Completion], echoes: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    index = 0
+    for request, answer, echo in zip(requests, answers, echoes, strict=True):
+        for choice in answer.choices:
+            yield _choice(index, choice, body, request, echo)
+            index += 1
 
 
 def _choice(index: int, choice: Choice, body: CompletionBody, request: GenerateRequest, echo: str) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "index": index,
         "text": echo + choice.reasoning + choice.text,
-        "logprobs": None if choice.logprobs is None else completion_logprobs(choice.logprobs, len(echo)),
+        "logprobs": None if choice.logprobs is None else completion_logprobs(choice.logprobs, len(echo), later=True),
         "finish_reason": choice.reason,
         "stop_reason": choice.stop_reason,
     }

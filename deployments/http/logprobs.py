@@ -1,7 +1,7 @@
 """Log probabilities, as the chat API and the older completions API write them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from engines.events import TokenLogprob
@@ -18,25 +18,36 @@ def chat_logprobs(tokens: Iterable[TokenLogprob]) -> dict[str, Any]:
     }
 
 
-def completion_logprobs(tokens: Iterable[TokenLogprob], offset: int) -> dict[str, Any]:
+def chat_logprobs_later(tokens: Iterable[TokenLogprob]) -> dict[str, Any]:
+    """The same with an iterator in place of the list, for `long_answer.pieces_of`."""
+    content = ({**_token(token), "top_logprobs": [_token(other) for other in token.top]} for token in tokens)
+    return {"content": content, "refusal": None}
+
+
+def completion_logprobs(tokens: Sequence[TokenLogprob], offset: int, *, later: bool = False) -> dict[str, Any]:
     """The `logprobs` object of a choice of the completions API.
 
     Args:
         tokens: The tokens.
         offset: Characters of the answer before them.
+        later: With an iterator in place of the longest list, for `long_answer.pieces_of`.
     """
     offsets = []
     names = []
     values = []
-    tops: list[dict[str, float]] = []
     for token in tokens:
         offsets.append(offset)
         offset += len(token.token)
         names.append(token.token)
         values.append(_finite(token.logprob))
-        # The drawn token is part of the map, also when it is not among the most likely.
-        tops.append({other.token: _finite(other.logprob) for other in (*token.top, token)})
-    return {"text_offset": offsets, "token_logprobs": values, "tokens": names, "top_logprobs": tops}
+    # The drawn token is part of the map, also when it is not among the most likely.
+    tops = ({other.token: _finite(other.logprob) for other in (*token.top, token)} for token in tokens)
+    return {
+        "text_offset": offsets,
+        "token_logprobs": values,
+        "tokens": names,
+        "top_logprobs": tops if later else list(tops),
+    }
 
 
 def _token(token: TokenLogprob) -> dict[str, Any]:

@@ -26,6 +26,27 @@ def in_pieces(values: Sequence[Any]) -> Iterator[str]:
     yield "]"
 
 
+def pieces_of(value: Any) -> Iterator[str]:
+    """The JSON of a value in which iterators stand for lists: what they give is made when its turn comes."""
+    if isinstance(value, dict):
+        yield "{"
+        for number, (key, child) in enumerate(value.items()):
+            yield f"{', ' if number else ''}{json.dumps(key)}: "
+            yield from pieces_of(child)
+        yield "}"
+    elif isinstance(value, Iterator):
+        yield "["
+        for number, child in enumerate(value):
+            if number:
+                yield ", "
+            yield from pieces_of(child)
+        yield "]"
+    elif isinstance(value, list) and len(value) > PIECE:
+        yield from in_pieces(value)
+    else:
+        yield json.dumps(value)
+
+
 async def answer_in_pieces(exchange: Exchange, pieces: Iterable[str]) -> web.StreamResponse:
     """Answers with the JSON that the pieces make up."""
     response: web.StreamResponse | None = None

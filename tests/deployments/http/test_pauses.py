@@ -1,0 +1,84 @@
+"""Whatever one client sends, no turn of the event loop is long: everybody's streams are on it."""
+
+import asyncio
+import gc
+import pickle
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from actors.channel import _unpickled
+from deployments.http.chat_body import parse_chat
+from deployments.http.completion_body import parse_completion
+from deployments.http.dispatch import DispatchHints
+from deployments.http.json_guard import parse_object
+from engines.errors import InvalidRequest
+from engines.registry import EngineSpec
+from engines.simulated.engine import SimulatedEngine
+from engines.simulated.options import SimulatedOptions
+from tests.benchmarks.pauses import CONTEXT, Case, cases
+from tests.deployments.http.conftest import Served, serving_one
+from tests.turns import longest_turn, slowness
+
+BOUND_S = 0.1
+CASES = {case.name: case for case in cases("demo", "demo") if case.path and case.reads}
+TRIES = 3
+"""What the machine does beside us slows CPU time, too: the best of a few."""
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    options = {"context_length": CONTEXT, "num_blocks": 100_000, "embedding_size": 4096, "speed": "instant"}
+    engine = SimulatedEngine(
+        "demo-0", EngineSpec(kind="simulated", model="demo"), SimulatedOptions.model_validate(options)
+    )
+    gc.collect()
+    gc.freeze()  # As the replicas do once they serve.
+    async with serving_one(engines=[engine]) as served:
+        yield served
+    gc.unfreeze()
+
+
+async def ask(served: Served, case: Case) -> int:
+    headers = {"Content-Type": "application/json"}
+    async with served.client.post(served.url + case.path, data=case.body, headers=headers) as response:
+        while await response.content.readany():
+            pass
+        return response.status
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_no_turn_is_long(served: Served, name: str) -> None:
+    for left in reversed(range(TRIES)):
+        bound_s = BOUND_S * slowness()
+        with longest_turn() as longest:
+            statuses = await asyncio.gather(*(ask(served, CASES[name]) for _ in range(2)))
+        if longest.s < bound_s or not left:
+            break
+    assert longest.s < bound_s, longest
+    assert set(statuses) <= {200, 400, 413}
+    await served.still_serves()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [case.name for case in CASES.values() if "chat" in case.path or case.path == "/v1/completions"],
+)
+def test_going_up_is_short(name: str) -> None:
+    """A request is pickled in one turn of the router and read in one turn of the actor."""
+    case = CASES[name]
+    parse = parse_chat if "chat" in case.path else parse_completion
+    try:
+        _, request = parse(parse_object(case.body, 100), DispatchHints())
+    except InvalidRequest:
+        pytest.skip("it is refused")
+    longest_s = []
+    for _ in range(TRIES):
+        began_s = time.thread_time()
+        data = pickle.dumps(request, 5)
+        pickled_s = time.thread_time() - began_s
+        began_s = time.thread_time()
+        _unpickled(data)
+        longest_s.append(max(pickled_s, time.thread_time() - began_s))
+    assert min(longest_s) < BOUND_S * slowness()
