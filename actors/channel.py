@@ -22,8 +22,6 @@ from engines.requests import GenerateRequest, Session
 
 _LOST_S = 10.0
 """How long a message from the router may be overtaken by later ones before it counts as lost."""
-
-
 _LARGE_BYTES = 64 * 1024
 
 

@@ -15,7 +15,7 @@ _QUIET_S = 0.0115
 
 
 def slowness() -> float:
-    """How much slower than that machine this one is now, at least 1: its cores, and what its neighbours leave of them."""
+    """How much slower than that one this machine is now, at least 1: its cores, and what others leave of them."""
     text = json.dumps(list(range(100_000)))
     took_s = []
     for _ in range(5):

@@ -110,10 +110,15 @@ class SimulatedEngine(PushEngine):
         if context.is_killed:
             raise Cancelled(f"The request {context.id} was killed.", instance=self.name)
         prompt = await self._prompt_ids(request, request.kind)
+        max_tokens = budget(request, len(prompt), self.capabilities.context_length)
+        n = request.sampling.n
+        spoken = await self._beside(
+            lambda: [(call_prefix(prompt, index), writer(request, prompt, index, context.id)) for index in range(n)],
+            n * len(prompt),
+        )
         if context.is_killed:
             raise Cancelled(f"The request {context.id} was killed.", instance=self.name)
         self._must_be_ready()
-        max_tokens = budget(request, len(prompt), self.capabilities.context_length)
         if request.resume is not None:
             request.resume.check_vocabulary(VOCABULARY)
             for token_ids in request.resume.choices:
@@ -122,18 +127,18 @@ class SimulatedEngine(PushEngine):
         stream = Stream(self.name, context, sink, self._scheduler, self._ended)
         arrival = next(self._arrivals)
         sequences = []
-        for index, resumed in enumerate(request.generated):
+        for index, ((prefix, words), resumed) in enumerate(zip(spoken, request.generated, strict=True)):
             output = Output(
                 request,
                 index,
                 max_tokens=max_tokens,
                 thinking=prompt[-1] == Special.THINK,
-                call_prefix=call_prefix(prompt, index),
+                call_prefix=prefix,
             )
             for token_id in resumed:
                 output.feed(token_id)
             key = (request.priority, arrival, index)
-            sequences.append(Sequence(key, stream, prompt, resumed, writer(request, prompt, index, context.id), output))
+            sequences.append(Sequence(key, stream, prompt, resumed, words, output))
         self._faults.accepted(sequences, prompt)
         self._streams[stream] = None
         self._by_context[context] = stream

@@ -29,7 +29,7 @@ TRIES = 3
 
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
-    options = {"context_length": CONTEXT, "num_blocks": 100_000, "embedding_size": 4096, "speed": "instant"}
+    options = {"context_length": CONTEXT, "num_blocks": 100_000, "embedding_size": 1024, "speed": "instant"}
     engine = SimulatedEngine(
         "demo-0", EngineSpec(kind="simulated", model="demo"), SimulatedOptions.model_validate(options)
     )
