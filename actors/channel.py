@@ -16,7 +16,7 @@ from actors.settings import ChannelSettings
 from actors.upstream import Message, Submission, Upstream, Upward
 from engines.context import Context
 from engines.contract import Engine, Load, Progress
-from engines.errors import Cancelled, EngineDead, EngineFailed, InstanceLost, PenstockError
+from engines.errors import Cancelled, EngineDead, EngineFailed, InstanceLost, PenstockError, ReaderTooSlow
 from engines.events import Event, Finished, FinishReason, Started, Usage
 from engines.requests import GenerateRequest, Session
 
@@ -214,7 +214,9 @@ class Channel:
 
     def __init__(self, host: Host, settings: ChannelSettings, first: int) -> None:
         self.host = host
-        self.outbox = Outbox(settings.window, settings.pace_s)
+        self.outbox = Outbox(
+            settings.window, settings.pace_s, settings.unread_stream_bytes, settings.unread_bytes, self._overflow
+        )
         self._settings = settings
         self._upstream = Upstream(first, self._hear)
         self._calls: dict[int, Call] = {}
@@ -324,6 +326,11 @@ class Channel:
             return
         call = self._calls[number] = Call(self, number, request, Context(context_id))
         call.enter()
+
+    def _overflow(self, number: int) -> None:
+        call = self._calls.get(number)
+        if call is not None:
+            call.hand_over(ReaderTooSlow("The answer is not taken, and too much of it waited."))
 
     def _next_frame(self) -> bytes:
         sequence, entries, news = self.outbox.take()

@@ -4,14 +4,16 @@ Whatever is there when Ray's stream can take an item leaves as one frame, so und
 frame costs a third of a millisecond of CPU whatever it carries, so continuations of streams that do not tick together
 keep a short pace and share one, and the word that a request has started waits a little for its first piece; that piece
 and the end of a request never wait. When the router falls behind, the outbox holds back and merges neighbouring deltas
-of one choice: memory stays bounded by what was said, nothing is lost and nothing within a choice is reordered.
+of one choice: nothing is lost and nothing within a choice is reordered. What waits then is weighed now and then; past
+a bound the streams that most of it is of are given up.
 """
 
 import asyncio
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 from actors.frames import Entry, News
@@ -22,6 +24,8 @@ MERGE_AT = 4096
 """Entries that may pile up before they are merged where they lie."""
 COMPANY_S = 0.01
 """How long what need not leave by itself waits for company."""
+_LOGPROB_BYTES = 250
+"""About what the log probability of one token takes."""
 _NEVER = math.inf
 _NOW = 0.0
 
@@ -34,10 +38,14 @@ class Outbox:
     Args:
         window: Frames that may be out unacknowledged.
         pace_s: Shortest time between two frames when nothing in them is urgent.
+        stream_bytes: About how much of one request may wait while the window is used up.
+        all_bytes: The same for all of them.
+        on_overflow: Called with the number of a request of which too much waits: it is to end. What waits is forgotten.
     """
 
     __slots__ = (
         "_acknowledged",
+        "_all_bytes",
         "_closed",
         "_due_s",
         "_entries",
@@ -45,15 +53,27 @@ class Outbox:
         "_merge_at",
         "_news",
         "_next_s",
+        "_on_overflow",
         "_pace_s",
         "_sent",
+        "_stream_bytes",
         "_waiter",
         "_window",
     )
 
-    def __init__(self, window: int, pace_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        window: int,
+        pace_s: float = 0.0,
+        stream_bytes: float = math.inf,
+        all_bytes: float = math.inf,
+        on_overflow: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._window = window
         self._pace_s = pace_s
+        self._stream_bytes = stream_bytes
+        self._all_bytes = all_bytes
+        self._on_overflow = on_overflow
         self._entries: list[Entry] = []
         self._news: list[News] = []
         # When the next frame is to leave, on the monotonic clock.
@@ -105,6 +125,8 @@ class Outbox:
             self._entries = merge(entries)
             # What cannot be merged is not looked at again for every new entry.
             self._merge_at = max(MERGE_AT, 2 * len(self._entries))
+            if self.is_held:
+                self._weigh()
 
     def emit_urgently(self, number: int, item: Event | PenstockError) -> None:
         """Puts in what must not wait: the first piece or the end of a stream."""
@@ -178,6 +200,23 @@ class Outbox:
         self._next_s = time.monotonic() + self._pace_s
         return self._sent, entries, news
 
+    def _weigh(self) -> None:
+        sizes: dict[int, int] = {}
+        for number, item in self._entries:
+            sizes[number] = sizes.get(number, 0) + _size(item)
+        total = sum(sizes.values())
+        overflow = []
+        for number, size in sorted(sizes.items(), key=itemgetter(1), reverse=True):
+            if size <= self._stream_bytes and total <= self._all_bytes:
+                break
+            overflow.append(number)
+            total -= size
+        if overflow:
+            gone = set(overflow)
+            self._entries = [entry for entry in self._entries if entry[0] not in gone]
+            for number in overflow:
+                self._on_overflow(number)
+
     def _leave_by(self, due_s: float) -> None:
         if due_s < self._due_s:
             self._due_s = due_s
@@ -188,6 +227,16 @@ class Outbox:
         # While the window is used up there is nothing to wake for: every token would wake the reader in vain.
         if waiter is not None and not waiter.done() and (self._closed or not self.is_held):
             waiter.set_result(None)
+
+
+def _size(item: Event | PenstockError) -> int:
+    """About how many bytes it takes."""
+    if not isinstance(item, TextDelta | ReasoningDelta):
+        return len(getattr(item, "arguments", ""))
+    size = len(item.text) + 8 * len(item.token_ids)
+    if item.logprobs:
+        size += _LOGPROB_BYTES * len(item.logprobs) * (1 + len(item.logprobs[0].top))
+    return size
 
 
 def merge(entries: Iterable[Entry]) -> list[Entry]:

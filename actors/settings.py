@@ -58,6 +58,8 @@ class ChannelSettings(Settings):
         silence_s: A channel without any acknowledgement for so long is closed, and its requests killed.
         pace_s: Shortest time between two frames that only go on with streams: each costs a third of a millisecond of
             CPU. The first piece and the end of a request never wait.
+        unread_stream_bytes: About how much of one stream may wait while the window is used up; past it the stream ends.
+        unread_bytes: The same for all streams of a channel; past it the largest end.
         rotate_after: Frames after which the call underneath is renewed, because Ray's worker keeps a record of each.
     """
 
@@ -66,6 +68,8 @@ class ChannelSettings(Settings):
     heartbeat_s: float = Field(1.0, gt=0)
     silence_s: float = Field(4.0, gt=0)
     pace_s: float = Field(0.001, ge=0, le=0.1)
+    unread_stream_bytes: int = Field(64 * 2**20, ge=2**20)
+    unread_bytes: int = Field(512 * 2**20, ge=2**20)
     rotate_after: int = Field(4000, ge=16)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from actors.frames import Entry, News
 from actors.outbox import MERGE_AT, Outbox, merge
 from engines.errors import PenstockError
-from engines.events import Event, ReasoningDelta, Started, TextDelta, ToolCallArgumentsDelta
+from engines.events import Event, ReasoningDelta, Started, TextDelta, TokenLogprob, ToolCallArgumentsDelta
 from tests.actors.strategies import deltas, items
 
 
@@ -210,3 +210,44 @@ async def test_what_is_urgent_does_not_keep_the_pace() -> None:
     outbox.emit_urgently(2, TextDelta("c"))
     assert await waiting
     assert len(outbox.take()[1]) == 2
+
+
+def _logprobs(top: int) -> tuple[TokenLogprob, ...]:
+    return (TokenLogprob("a", 1, -1.0, b"a", tuple(TokenLogprob("b", 2, -2.0, b"b") for _ in range(top))),)
+
+
+async def test_what_waits_past_a_bound_is_given_up_with_its_stream() -> None:
+    overflown: list[int] = []
+    outbox = Outbox(2, stream_bytes=20_000_000, on_overflow=overflown.append)
+    for _ in range(2):
+        outbox.nudge()
+        outbox.take()
+    assert outbox.is_held
+    for _ in range(MERGE_AT):
+        if not overflown:
+            outbox.emit(1, TextDelta("a", 0, (1,), _logprobs(20)))
+        outbox.emit(2, TextDelta("a", 0, (1,)))
+    assert overflown == [1]
+    outbox.acknowledge(2)
+    _, entries, _ = outbox.take()
+    assert {number for number, _ in entries} == {2}
+
+
+async def test_past_the_bound_for_all_the_largest_goes() -> None:
+    overflown: list[int] = []
+    outbox = Outbox(2, all_bytes=30_000_000, on_overflow=overflown.append)
+    for _ in range(2):
+        outbox.nudge()
+        outbox.take()
+    for _ in range(MERGE_AT):
+        for number, top in ((1, 10), (2, 20), (3, 5)):
+            outbox.emit(number, TextDelta("a", 0, (1,), _logprobs(top)))
+    assert overflown == [2]
+
+
+async def test_what_leaves_is_not_weighed() -> None:
+    overflown: list[int] = []
+    outbox = Outbox(2, stream_bytes=1, on_overflow=overflown.append)
+    for _ in range(2 * MERGE_AT):
+        outbox.emit(1, TextDelta("a", 0, (1,)))
+    assert not overflown

@@ -14,6 +14,7 @@ from engines.requests import EmbedRequest, TokenizeRequest
 from engines.vllm.engine import VllmEngine
 from tests.engines.vllm.asking import Recorder, counting, eventually
 from tests.engines.vllm.booted import booted
+from tests.turns import longest_turn, slowness
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -91,3 +92,34 @@ async def test_generates_nothing(engine: VllmEngine) -> None:
     assert not engine.capabilities.generate
     with pytest.raises(Unsupported):
         await engine.submit(counting(1, 5), Context(), Recorder())
+
+
+async def test_its_own_length_may_be_asked_for(engine: VllmEngine) -> None:
+    assert len((await embed(engine, request("the cat", dimensions=128)))[0]) == 128
+
+
+async def test_what_is_refused_says_nothing_of_where_the_model_lies(engine: VllmEngine) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await embed(engine, request("the cat", dimensions=7))
+    assert "/" not in refused.value.message
+    assert "128" in refused.value.message
+
+
+async def test_many_inputs_leave_the_event_loop_its_turns(engine: VllmEngine) -> None:
+    with longest_turn() as longest:
+        made = await engine.embed(request(*["the cat"] * 1000), Context())
+    assert len(made) == 1000
+    assert longest.s < 0.25 * slowness(), longest
+
+
+async def test_vectors_are_shortened_where_the_model_says_that_they_can_be() -> None:
+    options = {"model": "demo", "runner": "pooling", "convert": "embed", "max_model_len": 64, "enforce_eager": True}
+    shorter = {"engine_args": {"hf_overrides": {"is_matryoshka": True}}}
+    async with booted("pooling-1", kv_cache_bytes=64 * 2**20, **options, **shorter) as engine:
+        whole, short = [(await embed(engine, request("the cat", **fields)))[0] for fields in ({}, {"dimensions": 16})]
+        assert (len(whole), len(short)) == (128, 16)
+        assert math.hypot(*short) == pytest.approx(1.0, abs=1e-2)
+        scale = math.hypot(*whole[:16])
+        assert short == pytest.approx([value / scale for value in whole[:16]], abs=2e-2)
+        with pytest.raises(InvalidRequest, match="1 to 128 dimensions"):
+            await embed(engine, request("the cat", dimensions=129))
