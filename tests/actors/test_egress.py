@@ -396,6 +396,18 @@ async def test_an_embedding_ends_when_it_is_cancelled_and_when_its_instance_dies
     assert [suspects for _, suspects in heard.losses] == [[embed]]
 
 
+async def test_an_embedding_is_cancelled_in_the_actor(share: Start) -> None:
+    instance, egress = await share(HANGING, NARROW)
+    context = Context()
+    long = EmbedRequest(model="m", inputs=["a"] * 2048, dimensions=50_000)
+    waiting = asyncio.ensure_future(egress.embed(long, context))
+    await has(instance, running=1, queued=0)
+    context.kill()
+    with pytest.raises(Cancelled):
+        await waiting
+    await has(instance, running=0, queued=0)
+
+
 async def test_the_reported_load_is_the_instances(share: Start) -> None:
     _, egress = await share(HANGING, NARROW)
     await fill(egress)
