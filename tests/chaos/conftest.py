@@ -35,6 +35,8 @@ class Row:
     """The longest pause of any answer."""
     first_s: float
     """The longest wait for the first piece of one."""
+    whole_s: float | None
+    """Until the fleet had its full capacity again; None: it never had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,12 @@ def table(output: str) -> list[Row]:
         if len(cells) > 10 and all(cell.isdecimal() for cell in cells[1:10]):
             times, open_, moved, served, _, broken, cut, lost, repeated = map(int, cells[1:10])
             # What follows them may be empty, but for the last three.
-            pause_s, first_s = (float(cell.removesuffix(" ms")) / 1e3 for cell in cells[-3:-1])
-            rows.append(Row(cells[0], times, open_, moved, served, broken, cut, lost, repeated, pause_s, first_s))
+            pause, first, whole = cells[-3:]
+            pause_s, first_s = (float(cell.removesuffix(" ms")) / 1e3 for cell in (pause, first))
+            whole_s = None if whole == "never" else float(whole.removesuffix(" s"))
+            rows.append(
+                Row(cells[0], times, open_, moved, served, broken, cut, lost, repeated, pause_s, first_s, whole_s)
+            )
     return rows
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from clusters.api_client import ApiClient
 from clusters.chaos.counting import Answer, Arrivals, CountingLoad
 from clusters.chaos.targets import Targets
+from clusters.errors import ClusterError
 from clusters.status import scrape
 from deployments.app import deploy
 from deployments.fleet import FleetSettings
@@ -85,7 +86,15 @@ async def kill_nodes(nodes: MortalNodes, times: int, clients: int, numbers: int,
 
 
 async def _moved(url: str) -> int:
-    return (await asyncio.to_thread(scrape, ApiClient(url))).moved.get("sim", 0)
+    deadline_s = time.monotonic() + REPLACED_S
+    while True:
+        try:
+            return (await asyncio.to_thread(scrape, ApiClient(url))).moved.get("sim", 0)
+        except ClusterError:
+            # The directory was on that node, and the routers tell each other their figures through it.
+            if time.monotonic() > deadline_s:
+                raise
+            await asyncio.sleep(0.1)
 
 
 def _at(seconds: Sequence[float], share: float) -> float:
