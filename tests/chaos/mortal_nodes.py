@@ -1,11 +1,13 @@
-"""A Ray cluster on this machine, with nodes beside its head that can die in two ways.
+"""A Ray cluster on this machine, with nodes beside its head that can die in several ways.
 
 Either every process of a node is killed, and the kernel closes its connections; or its network is cut, and nothing is
-heard of it any more, not even that. For the second way each node lives in a network namespace, which takes root.
+heard of it any more, not even that; or it fades: one of its instances dies, which is heard of, and then its network.
+For the latter two each node lives in a network namespace, which takes root.
 """
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +23,8 @@ from clusters.chaos.targets import Targets
 HEAD = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 STORE_BYTES = 80 * 2**20
 JOIN_S = 60.0
+FADE_S = 0.05
+"""From the death of a node's first instance to that of its network: streams have moved by then."""
 _SUBNET = "10.77.0"
 _BRIDGE = "pst-bridge"
 
@@ -66,9 +70,14 @@ class KilledNodes:
 
 
 class CutNodes:
-    """Nodes whose network is cut; needs root."""
+    """Nodes whose network is cut; needs root.
 
-    def __init__(self) -> None:
+    Args:
+        fade: Whether an instance of the node is killed before that.
+    """
+
+    def __init__(self, *, fade: bool) -> None:
+        self._fade = fade
         self._nodes = 0
         self._cluster: Cluster | None = None
         self.close()
@@ -103,8 +112,14 @@ class CutNodes:
         """As `MortalNodes.end`."""
         [address] = [one["NodeManagerAddress"] for one in ray.nodes() if one["NodeID"] == node]
         _, outside, _ = _names(int(address.rpartition(".")[2]) - 1)
+        first = next(instance for instance in await targets.instances() if instance.node == node)
+        # Also starts the worker that kills it.
+        await targets.engine_processes(first)
         taken = await targets.leave_out(node)
         about_to()
+        if self._fade:
+            await targets.signal(node, [first.pid], signal.SIGKILL)
+            await asyncio.sleep(FADE_S)
         _ip("link", "set", outside, "down")
         return taken
 

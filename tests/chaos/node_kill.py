@@ -2,7 +2,8 @@
 
 `RAY_AUTH_MODE=disabled python -m tests.chaos.node_kill` kills a node's every process, again and again, each time after
 a new one has taken its place. With `--cut` it cuts the node's network instead (as root): nobody hears a connection
-break. It ends with 1 if an answer broke, lost or repeated anything, or paused for longer than `--pause`.
+break. With `--fade` an instance of the node dies first, and then the network: what moved from it to the node's other
+instance breaks again. It ends with 1 if an answer broke, lost or repeated anything, or paused longer than `--pause`.
 """
 
 import argparse
@@ -114,12 +115,13 @@ def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cut", action="store_true", help="cut the node's network instead of killing its processes")
+    parser.add_argument("--fade", action="store_true", help="kill one of its instances, and then cut the network")
     parser.add_argument("--times", type=int, default=3, help="how many nodes die, one after another")
     parser.add_argument("--clients", type=int, default=48, help="how many clients count at a time")
     parser.add_argument("--numbers", type=int, default=100, help="numbers of each answer")
     parser.add_argument("--pause", type=float, default=2.0, help="the longest pause that is good, in seconds")
     arguments = parser.parse_args()
-    nodes: MortalNodes = CutNodes() if arguments.cut else KilledNodes()
+    nodes: MortalNodes = CutNodes(fade=arguments.fade) if arguments.cut or arguments.fade else KilledNodes()
     try:
         ray.init(address=nodes.address, namespace=FLEET.name, log_to_driver=False, configure_logging=False)
         return asyncio.run(run(nodes, arguments))
