@@ -102,7 +102,9 @@ def build(fleet: FleetArgument = None) -> None:
 
 @app.command()
 def chaos(
-    fault: Annotated[list[str] | None, typer.Argument(metavar="[FAULT]...", help="Which faults; default: all.")] = None,
+    fault: Annotated[
+        list[str] | None, typer.Argument(metavar="[FAULT]...", help="Which faults; default: all but kill-node.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Which model counts; default: the first that is served.")] = None,
     clients: Annotated[int, typer.Option(min=1, help="So many clients, each asks again once it was answered.")] = 20,
     open_per_s: Annotated[

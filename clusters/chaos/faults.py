@@ -65,12 +65,14 @@ class Fault:
         what: One line for a person.
         strike: Does it, and returns the ids of the instances that it took. Raises NotHere where it cannot happen.
         cuts: Whether connections of clients break by it, as nothing can be done about.
+        lasts: Whether what it takes may never come back: it happens only where it is asked for by name.
     """
 
     name: str
     what: str
     strike: Callable[[Scene], Awaitable[Sequence[str]]]
     cuts: bool = False
+    lasts: bool = False
 
 
 async def _kill_actor(scene: Scene) -> list[str]:
@@ -103,7 +105,7 @@ async def _kill_node(scene: Scene) -> list[str]:
     nodes = await scene.targets.mortal_nodes()
     victims = [one for one in await scene.targets.instances() if one.model == scene.model and one.node in nodes]
     if not victims:
-        raise NotHere("it takes a node with an instance of the model, and neither Ray's head nor a router on it")
+        raise NotHere("it takes a node beside the head and the routers")
     carrying = [one for one in victims if one.load.running] or victims
     return await scene.targets.kill_node(scene.random.choice(carrying).node, scene.look)
 
@@ -181,7 +183,6 @@ FAULTS: tuple[Fault, ...] = (
     Fault("stop-actor", f"an engine actor stands still for {STILL_S:g} s (SIGSTOP)", _stop_actor),
     Fault("kill-engine", "the process of an engine is killed, its actor lives", _kill_engine),
     Fault("stop-engine", "the processes of an engine stand still for good", _stop_engine),
-    Fault("kill-node", "every process of a node is killed at once, its raylet and its instances with it", _kill_node),
     Fault("kill-directory", "the directory is killed", _kill_directory),
     Fault("kill-controller", "Serve's controller is killed", _kill_controller),
     Fault("kill-all", "controller, directory and an engine actor are killed at once", _kill_all),
@@ -194,5 +195,8 @@ FAULTS: tuple[Fault, ...] = (
         "controller, directory, a router replica and an engine actor are killed at once",
         _kill_all_and_router,
         cuts=True,
+    ),
+    Fault(
+        "kill-node", "every process of a node is killed at once, all its instances among them", _kill_node, lasts=True
     ),
 )

@@ -58,7 +58,8 @@ async def kill_nodes(nodes: MortalNodes, times: int, clients: int, numbers: int,
             load.take()
             moved = await _moved(url)
             hit: list[Answer] = []
-            victim = (await targets.instances())[0].node
+            holding = {instance.node for instance in await targets.instances()}
+            victim = (await targets.mortal_nodes() & holding).pop()
             taken = await nodes.end(victim, targets, lambda hit=hit: hit.extend(load.open))
             began_s = time.monotonic()
             hit = [answer for answer in hit if answer.instance in taken]

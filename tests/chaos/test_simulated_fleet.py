@@ -58,9 +58,10 @@ def test_without_migration_streams_break_and_the_command_says_so(fleet: ChaosFle
 
 
 def test_a_fault_that_cannot_happen_is_said(fleet: ChaosFleet) -> None:
-    code, rows, output = fleet.strike("kill-engine", "--model", "moves", *LOAD)
+    code, rows, output = fleet.strike("kill-engine", "kill-node", "--model", "moves", *LOAD)
     assert (code, rows) == (0, [])
     assert "the engine has no process of its own" in output
+    assert "it takes a node beside the head and the routers" in output
 
 
 def test_an_unknown_fault_names_those_there_are(fleet: ChaosFleet) -> None:
