@@ -112,7 +112,7 @@ def chaos(
         typer.Option("--open", min=0.1, help="Instead: so many requests a second, whatever becomes of the others."),
     ] = None,
     length: Annotated[
-        int | None, typer.Option(min=2, max=999, help="Numbers of each answer; default: 300, or 50 with --open.")
+        int | None, typer.Option(min=2, max=999, help="Numbers of each answer; default: 300, or 100 with --open.")
     ] = None,
     times: Annotated[int, typer.Option(min=1, help="How often each fault happens.")] = 1,
     recovery_s: Annotated[float, typer.Option(min=1, help="Seconds to full capacity after a fault.")] = 300.0,
@@ -141,7 +141,7 @@ def chaos(
             names=fault or [],
             model=model,
             arrivals=arrivals,
-            length=length or (300 if open_per_s is None else 50),
+            length=length or (300 if open_per_s is None else 100),
             times=times,
             recovery_s=recovery_s,
         )

@@ -233,6 +233,9 @@ class CountingLoad:
                     async for data in _events(response.content):
                         answer.take(data)
             tally = answer.tally(numbers)
+        except aiohttp.ServerTimeoutError:
+            answer.error = f"Nothing came for {_STILL_S:g} s."
+            tally = answer.tally(numbers)
         except aiohttp.ClientError as error:
             # Nobody can go on with a connection whose other end is gone.
             answer.error = f"{type(error).__name__}: {error}"

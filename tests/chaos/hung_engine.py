@@ -52,7 +52,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("policies", nargs="*", metavar="POLICY", default=[*get_args(PolicyName)])
     parser.add_argument("--open", type=float, default=20.0, help="requests a second")
-    parser.add_argument("--length", type=int, default=50, help="numbers of each answer")
+    parser.add_argument("--length", type=int, default=100, help="numbers of each answer")
     parser.add_argument("--pause", type=float, default=45.0, help="the longest pause that is good, in seconds")
     arguments = parser.parse_args()
     is_good = True
