@@ -138,6 +138,20 @@ async def test_giving_up_before_the_start_frees_the_place_in_the_queue(share: St
     assert egress.in_flight == 2
 
 
+async def test_a_kill_does_not_overtake_its_request(start: Start) -> None:
+    # Ray runs the calls of an async actor out of order.
+    requests = 1000
+    instance, egress = await start(HANGING, AdmissionSettings(max_running=requests))
+    for _ in range(requests):
+        context = Context()
+        submitted = asyncio.ensure_future(egress.submit(request(), context, Collector()))
+        await asyncio.sleep(0)
+        context.kill()
+        with pytest.raises(Cancelled):
+            await submitted
+    await has(instance, running=0)
+
+
 async def test_stopping_ends_the_stream_politely(share: Start) -> None:
     _, egress = await share(HANGING, NARROW)
     context, collector = Context(), Collector()

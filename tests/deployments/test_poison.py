@@ -1,0 +1,131 @@
+"""A request that takes engines with it, sent again and again, among fifty that only stand beside it."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from ray import serve
+
+from actors.instance import InstanceState
+from actors.settings import PatienceSettings
+from clusters.chaos.counting import Arrivals, CountingLoad
+from deployments.fleet import FleetSettings
+from deployments.handle import FleetHandle
+from tests.deployments.test_fleet_life import free_port
+from tests.deployments.waiting import until
+
+INSTANCES = 6
+BYSTANDERS = 50
+NUMBERS = 100
+SENT = 10
+MOST_DEATHS = 3
+ANSWERS_S = 240.0
+SETTLED_S = {"kill": 4.0, "hang": 15.0}
+"""Nothing else dies of it when nothing has died for so long; that an engine hangs is only found after a while."""
+
+CONVICTED = (500, "engine_fault")
+QUARANTINED = (422, "quarantined")
+
+HARM = {
+    "kills before it starts": {"kill": "poison", "after_tokens": None},
+    "kills in its first step": {"kill": "poison"},
+    "kills after its third token": {"kill": "poison", "after_tokens": 3},
+    "hangs": {"hang": "poison"},
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+async def test_it_is_convicted_and_nobody_else_sees_anything_of_it(
+    harm: str, deploy: Callable[[FleetSettings], Any]
+) -> None:
+    settings = _fleet(HARM[harm])
+    settled_s = SETTLED_S["hang" if "hang" in HARM[harm] else "kill"]
+    fleet = FleetHandle(await asyncio.to_thread(deploy, settings))
+    url = f"http://127.0.0.1:{settings.http.port}"
+    try:
+        async with _watched(fleet) as seen, CountingLoad(url, "m", Arrivals(clients=BYSTANDERS), NUMBERS) as load:
+            await until(lambda: len(load.open) == BYSTANDERS)
+            one_after_another = [await _send(url, "poison") for _ in range(SENT)]
+            await _settled(fleet, seen, settled_s)
+            assert len(seen) - INSTANCES <= MOST_DEATHS
+            before = len(seen)
+            at_once = await asyncio.gather(*(_send(url, "another poison") for _ in range(SENT)))
+            last = await _send(url, "another poison")
+            await _settled(fleet, seen, settled_s)
+            assert len(seen) - before <= MOST_DEATHS
+        tally = load.take()
+        assert tally.is_whole and not tally.cut, tally
+        assert tally.served >= BYSTANDERS, tally
+        # One replica convicts it; the other may still be told when it is sent there.
+        assert one_after_another[0] == CONVICTED and set(one_after_another) == {CONVICTED, QUARANTINED}
+        assert one_after_another[SENT // 2 :] == [QUARANTINED] * (SENT - SENT // 2)
+        assert CONVICTED in at_once and set(at_once) <= {CONVICTED, QUARANTINED}, Counter(at_once)
+        assert last == QUARANTINED
+    finally:
+        await asyncio.to_thread(serve.delete, settings.name)
+
+
+def _fleet(faults: dict[str, Any]) -> FleetSettings:
+    patience = (
+        {"stall_s": 3}
+        if "stall_s" in PatienceSettings.model_fields
+        else dict.fromkeys(("first_token_s", "between_tokens_s"), 3)
+    )
+    model = {
+        "name": "m",
+        "engine": "simulated",
+        "replicas": INSTANCES,
+        "cpus": 0.1,
+        "options": {"step_time": {"base_s": 0.05}, "faults": faults},
+        "health": {"period_s": 1, "timeout_s": 6, "canary_idle_s": 3},
+        "patience": patience,
+    }
+    router = {"replicas": 2, "cpus": 0.1}
+    return FleetSettings.model_validate(
+        {"name": "poison", "http": {"port": free_port()}, "router": router, "models": [model]}
+    )
+
+
+async def _send(url: str, text: str) -> tuple[int, str]:
+    """Status and code of the answer, on a connection of its own, which any of the replicas may take."""
+    body = {"model": "m", "messages": [{"role": "user", "content": f"count from 1 to 20: {text}"}], "temperature": 0}
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{url}/v1/chat/completions", json=body, timeout=aiohttp.ClientTimeout(ANSWERS_S)) as answer,
+    ):
+        return answer.status, (await answer.json()).get("error", {}).get("code", "")
+
+
+@asynccontextmanager
+async def _watched(fleet: FleetHandle) -> AsyncIterator[set[str]]:
+    """The ids of all instances that were ever ready; what takes the place of one that died has an id of its own."""
+    seen: set[str] = set()
+
+    async def watch() -> None:
+        while True:
+            seen.update(await _ready(fleet))
+            await asyncio.sleep(0.1)
+
+    task = asyncio.create_task(watch())
+    try:
+        yield seen
+    finally:
+        task.cancel()
+
+
+async def _ready(fleet: FleetHandle) -> set[str]:
+    return {instance.id for instance in await fleet.instances() if instance.state is InstanceState.READY}
+
+
+async def _settled(fleet: FleetHandle, seen: set[str], quiet_s: float) -> None:
+    """Waits until there are as many instances as there should be, and no other has come for a while."""
+    async with asyncio.timeout(ANSWERS_S):
+        while True:
+            before = len(seen)
+            await asyncio.sleep(quiet_s)
+            if len(seen) == before and len(await _ready(fleet)) == INSTANCES:
+                return
