@@ -23,6 +23,8 @@ RETRY_S = 0.5
 CALL_TIMEOUT_S = 10.0
 """A new directory is a new process, which takes its time to start."""
 NAME = "directory"
+_HEAD_NODE = "node:__internal_head__"
+"""The resource by which Ray names its head node."""
 
 _log = logging.getLogger(__name__)
 
@@ -150,6 +152,8 @@ class DirectoryClient:
                 get_if_exists=True,
                 lifetime="detached",
                 num_cpus=0,
+                # Beside Ray's control service: a node that is cut off must not take the directory along.
+                resources={_HEAD_NODE: 0.001},
                 # Else an engine actor that makes it would capture it in its own placement group, and take it along
                 # when that group is removed.
                 scheduling_strategy="DEFAULT",

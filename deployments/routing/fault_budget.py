@@ -9,6 +9,7 @@ Requests are known by a fingerprint: a keyed hash of all that was asked, without
 computed only for suspects and, while there are any with two deaths, for the requests that come.
 """
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from secrets import token_bytes
 from engines.contract import Sink
 from engines.errors import EngineFault, PenstockError, Quarantined
 from engines.events import Event, Finished, Started
-from engines.requests import Request
+from engines.requests import GenerateRequest, Request
 
 SUSPECT_DEATHS = 2
 """Deaths that a request is suspect of, from which on it is tried alone."""
@@ -29,6 +30,8 @@ MEMORY_S = 300.0
 MAX_SUSPECTS = 10_000
 """Suspects that are remembered; beyond it the one that was suspect longest ago is forgotten."""
 
+_UNSEEN = ("", -math.inf)
+"""A death under a stream that had got something from the instance: it is no suspect, until it dies again elsewhere."""
 _NOT_ASKED = {"session", "instance", "priority", "resume"}
 """Fields that say where and when, not what."""
 
@@ -83,13 +86,15 @@ class FaultBudget:
         now_s = self._clock()
         self._expire(now_s)
         trial = self._trials.get(instance)
-        for fingerprint in {self.fingerprint(request) for request in suspects}:
+        known = {self.fingerprint(request): request for request in suspects}
+        moved = {fingerprint for fingerprint, request in known.items() if _has_moved(request)}
+        for fingerprint in known:
             if trial is not None and trial.fingerprint == fingerprint:
                 self._quarantined[fingerprint] = now_s + MEMORY_S
                 self._forget(fingerprint)
                 self._convict(fingerprint)
             else:
-                deaths = self._suspects.setdefault(fingerprint, [])
+                deaths = self._suspects.setdefault(fingerprint, [_UNSEEN] if fingerprint in moved else [])
                 deaths.append((node, now_s))
                 self._suspects.move_to_end(fingerprint)
                 if len(deaths) >= SUSPECT_DEATHS:
@@ -167,6 +172,10 @@ class FaultBudget:
             self._forget(fingerprint)
         for fingerprint in [one for one, until_s in self._quarantined.items() if until_s <= now_s]:
             del self._quarantined[fingerprint]
+
+
+def _has_moved(request: Request) -> bool:
+    return isinstance(request, GenerateRequest) and request.resume is not None and not request.resume.is_empty
 
 
 class Trial:

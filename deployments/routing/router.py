@@ -35,6 +35,10 @@ from engines.requests import (
     TokenizeRequest,
 )
 
+TRIAL_WAIT_S = 20.0
+"""How long a request that must be tried alone waits for its turn, at least."""
+TRIAL_POLL_S = 0.05
+
 R = TypeVar("R", GenerateRequest, EmbedRequest, TokenizeRequest, DetokenizeRequest)
 T = TypeVar("T")
 
@@ -229,7 +233,9 @@ class PushRouter(FleetEngine):
             Quarantined: Engines died of the same request minutes ago.
         """
         route.check(request)
-        deadline_s = time.monotonic() + route.settings.wait_s
+        began_s = time.monotonic()
+        deadline_s = began_s + route.settings.wait_s
+        trial_deadline_s = began_s + max(route.settings.wait_s, TRIAL_WAIT_S)
         refused: set[Link] = set()
         refusals: list[PenstockError] = []
         while True:
@@ -247,10 +253,11 @@ class PushRouter(FleetEngine):
             if member is None:
                 # Overload does not end because another instance appears; what the caller does next is his to decide.
                 busy = any(isinstance(error, Overload) for error in refusals)
-                wait_s = deadline_s - time.monotonic()
+                wait_s = (deadline_s if suspect is None else trial_deadline_s) - time.monotonic()
                 if busy or wait_s <= 0:
                     raise route.refusal(request, refusals) from (refusals[-1] if refusals else None)
-                await self._change(context, wait_s)
+                # Whether it is its turn to be tried alone, nothing tells.
+                await self._change(context, wait_s if suspect is None else min(wait_s, TRIAL_POLL_S))
                 continue
             link = member.link
             assert link is not None  # an open member has one

@@ -11,7 +11,6 @@ import pytest
 from ray import serve
 
 from actors.instance import InstanceState
-from actors.settings import PatienceSettings
 from clusters.chaos.counting import Arrivals, CountingLoad
 from deployments.fleet import FleetSettings
 from deployments.handle import FleetHandle
@@ -56,7 +55,8 @@ async def test_it_is_convicted_and_nobody_else_sees_anything_of_it(
             at_once = await asyncio.gather(*(_send(url, "another poison") for _ in range(SENT)))
             last = await _send(url, "another poison")
             await _settled(fleet, seen, settled_s)
-            assert len(seen) - before <= MOST_DEATHS
+            # They were everywhere before anybody could know.
+            assert len(seen) - before <= INSTANCES + MOST_DEATHS
         tally = load.take()
         assert tally.is_whole and not tally.cut, tally
         assert tally.served >= BYSTANDERS, tally
@@ -70,11 +70,6 @@ async def test_it_is_convicted_and_nobody_else_sees_anything_of_it(
 
 
 def _fleet(faults: dict[str, Any]) -> FleetSettings:
-    patience = (
-        {"stall_s": 3}
-        if "stall_s" in PatienceSettings.model_fields
-        else dict.fromkeys(("first_token_s", "between_tokens_s"), 3)
-    )
     model = {
         "name": "m",
         "engine": "simulated",
@@ -82,7 +77,7 @@ def _fleet(faults: dict[str, Any]) -> FleetSettings:
         "cpus": 0.1,
         "options": {"step_time": {"base_s": 0.05}, "faults": faults},
         "health": {"period_s": 1, "timeout_s": 6, "canary_idle_s": 3},
-        "patience": patience,
+        "patience": {"stall_s": 3},
     }
     router = {"replicas": 2, "cpus": 0.1}
     return FleetSettings.model_validate(
