@@ -85,17 +85,22 @@ async def answer_stream(
             assert isinstance(connection, Connection)
             response = await _open(exchange, stream, connection)
             try:
-                await stream.ended
-            except PenstockError as error:
-                exchange.failed_with = error
-                context.kill()
-            finally:
-                connection.attach(None)
-            try:
+                await _until_ended(exchange, stream, context, connection)
                 await response.write_eof(stream.take())
             finally:
+                # Also when the client leaves, which cancels this.
                 stream.close()
             return response
+
+
+async def _until_ended(exchange: Exchange, stream: SseStream, context: Context, connection: Connection) -> None:
+    try:
+        await stream.ended
+    except PenstockError as error:
+        exchange.failed_with = error
+        context.kill()
+    finally:
+        connection.attach(None)
 
 
 async def _open(exchange: Exchange, stream: SseStream, connection: Connection) -> web.StreamResponse:

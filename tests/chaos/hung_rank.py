@@ -27,7 +27,8 @@ OPTIONS = {"model": "demo", "kv_cache_bytes": 64 * 2**20, "max_num_seqs": 8, "en
 WATCH_S = 10
 CANARY_IDLE_S = 2.0
 TIMEOUT_S = 10.0
-"""On a busy machine a step of two ranks takes a while; the fleet's own default is 15 s."""
+STALL_S = 8.0
+"""On a busy machine a step of two ranks takes a while; the fleet's own default is 30 s."""
 
 say = Console(highlight=False, markup=False, soft_wrap=True).print
 
@@ -47,7 +48,7 @@ async def check(host: EngineHost) -> str:
     """What the health check says, and after how long."""
     began_s = time.monotonic()
     try:
-        await host.check_health(CANARY_IDLE_S, TIMEOUT_S)
+        await host.check_health(CANARY_IDLE_S, TIMEOUT_S, STALL_S)
     except PenstockError as error:
         return f"{type(error).__name__} after {time.monotonic() - began_s:.1f} s"
     return f"healthy after {time.monotonic() - began_s:.1f} s"
