@@ -5,6 +5,7 @@ cores), and ends with 1 if the hang is not found, if a rank is left behind, or i
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -35,13 +36,25 @@ say = Console(highlight=False, markup=False, soft_wrap=True).print
 
 def processes() -> list[psutil.Process]:
     """Every process of the engine; Python's own tracker of shared memory stays as long as this process."""
-    found = psutil.Process().children(recursive=True)
-    return [process for process in found if not any("resource_tracker" in part for part in process.cmdline())]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if not any("resource_tracker" in part for part in process.cmdline()):
+                found.append(process)
+    return found
 
 
 def ranks() -> list[psutil.Process]:
     """The processes that hold a part of the model."""
-    return [process for process in processes() if "Worker" in process.name() or "Worker" in " ".join(process.cmdline())]
+    return [process for process in processes() if "Worker" in process.name()]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it still runs; one that waits to be reaped does not."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def check(host: EngineHost) -> str:
@@ -71,7 +84,9 @@ async def main() -> int:
             events += len(await mailbox.get_all())
 
     reader = asyncio.ensure_future(read())
-    await asyncio.sleep(3)
+    async with asyncio.timeout(60):
+        while engine.steps < 5:  # noqa: ASYNC110 - steps signal nothing
+            await asyncio.sleep(0.1)
     say("steps and events while it works:", engine.steps, events, await check(host))
     found = ranks()
     assert len(found) == RANKS, f"there are {len(found)} ranks"
@@ -89,7 +104,7 @@ async def main() -> int:
     everything = processes()
     reader.cancel()
     await host.stop(10.0)
-    left = [process.pid for process in everything if process.is_running() and process.status() != "zombie"]
+    left = [process.pid for process in everything if is_alive(process)]
     say(f"stopped after {time.monotonic() - began_s:.1f} s; left behind: {left}")
     return 0 if stands_still and said.startswith(Timeout.__name__) and not left else 1
 
