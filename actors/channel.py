@@ -43,6 +43,14 @@ class Host(ABC):
         """Why the instance takes no new work now, or None when it does."""
 
     @abstractmethod
+    def enter_alone(self, call: "Call") -> PenstockError | None:
+        """Takes a request that no other such may run beside; why not, if there is one."""
+
+    @abstractmethod
+    def leave_alone(self, call: "Call") -> None:
+        """A request is over; it may have been one that was to run alone."""
+
+    @abstractmethod
     def load(self) -> Load:
         """How busy the instance is."""
 
@@ -78,7 +86,7 @@ class Call:
     def enter(self) -> None:
         """Goes to the gate, unless the instance takes no new work."""
         host = self._channel.host
-        refusal = host.refusal()
+        refusal = host.refusal() or (host.enter_alone(self) if self._request.alone else None)
         if refusal is not None:
             self.fail(refusal)
             return
@@ -172,6 +180,8 @@ class Call:
         if self._goes_on:
             self._note_session()
         self._is_over = True
+        if self._request.alone:
+            self._channel.host.leave_alone(self)
         self._channel.forget(self._number)
         if self._ticket is not None:
             self._ticket.leave(failed=not served)

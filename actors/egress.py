@@ -50,6 +50,7 @@ class _Stream:
 
     __slots__ = (
         "accepted",
+        "came_late",
         "has_started",
         "places",
         "progress",
@@ -62,11 +63,14 @@ class _Stream:
         "weight",
     )
 
-    def __init__(self, sink: Sink, request: GenerateRequest, accepted: asyncio.Future[None]) -> None:
+    def __init__(
+        self, sink: Sink, request: GenerateRequest, accepted: asyncio.Future[None], *, came_late: bool
+    ) -> None:
         self.sink = sink
         # Kept until its first token, hidden or not: whoever dies of a request dies of one that has got nothing yet.
         self.request: GenerateRequest | None = request
         self.tokens_at_start: int | None = None  # Of its prompt, and of what it goes on from.
+        self.came_late = came_late  # The engine took no step any more by then: no step of it held this one.
         self.weight = request.sampling.n  # What it counts for in the load: its choices.
         self.accepted = accepted
         self.has_started = False
@@ -181,7 +185,8 @@ class Egress(PushEngine):
         self._open()
         self._numbers += 1
         number = self._numbers
-        stream = self._streams[number] = _Stream(sink, request, asyncio.get_running_loop().create_future())
+        accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        stream = self._streams[number] = _Stream(sink, request, accepted, came_late=self._still_pulses > 1)
         self._in_flight += stream.weight
         self._say(number, stream, (context.id, data))
         stream.unsubscribe_stop = context.on_stop(lambda context: self._stop_stream(number, context))
@@ -418,7 +423,7 @@ class Egress(PushEngine):
         streams = [
             stream.request
             for stream in self._streams.values()
-            if stream.request is not None and (stream.progress is None or stream.progress[1])
+            if stream.request is not None and not stream.came_late and (stream.progress is None or stream.progress[1])
         ]
         return [*streams, *self._calls.values()]
 

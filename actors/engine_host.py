@@ -9,7 +9,7 @@ from importlib import import_module
 from pydantic import ValidationError
 
 from actors.canary import sing
-from actors.channel import Channel, Host
+from actors.channel import Call, Channel, Host
 from actors.daemon_thread import in_daemon_thread
 from actors.frames import DRAINING, ENGINE_DIED, SESSIONS, News
 from actors.gate import Gate
@@ -30,6 +30,7 @@ from engines.errors import (
     InvalidRequest,
     NotReady,
     PenstockError,
+    QueueFull,
     Timeout,
 )
 from engines.registry import EngineSpec, engine_kind, make_engine
@@ -73,6 +74,7 @@ class EngineHost(Host):
         self._lag = LoopLag()
         self._ticker: asyncio.Task[None] | None = None
         self._steps = _Steps(channel.heartbeat_s)
+        self._alone: Call | None = None
         self._booting: asyncio.Task[None] | None = None
         self._has_booted = False
 
@@ -129,6 +131,18 @@ class EngineHost(Host):
                 return Draining(f"The instance {self.id} takes no new work.", instance=self.id)
             case InstanceState.GONE:
                 return InstanceLost(f"The instance {self.id} is gone.", instance=self.id)
+
+    def enter_alone(self, call: Call) -> PenstockError | None:
+        """Takes a request that may be the end of the engine, whichever router sent it; refuses a second one."""
+        if self._alone is not None:
+            return QueueFull(f"The instance {self.id} tries another request alone.", instance=self.id)
+        self._alone = call
+        return None
+
+    def leave_alone(self, call: Call) -> None:
+        """A request is over; it may have been the one that was tried alone."""
+        if self._alone is call:
+            self._alone = None
 
     def load(self) -> Load:
         """How busy it is: who was admitted and who waits, wherever, and the engine's own KV use."""

@@ -160,6 +160,7 @@ class GenerateRequest(_Request):
         instance: Direct dispatch: only this instance will do.
         priority: Lower is served first, as vLLM has it; strict between classes, first come first served within.
         resume: Set by Migration only.
+        alone: Set by a router only: the request may be the end of engines, and an instance runs one such at a time.
     """
 
     model: str
@@ -180,6 +181,7 @@ class GenerateRequest(_Request):
     instance: str | None = None
     priority: int = Field(0, ge=-100, le=100)
     resume: Resume | None = None
+    alone: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

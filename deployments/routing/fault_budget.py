@@ -32,7 +32,7 @@ MAX_SUSPECTS = 10_000
 
 _UNSEEN = ("", -math.inf)
 """A death under a stream that had got something from the instance: it is no suspect, until it dies again elsewhere."""
-_NOT_ASKED = {"session", "instance", "priority", "resume"}
+_NOT_ASKED = {"session", "instance", "priority", "resume", "alone"}
 """Fields that say where and when, not what."""
 
 

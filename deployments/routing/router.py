@@ -142,13 +142,15 @@ class PushRouter(FleetEngine):
         async def call(member: Member, link: Link, trial: Trial | None) -> None:
             if not member.capabilities.generate:
                 raise Unsupported(f"The model {route.model!r} does not generate text.", param="model")
-            heard = sink if trial is None else TrialSink(sink, trial)
+            asked, heard = request, sink
+            if trial is not None:
+                asked, heard = request.model_copy(update={"alone": True}), TrialSink(sink, trial)
             if session is None:
-                await link.submit(request, context, heard)
+                await link.submit(asked, context, heard)
                 return
             lease = route.affinity.reserve(session.id, member.id)
             try:
-                await link.submit(request, context, LeasedSink(heard, lease))
+                await link.submit(asked, context, LeasedSink(heard, lease))
             except BaseException:
                 lease.release()
                 raise
@@ -252,12 +254,15 @@ class PushRouter(FleetEngine):
                 member = route.choose(request, refused, self.fault_budget.has_trial)
             if member is None:
                 # Overload does not end because another instance appears; what the caller does next is his to decide.
-                busy = any(isinstance(error, Overload) for error in refusals)
+                busy = suspect is None and any(isinstance(error, Overload) for error in refusals)
                 wait_s = (deadline_s if suspect is None else trial_deadline_s) - time.monotonic()
                 if busy or wait_s <= 0:
                     raise route.refusal(request, refusals) from (refusals[-1] if refusals else None)
                 # Whether it is its turn to be tried alone, nothing tells.
                 await self._change(context, wait_s if suspect is None else min(wait_s, TRIAL_POLL_S))
+                if suspect is not None:
+                    # Another router's may have been tried there.
+                    refused.clear()
                 continue
             link = member.link
             assert link is not None  # an open member has one

@@ -246,3 +246,18 @@ async def test_an_idle_channel_still_carries_the_load(opened: Open) -> None:
     await until(lambda: other.frames[-1].load.running == 2)
     await asyncio.sleep(0)
     other.close()
+
+
+async def test_an_instance_tries_one_request_alone_at_a_time_whichever_router_sends_it(opened: Open) -> None:
+    instance, reader = await opened(HANGING)
+    other = Reader(instance, "other")
+    await other.is_open()
+    reader.submit(request(alone=True), request())
+    await reader.has_started(1)
+    await reader.has_started(2)
+    other.submit(request(alone=True))
+    assert isinstance(await other.end(1), QueueFull)
+    reader.cancel(1, kill=True)
+    other.submit(request(alone=True), first=2)
+    await other.has_started(2)
+    other.close()

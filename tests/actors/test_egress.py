@@ -257,6 +257,18 @@ async def test_a_request_that_got_nothing_from_an_instance_is_suspect_of_its_dea
     assert [suspect.prompt for suspect in suspects] == ["silent"]
 
 
+async def test_who_came_when_the_engine_took_no_step_any_more_is_no_suspect(start: Start) -> None:
+    heard = Heard()
+    _, egress = await start([{"hang": True}], listener=heard, patience=PatienceSettings(stall_s=2.0))
+    early, late = Recorder(), Recorder()
+    await egress.submit(request("early"), Context(), early)
+    await until(lambda: egress.is_stalled)
+    await egress.submit(request("late"), Context(), late)
+    await late.over()
+    [(_, suspects)] = heard.losses
+    assert [suspect.prompt for suspect in suspects] == ["early"]
+
+
 async def test_a_request_whose_tokens_are_hidden_is_no_suspect(start: Start) -> None:
     heard = Heard()
     instance, egress = await start([{"work": 3}, {"hang": True}], listener=heard)
