@@ -68,6 +68,18 @@ async def test_the_core_says_who_waits_and_who_works(vllm_engine: VllmEngine) ->
     assert all(vllm_engine.progress(context) is None for context in contexts)
 
 
+async def test_steps_that_bring_no_token_count(vllm_engine: VllmEngine) -> None:
+    before = vllm_engine.steps
+    prompts = [" ".join(str(number + first) for number in range(700)) for first in range(100, 112)]
+    recorders = [Recorder() for _ in prompts]
+    for prompt, recorder in zip(prompts, recorders, strict=True):
+        await vllm_engine.submit(chat(prompt, sampling={"max_tokens": 1}), Context(), recorder)
+    for recorder in recorders:
+        await recorder.end()
+    # One token each, and all of these prompts do not fit in a step.
+    assert vllm_engine.steps > before + 2
+
+
 async def test_what_a_stream_says_and_what_the_core_says_agree(vllm_engine: VllmEngine) -> None:
     context, recorder = Context(), Recorder()
     await vllm_engine.submit(counting(1, 9, max_tokens=50, ignore_eos=True, n=2), context, recorder)
