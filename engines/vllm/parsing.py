@@ -124,6 +124,10 @@ class ParsedChoice(Choice):
         """Emits what the parser reads out of the output."""
         ids = output.token_ids
         if self._is_plain():
+            if self._in_reasoning:
+                if not self._include_reasoning:
+                    self._hide_logprobs(is_reasoning=False)
+                self._in_reasoning = False
             super().take(output, emit)
             return
         finished = output.finish_reason is not None
