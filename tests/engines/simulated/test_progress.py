@@ -7,7 +7,7 @@ from tests.engines.simulated.making import asking, engine
 
 
 async def test_a_long_prompt_is_computed_step_by_step_without_a_word() -> None:
-    async with engine(speed=10, max_batched_tokens=16) as made:
+    async with engine(speed=1, max_batched_tokens=16) as made:
         context, recorder = Context(), Recorder()
         await made.submit(asking("river " * 400, sampling={"max_tokens": 4}), context, recorder)
         told: list[Progress | None] = []
@@ -19,7 +19,7 @@ async def test_a_long_prompt_is_computed_step_by_step_without_a_word() -> None:
         steps = made.steps
         await eventually(is_far)
         tokens = [progress.tokens for progress in told if progress is not None]
-        assert tokens == sorted(tokens) and len(set(tokens)) > 5
+        assert tokens == sorted(tokens) and len(set(tokens)) > 3
         assert made.steps > steps + 5
         await recorder.over()
         assert made.progress(context) is None
