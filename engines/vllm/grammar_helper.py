@@ -241,7 +241,7 @@ class Walker:
             return False
         # From the middle of the second quarter to that of the last one the number of tokens grows by 7 / 3.
         power = min(4.0, math.log(last_s / second_s) / math.log(7 / 3))
-        return bool(last_s * max(1.0, self._setup.context_length / len(times)) ** power > STEP_S)
+        return bool(last_s * max(1.0, self._setup.context_length / len(times)) ** power > 2 * self._setup.token_s)
 
     def _is_allowed(self, token: int) -> bool:
         return token >= 0 and bool((self._mask[0, token >> 5] >> (token & 31)) & 1)
