@@ -325,6 +325,7 @@ class Job:
     number: int
     kind: str = field(compare=False)
     text: str = field(compare=False)
+    lane: str = field(default="", compare=False)
     pid: int = field(default=0, compare=False)
     out: int = field(default=-1, compare=False)
     said: bytes = field(default=b"", compare=False)
@@ -375,8 +376,12 @@ class Helper:
             self._start()
 
     def _take(self, message: dict[str, Any]) -> None:
-        job = Job(len(message["text"]), message["number"], message["kind"], message["text"])
-        waiting = self._waiting.setdefault(job.kind, [])
+        text, kind = message["text"], message["kind"]
+        # Short ones in the order in which they come: the cheapest to send must not be the first to go, always.
+        job = Job(max(SHORT, len(text)), message["number"], kind, text)
+        # Patterns are what costs much in a short schema: those without any do not wait for those with some.
+        job.lane = f"{kind} with patterns" if kind in ("json", "structural_tag") and "attern" in text else kind
+        waiting = self._waiting.setdefault(job.lane, [])
         heapq.heappush(waiting, job)
         if len(waiting) > MAX_FRESH:
             largest = max(waiting)
@@ -387,18 +392,18 @@ class Helper:
     def _start(self) -> None:
         while len(self._fresh) < FRESH:
             only_short = any(job.size > SHORT for job in self._fresh)
-            kind = next(
+            lane = next(
                 (
-                    kind
-                    for kind, waiting in self._waiting.items()
+                    lane
+                    for lane, waiting in self._waiting.items()
                     if waiting and not (only_short and waiting[0].size > SHORT)
                 ),
                 None,
             )
-            if kind is None:
+            if lane is None:
                 return
-            job = heapq.heappop(self._waiting[kind])
-            self._waiting[kind] = self._waiting.pop(kind)  # the next one is of another kind, if there is one
+            job = heapq.heappop(self._waiting[lane])
+            self._waiting[lane] = self._waiting.pop(lane)  # the next one is of another kind, if there is one
             self._fork(job)
             self._fresh.append(job)
 
