@@ -28,6 +28,8 @@ Result = TypeVar("Result")
 
 _LONG = 16 * 1024
 """Characters or tokens from which on it is done beside the event loop."""
+_TOOL_CHARS = 512
+"""What a tool is taken for."""
 
 
 class SimulatedEngine(PushEngine):
@@ -254,7 +256,7 @@ class SimulatedEngine(PushEngine):
     async def _prompt_ids(self, request: GenerateRequest | TokenizeRequest, param: str) -> list[int]:
         chars = text_size(request)
         check_size(chars, self.capabilities.context_length, param)
-        return await self._beside(lambda: prompt_ids(request), chars)
+        return await self._beside(lambda: prompt_ids(request), chars + _TOOL_CHARS * len(request.tools))
 
     async def _beside(self, work: Callable[[], Result], size: int) -> Result:
         """Does what is long beside the event loop, one at a time: each thread more would slow the loop down."""

@@ -35,7 +35,7 @@ TOKENS = 2000
 """Of one paced answer; another follows it."""
 STEP_S = 0.02
 CONTEXT = 1_100_000
-LASTS_S = 6.0
+LASTS_S = 4.0
 """For how long a case is repeated."""
 AT_ONCE = 3
 """Of the same kind, one after another on each of so many connections."""
