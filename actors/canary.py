@@ -1,4 +1,4 @@
-"""A canary: one real token from an engine that has been quiet, to see that it still sings."""
+"""A canary: one real token from an engine that has been quiet, to see that it still works."""
 
 from actors.patience import within
 from engines.completion import Collector
@@ -10,7 +10,7 @@ from engines.requests import EmbedRequest, GenerateRequest, Sampling
 _PROMPT = "."
 
 
-async def sing(engine: Engine, model: str, timeout_s: float) -> None:
+async def ask_one_token(engine: Engine, model: str, timeout_s: float) -> None:
     """Asks for one token, or for one vector where the engine makes only those.
 
     Raises:

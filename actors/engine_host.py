@@ -8,7 +8,7 @@ from importlib import import_module
 
 from pydantic import ValidationError
 
-from actors.canary import sing
+from actors.canary import ask_one_token
 from actors.channel import Call, Channel, Host
 from actors.daemon_thread import in_daemon_thread
 from actors.frames import DRAINING, ENGINE_DIED, SESSIONS, News
@@ -287,10 +287,10 @@ class EngineHost(Host):
             raise error.at(self.id) from None
 
     async def _ask_for_a_token(self, timeout_s: float) -> None:
-        """Raises what `actors.canary.sing` raises, unless the engine stepped meanwhile: then it had others to serve."""
+        """Raises what `ask_one_token` raises, unless the engine stepped meanwhile: then it had others to serve."""
         steps = self.engine.steps
         try:
-            await sing(self.engine, self._spec.model, timeout_s)
+            await ask_one_token(self.engine, self._spec.model, timeout_s)
         except Timeout:
             if self.engine.steps == steps:
                 raise

@@ -2,8 +2,8 @@
 
 The checks of `engines.requests`, the router and the engines name the fields of the requests that they know
 (`sampling.max_tokens`). The caller sent something else (`max_completion_tokens`, a header), and an error that names
-what he cannot find in it helps him little. So each API fills one table per request while it builds it, and whatever
-names a field goes through that table.
+what is not in it helps little. So each API fills one table per request while it builds it, and whatever names a field
+goes through that table.
 """
 
 import re
@@ -28,8 +28,8 @@ class Names:
 
     Args:
         data: What the caller sent.
-        table: What he calls otherwise; the more exact place goes before the one that holds it. Without one he sent a
-            request of `engines.requests` as it is.
+        table: What the caller calls otherwise; the more exact place goes before the one that holds it. None: what was
+            sent is a request of `engines.requests` as it is.
     """
 
     __slots__ = ("_table", "data")

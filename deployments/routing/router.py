@@ -253,7 +253,7 @@ class PushRouter(FleetEngine):
             else:
                 member = route.choose(request, refused, self.fault_budget.has_trial)
             if member is None:
-                # Overload does not end because another instance appears; what the caller does next is his to decide.
+                # Overload does not end because another instance appears; what comes next is the caller's to decide.
                 busy = suspect is None and any(isinstance(error, Overload) for error in refusals)
                 wait_s = (deadline_s if suspect is None else trial_deadline_s) - time.monotonic()
                 if busy or wait_s <= 0:
