@@ -36,7 +36,7 @@ def main() -> int:
     )
     console = Console(file=sys.stdout, width=200)
     try:
-        asyncio.run(_run(plan, arguments.model, arguments.stock, arguments.json, console))
+        asyncio.run(_run(plan, arguments, console))
     except (NoAnswer, LoadFailed, StreamsClosed) as error:
         console.print(f"FAILED: {error}", markup=False)
         return 1
@@ -57,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
         "--model", type=Path, default=MODEL_PATH, help="directory of the model; default: the demo model"
     )
     parser.add_argument("--stock", action="store_true", help=f"measure {STOCK}, too: half as long again")
+    parser.add_argument(
+        "--against", type=Path, metavar="CHECKOUT", help="compare with another checkout of Penstock, not with vLLM"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there, too")
     return parser
 
@@ -71,10 +74,15 @@ def _positive(kind: type[int] | type[float], limit: float = math.inf) -> Any:
     return number
 
 
-async def _run(plan: ComparisonPlan, model: Path, stock: bool, json_file: Path | None, console: Console) -> None:
+async def _run(plan: ComparisonPlan, arguments: argparse.Namespace, console: Console) -> None:
+    stock, json_file = arguments.stock, arguments.json
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
-        options = EngineOptions(model)
-        theirs, ours = vllm_plan(options), penstock_plan(options, Path(folder))
+        options = EngineOptions(arguments.model)
+        ours = penstock_plan(options, Path(folder))
+        if arguments.against is None:
+            theirs = vllm_plan(options)
+        else:
+            theirs = penstock_plan(options, Path(folder), checkout=arguments.against)
         sides = (theirs, ours, vllm_plan(options, stock=True)) if stock else (theirs, ours)
         comparison = await compare(sides, plan, Path(folder), console.print)
     described = ", ".join(f"{name} {value}" for name, value in machine().items())

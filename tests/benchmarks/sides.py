@@ -11,6 +11,7 @@ from tests.benchmarks.servers import HOST, ServerPlan, free_port
 
 MODEL = "demo"
 STOCK = "vLLM as it comes"
+OTHER_CHECKOUT = "the other checkout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +88,31 @@ def vllm_plan(options: EngineOptions, *, stock: bool = False) -> ServerPlan:
     return ServerPlan(STOCK if stock else "vLLM", tuple(command), options.environment(), MODEL, port)
 
 
-def penstock_plan(options: EngineOptions, directory: Path) -> ServerPlan:
-    """Penstock with one instance and one router replica; its fleet file goes into the directory."""
+def penstock_plan(options: EngineOptions, directory: Path, *, checkout: Path | None = None) -> ServerPlan:
+    """Penstock with one instance and one router replica; its fleet file goes into the directory.
+
+    Args:
+        options: Of the engine.
+        directory: For files of this run.
+        checkout: Another checkout of Penstock to run, with the packages of this one's environment; None: this one.
+    """
     model = {
         "name": MODEL,
         "engine": "vllm",
         "options": options.named() | {"kv_cache_bytes": options.kv_cache_bytes, "cpu_threads": options.threads},
         "admission": {"max_running": 2 * options.max_num_seqs},
     }
-    return fleet_plan("Penstock", model, directory, options.environment())
+    if checkout is None:
+        return fleet_plan("Penstock", model, directory, options.environment())
+    environment = options.environment() | {"PYTHONPATH": str(checkout.resolve())}
+    return fleet_plan(OTHER_CHECKOUT, model, directory, environment)
 
 
 def fleet_plan(name: str, model: dict[str, Any], directory: Path, environment: dict[str, str]) -> ServerPlan:
     """Penstock with one model and one router replica; its fleet file goes into the directory."""
     port = free_port()
     fleet = {"name": "bench", "models": [model], "router": {"replicas": 1}, "http": {"host": HOST, "port": port}}
-    path = directory / "fleet.yaml"
+    path = directory / f"{name}.yaml"
     path.write_text(yaml.safe_dump(fleet, sort_keys=False))
     # The `penstock` script may not be installed, or be another checkout's.
     command = (sys.executable, "-c", "from clusters.cli import main; main()", "serve", str(path))
