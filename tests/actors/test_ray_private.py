@@ -10,8 +10,8 @@ from actors import inline_reports, ray_private, ray_stream
 from actors.settings import ChannelSettings
 from engines.completion import collect
 from engines.context import Context
-from engines.errors import InstanceLost
 from tests.actors.channel_reader import request, until
+from tests.actors.test_egress import Heard
 
 Start = Any
 
@@ -40,13 +40,13 @@ def test_reports_stay_rays_own_without_its_executor(monkeypatch: pytest.MonkeyPa
 
 async def test_a_channel_works_by_rays_public_way_too(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_stream, "READS_BY_CALLBACK", False)
-    lost: list[InstanceLost] = []
+    heard = Heard()
     settings = ChannelSettings(rotate_after=16, heartbeat_s=0.2, silence_s=2.0, pace_s=0)
-    instance, egress = await start([{"count_from": 1, "to": 100}], channel=settings, on_lost=lost.append)
+    instance, egress = await start([{"count_from": 1, "to": 100}], channel=settings, listener=heard)
     for _ in range(2):
         completion = await collect(egress.generate(request(), Context()))
         assert completion.text == " ".join(map(str, range(1, 101)))
-    assert not lost
+    assert not heard.losses
     ray.kill(instance.actor)
-    await until(lambda: lost, 30.0)
+    await until(lambda: heard.losses, 30.0)
     assert not egress.ready
