@@ -382,6 +382,8 @@ class Egress(PushEngine):
             stream.request = None
             if item.__class__ is Finished:
                 self._forget(number)
+            else:
+                self._still_pulses = 0  # Before the next pulse says so: it came of a step.
         elif not stream.has_started:
             stream.has_started = True
             stream.tokens_at_start = _tokens_at_start(stream.request, item)

@@ -2,7 +2,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +11,7 @@ import ray
 
 from actors.calls import result
 from actors.egress import Egress
-from actors.frames import DRAINING, News
+from actors.frames import DRAINING
 from actors.instance import Instance
 from actors.settings import AdmissionSettings, ChannelSettings, PatienceSettings
 from engines.completion import Collector, collect
@@ -19,36 +19,17 @@ from engines.context import Context
 from engines.errors import Cancelled, Draining, InstanceLost, InvalidRequest, PenstockError, QueueFull, Timeout
 from engines.events import Event, Finished, Started
 from engines.registry import EngineSpec
-from engines.requests import DetokenizeRequest, EmbedRequest, GenerateRequest, Resume, Sampling, TokenizeRequest
+from engines.requests import DetokenizeRequest, EmbedRequest, Resume, Sampling, TokenizeRequest
 from engines.scripted import ScriptedEngine, ScriptedOptions
 from tests.actors.channel_reader import eventually, request, spec, until
 from tests.actors.conftest import BRISK, Start
+from tests.actors.listening import Heard
 from tests.contract.asking import Recorder
 
 NARROW = AdmissionSettings(max_running=2, max_queued=1)
 HANGING = ["one", {"hang": True}]
 COUNTING = [{"count_from": 1, "to": 300, "every_s": 0.002}]
 ECHO = [{"echo": True, "every_s": 0.002}]
-
-
-class Heard:
-    """Keeps what becomes of a channel."""
-
-    def __init__(self) -> None:
-        self.losses: list[tuple[PenstockError, Sequence[GenerateRequest]]] = []
-        self.deaths = 0
-        self.stalls: list[PenstockError] = []
-        self.news: list[News] = []
-
-    def lost(self, error: PenstockError, suspects: Sequence[GenerateRequest], *, is_dead: bool) -> None:
-        self.losses.append((error, suspects))
-        self.deaths += is_dead
-
-    def stalled(self, error: PenstockError) -> None:
-        self.stalls.append(error)
-
-    def heard(self, news: News) -> None:
-        self.news.append(news)
 
 
 async def read(events: AsyncIterator[Event]) -> list[Event]:
@@ -255,6 +236,16 @@ async def test_a_request_that_got_nothing_from_an_instance_is_suspect_of_its_dea
     [(_, suspects)] = heard.losses
     assert heard.deaths == 1
     assert [suspect.prompt for suspect in suspects] == ["silent"]
+
+
+async def test_an_engine_that_gives_a_token_has_stepped(start: Start) -> None:
+    _, egress = await start(HANGING)
+    await egress.submit(request(), Context(), Recorder())
+    await until(lambda: egress.is_stalled)
+    were_stalled: list[bool] = []
+    await egress.submit(request(), Context(), Recorder(lambda _: were_stalled.append(egress.is_stalled)))
+    await until(lambda: were_stalled)
+    assert were_stalled == [False]
 
 
 async def test_who_came_when_the_engine_took_no_step_any_more_is_no_suspect(start: Start) -> None:

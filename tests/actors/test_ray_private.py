@@ -11,7 +11,7 @@ from actors.settings import ChannelSettings
 from engines.completion import collect
 from engines.context import Context
 from tests.actors.channel_reader import request, until
-from tests.actors.test_egress import Heard
+from tests.actors.listening import Heard
 
 Start = Any
 
