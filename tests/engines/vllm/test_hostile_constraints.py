@@ -11,6 +11,7 @@ from engines.errors import InvalidRequest, PenstockError, QueueFull, Unsupported
 from engines.requests import Guided
 from engines.vllm.engine import VllmEngine
 from tests.benchmarks import hostile
+from tests.contract.asking import eventually
 from tests.engines.vllm.asking import WEATHER, answer, ask, chat, still_serves
 
 grammars = pytest.importorskip("engines.vllm.grammars", reason="needs vLLM")
@@ -132,4 +133,5 @@ async def test_a_helper_that_is_killed_is_started_again(vllm_engine: VllmEngine)
     with pytest.raises(PenstockError) as refused:
         await running
     assert isinstance(refused.value, (QueueFull, InvalidRequest))
+    await eventually(lambda: helper._reading.done())
     assert (await answer(vllm_engine, guided(regex="again[0-9]"))).text.startswith("again")
