@@ -2,14 +2,13 @@
 
 When an instance dies or hangs, the requests that it was working on and that had got nothing from it are its suspects;
 all but one of them, or all, are bystanders. A request that is suspect of two deaths is tried again alone: on an
-instance without another suspect. Whoever gets a token there is free. Who takes that instance along, too, is convicted:
-the request fails, and the same request is refused for some minutes, by every router.
+instance without another such. Whoever gets a token there is free. Who takes that instance along, too, is convicted: the
+request fails, and the same request is refused for some minutes, by every router.
 
 Requests are known by a fingerprint: a keyed hash of all that was asked, without where and when to serve it. It is
 computed only for suspects and, while there are any with two deaths, for the requests that come.
 """
 
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from secrets import token_bytes
 from engines.contract import Sink
 from engines.errors import EngineFault, PenstockError, Quarantined
 from engines.events import Event, Finished, Started
-from engines.requests import GenerateRequest, Request
+from engines.requests import Request
 
 SUSPECT_DEATHS = 2
 """Deaths that a request is suspect of, from which on it is tried alone."""
@@ -30,8 +29,6 @@ MEMORY_S = 300.0
 MAX_SUSPECTS = 10_000
 """Suspects that are remembered; beyond it the one that was suspect longest ago is forgotten."""
 
-_UNSEEN = ("", -math.inf)
-"""A death under a stream that had got something from the instance: it is no suspect, until it dies again elsewhere."""
 _NOT_ASKED = {"session", "instance", "priority", "resume", "alone"}
 """Fields that say where and when, not what."""
 
@@ -86,15 +83,14 @@ class FaultBudget:
         now_s = self._clock()
         self._expire(now_s)
         trial = self._trials.get(instance)
-        known = {self.fingerprint(request): request for request in suspects}
-        moved = {fingerprint for fingerprint, request in known.items() if _has_moved(request)}
-        for fingerprint in known:
+        for fingerprint in {self.fingerprint(request) for request in suspects}:
+            # Beside it were such as are new, or suspect of fewer deaths: who is suspect of as many is tried elsewhere.
             if trial is not None and trial.fingerprint == fingerprint:
                 self._quarantined[fingerprint] = now_s + MEMORY_S
                 self._forget(fingerprint)
                 self._convict(fingerprint)
             else:
-                deaths = self._suspects.setdefault(fingerprint, [_UNSEEN] if fingerprint in moved else [])
+                deaths = self._suspects.setdefault(fingerprint, [])
                 deaths.append((node, now_s))
                 self._suspects.move_to_end(fingerprint)
                 if len(deaths) >= SUSPECT_DEATHS:
@@ -172,10 +168,6 @@ class FaultBudget:
             self._forget(fingerprint)
         for fingerprint in [one for one, until_s in self._quarantined.items() if until_s <= now_s]:
             del self._quarantined[fingerprint]
-
-
-def _has_moved(request: Request) -> bool:
-    return isinstance(request, GenerateRequest) and request.resume is not None and not request.resume.is_empty
 
 
 class Trial:

@@ -1,7 +1,6 @@
 """A request that takes engines with it, sent again and again, among fifty that only stand beside it."""
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,20 +20,16 @@ INSTANCES = 6
 BYSTANDERS = 50
 NUMBERS = 100
 SENT = 10
-MOST_DEATHS = 3
+MOST_DEATHS = {"kills": 3, "hangs": 4}
+"""One that hangs is found only after a while, by each router and by its own host."""
 ANSWERS_S = 240.0
-SETTLED_S = {"kill": 4.0, "hang": 15.0}
+SETTLED_S = {"kills": 4.0, "hangs": 15.0}
 """Nothing else dies of it when nothing has died for so long; that an engine hangs is only found after a while."""
 
 CONVICTED = (500, "engine_fault")
 QUARANTINED = (422, "quarantined")
 
-HARM = {
-    "kills before it starts": {"kill": "poison", "after_tokens": None},
-    "kills in its first step": {"kill": "poison"},
-    "kills after its third token": {"kill": "poison", "after_tokens": 3},
-    "hangs": {"hang": "poison"},
-}
+HARM = {"kills": {"kill": "poison"}, "hangs": {"hang": "poison"}}
 
 
 @pytest.mark.parametrize("harm", HARM)
@@ -42,29 +37,21 @@ async def test_it_is_convicted_and_nobody_else_sees_anything_of_it(
     harm: str, deploy: Callable[[FleetSettings], Any]
 ) -> None:
     settings = _fleet(HARM[harm])
-    settled_s = SETTLED_S["hang" if "hang" in HARM[harm] else "kill"]
     fleet = FleetHandle(await asyncio.to_thread(deploy, settings))
     url = f"http://127.0.0.1:{settings.http.port}"
     try:
         async with _watched(fleet) as seen, CountingLoad(url, "m", Arrivals(clients=BYSTANDERS), NUMBERS) as load:
             await until(lambda: len(load.open) == BYSTANDERS)
-            one_after_another = [await _send(url, "poison") for _ in range(SENT)]
-            await _settled(fleet, seen, settled_s)
-            assert len(seen) - INSTANCES <= MOST_DEATHS
-            before = len(seen)
-            at_once = await asyncio.gather(*(_send(url, "another poison") for _ in range(SENT)))
-            last = await _send(url, "another poison")
-            await _settled(fleet, seen, settled_s)
-            # They were everywhere before anybody could know.
-            assert len(seen) - before <= INSTANCES + MOST_DEATHS
+            # The directory outlives the fleet, and remembers.
+            sent = [await _send(url, f"poison that {harm}") for _ in range(SENT)]
+            await _settled(fleet, seen, SETTLED_S[harm])
+        assert len(seen) - INSTANCES <= MOST_DEATHS[harm]
         tally = load.take()
         assert tally.is_whole and not tally.cut, tally
         assert tally.served >= BYSTANDERS, tally
         # One replica convicts it; the other may still be told when it is sent there.
-        assert one_after_another[0] == CONVICTED and set(one_after_another) == {CONVICTED, QUARANTINED}
-        assert one_after_another[SENT // 2 :] == [QUARANTINED] * (SENT - SENT // 2)
-        assert CONVICTED in at_once and set(at_once) <= {CONVICTED, QUARANTINED}, Counter(at_once)
-        assert last == QUARANTINED
+        assert sent[0] == CONVICTED and set(sent) == {CONVICTED, QUARANTINED}
+        assert sent[SENT // 2 :] == [QUARANTINED] * (SENT - SENT // 2)
     finally:
         await asyncio.to_thread(serve.delete, settings.name)
 

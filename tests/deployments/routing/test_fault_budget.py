@@ -69,15 +69,6 @@ def test_the_third_death_convicts_who_was_there_alone() -> None:
     with pytest.raises(Quarantined) as refused:
         budget.check(fingerprint, goes_on=False)
     assert refused.value.retry_after_s == MEMORY_S
-    assert not budget.must_be_tried_alone(bystander(3))
-
-
-def test_who_dies_of_a_later_token_is_found_as_soon() -> None:
-    budget = Budget()
-    # It had got three tokens from the first instance, and was no suspect there.
-    moved = POISON.model_copy(update={"resume": Resume(choices=[[1, 2, 3]])})
-    budget.died("b", "node", [moved])
-    assert budget.must_be_tried_alone(POISON)
 
 
 def test_a_suspect_that_gets_a_token_is_free() -> None:
