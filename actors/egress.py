@@ -398,7 +398,10 @@ class Egress(PushEngine):
         """Judges the engine and the streams by what they did since the last heartbeat, and by nothing else."""
         has_stepped, self._steps = pulse.steps != self._steps, pulse.steps
         must_step = pulse.is_busy and pulse.steps is not None
-        self._still_pulses = self._still_pulses + 1 if must_step and not has_stepped else 0
+        if has_stepped:
+            self._still_pulses = 0
+        elif must_step:  # Where its work has gone without a step, that says nothing.
+            self._still_pulses += 1
         if self._still_pulses >= self._stall_pulses:
             self._lose(InstanceLost(f"The instance {self.name} hangs.", instance=self.name))
             return

@@ -257,7 +257,7 @@ class EngineHost(Host):
         """Returns when the engine can work.
 
         Args:
-            canary_idle_s: An engine without work that took no step for so long is asked for one real token.
+            canary_idle_s: An engine that took no step for so long is asked for one real token.
             timeout_s: What that token, or the engine's word on how it is, may take.
             stall_s: An engine that has work and takes no step for so long hangs.
 
@@ -273,8 +273,9 @@ class EngineHost(Host):
             raise NotReady(f"The instance {self.id} still boots.", instance=self.id)
         try:
             await within(timeout_s, self.engine.check_health())
-            self._steps.observe(*self.pulse())
-            if self._steps.stalled_s >= stall_s:
+            steps, is_busy = self.pulse()
+            self._steps.observe(steps, is_busy)
+            if is_busy and self._steps.stalled_s >= stall_s:
                 raise Timeout("stall", stall_s)
             if self._steps.idle_s >= canary_idle_s:
                 await self._ask_for_a_token(timeout_s)
@@ -394,12 +395,12 @@ class _Steps:
 
     @property
     def stalled_s(self) -> float:
-        """For how long it has had work and taken no step; 0 for an engine that cannot tell its steps."""
+        """For how long it has taken no step since it got work, whatever became of that; 0 where it cannot tell."""
         return self._stalled_ticks * self._heartbeat_s
 
     @property
     def idle_s(self) -> float:
-        """For how long it has taken no step, for want of work."""
+        """For how long it has taken no step, with work or without."""
         return self._idle_ticks * self._heartbeat_s
 
     def observe(self, steps: int | None, is_busy: bool) -> None:
@@ -407,14 +408,12 @@ class _Steps:
         if steps != self._steps or (is_busy and steps is None):
             self._steps = steps
             self.restart()
-        elif is_busy:
-            self._idle_ticks = 0
-        else:
-            self._stalled_ticks = 0
 
     def tick(self, steps: int | None, is_busy: bool) -> None:
         """Takes how far it is, a heartbeat after the last time."""
-        self._stalled_ticks += 1
+        # Work that has come and gone without a step is no sign of life.
+        if is_busy or self._stalled_ticks:
+            self._stalled_ticks += 1
         self._idle_ticks += 1
         self.observe(steps, is_busy)
 

@@ -272,6 +272,30 @@ async def test_an_engine_that_has_work_and_takes_no_step_hangs_whoever_comes_and
     reader.close()
 
 
+async def test_a_hung_engine_whose_work_was_taken_away_is_found_by_its_canary(booted: Booted) -> None:
+    instance = await booted([{"hang": True}])
+    reader = Reader(instance)
+    await reader.is_open()
+    numbers = itertools.count(1)
+
+    async def hangs() -> bool:
+        # As a router does, which leaves with all of its streams, and asks now and then whether it may come back.
+        number = next(numbers)
+        reader.submit(request(), first=number)
+        await reader.has_started(number)
+        reader.cancel(number, kill=True)
+        with pytest.raises(Timeout):
+            await instance.check_health(canary_idle_s=0.0, timeout_s=0.05, stall_s=60.0)
+        try:
+            await instance.check_health(canary_idle_s=0.3, timeout_s=0.05, stall_s=60.0)
+        except Timeout:
+            return True
+        return False
+
+    await eventually(hangs)
+    reader.close()
+
+
 async def test_an_instance_says_how_far_its_engine_and_its_requests_are() -> None:
     spec = EngineSpec(kind="simulated", model="m", options={"max_batched_tokens": 16, "context_length": 100_000})
     channel = ChannelSettings(heartbeat_s=0.02)
