@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from secrets import token_bytes
+from typing import Self
 
 from engines.contract import Sink
 from engines.errors import EngineFault, PenstockError, Quarantined
@@ -171,7 +172,7 @@ class FaultBudget:
 
 
 class Trial:
-    """One suspect on one instance.
+    """One suspect on one instance. As a context, it ends with whatever is raised inside.
 
     Attributes:
         fingerprint: Of the suspect.
@@ -183,6 +184,13 @@ class Trial:
         self._budget = budget
         self._instance = instance
         self.fingerprint = fingerprint
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.end()
 
     def acquit(self) -> None:
         """It got a token, and its engine lives."""

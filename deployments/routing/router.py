@@ -8,7 +8,7 @@ request is tried on the next one here; what fails later is the stream's error, a
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -266,12 +266,11 @@ class PushRouter(FleetEngine):
                 continue
             link = member.link
             assert link is not None  # an open member has one
-            trial = None if suspect is None else self.fault_budget.try_alone(suspect, member.id)
+            tried = nullcontext() if suspect is None else self.fault_budget.try_alone(suspect, member.id)
             try:
-                return await call(member, link, trial)
+                with tried as trial:
+                    return await call(member, link, trial)
             except PenstockError as error:
-                if trial is not None:
-                    trial.end()
                 error.at(member.id)
                 if context.is_stopped or not route.note(member, error):
                     raise

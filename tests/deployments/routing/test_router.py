@@ -622,3 +622,16 @@ async def test_a_stream_of_an_engine_without_ids_is_not_said_twice_beside_a_mode
     for model in ("old", "new"):
         request = ask(model=model, sampling=Sampling(temperature=0.0))
         assert (await collect(migration.generate(request, Context()))).text == "one two three"
+
+
+async def test_the_trial_of_a_request_whose_caller_leaves_before_it_starts_is_over(fleet: LocalFleet) -> None:
+    await fleet.add("a", ScriptedEngine("a", script=[Hold(hold_s=60.0)]))
+    router = await fleet.router()
+    suspect = ask("suspect")
+    for id in ("x", "y"):
+        router.fault_budget.died(id, "", [suspect])
+    submitting = asyncio.ensure_future(router.submit(suspect, Context(), Collector()))
+    await until(lambda: router.fault_budget.has_trial("a"))
+    submitting.cancel()
+    await asyncio.wait([submitting])
+    assert not router.fault_budget.has_trial("a")
