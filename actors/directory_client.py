@@ -93,7 +93,7 @@ class DirectoryClient:
         await self._call("quarantine", fingerprint, ttl_s)
 
     async def swap(self, expected: Mapping[str, bytes | None], values: Mapping[str, bytes | None]) -> bool:
-        """As `Directory.swap`.
+        """Puts values on the board, all at once, if it holds what is expected; whether it did. See `Directory.swap`.
 
         Raises:
             RayError, TimeoutError: The directory cannot be reached now.

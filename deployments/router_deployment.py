@@ -207,7 +207,7 @@ class _DirectoryBoard:
             raise Unavailable("The other replicas' figures cannot be read for now.", retry_after_s=1.0) from error
 
     async def swap(self, expected: Mapping[str, bytes | None], values: Mapping[str, bytes | None]) -> bool:
-        """As `Board.swap`.
+        """Leaves values, all at once, if the directory's board holds what is expected; whether it did.
 
         Raises:
             Unavailable: The directory cannot be reached.

@@ -1,18 +1,16 @@
 """What request bodies cost the process: their bytes are held to a budget, and large ones are parsed one at a time."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from deployments.http.json_guard import parse_in_slices, parse_object
 from deployments.http.refusals import BodiesOverBudget
+from engines.turns import Turns
 
 LARGE_BYTES = 64 * 1024
 """From here on a body may cost milliseconds, and waits for its turn."""
-TURN_S = 0.002
-"""How long parsing may hold the event loop, where it can pause at all."""
 BREATH_S = 0.01
 """From one large body to the next: what the rest of the first one's way and everybody else's streams get."""
 
@@ -86,7 +84,7 @@ class BodyRoom:
 
 async def _in_turns(body: bytes, max_depth: int) -> dict[str, Any]:
     parsing = parse_in_slices(body, max_depth)
-    began_s = time.perf_counter()
+    turns = Turns()
     while True:
         try:
             next(parsing)
@@ -94,6 +92,4 @@ async def _in_turns(body: bytes, max_depth: int) -> dict[str, Any]:
             await asyncio.sleep(0)
             parsed: dict[str, Any] = end.value
             return parsed
-        if time.perf_counter() - began_s >= TURN_S:
-            await asyncio.sleep(0)
-            began_s = time.perf_counter()
+        await turns.pause()

@@ -1,17 +1,14 @@
 """Answers of JSON that may be long: written piece by piece, so that nobody else waits for the whole of one."""
 
-import asyncio
 import json
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from aiohttp import web
 
 from deployments.http.exchange import Exchange
+from engines.turns import Turns
 
-TURN_S = 0.002
-"""How long the pieces are made in one turn of the event loop."""
 STREAM_FROM_CHARS = 256 * 1024
 """A longer answer is sent while it is made, so that it need not lie in memory as a whole."""
 PIECE = 1024
@@ -52,7 +49,7 @@ async def answer_in_pieces(exchange: Exchange, pieces: Iterable[str]) -> web.Str
     response: web.StreamResponse | None = None
     made: list[str] = []
     chars = 0
-    began_s = time.perf_counter()
+    turns = Turns()
     for piece in pieces:
         made.append(piece)
         chars += len(piece)
@@ -63,9 +60,7 @@ async def answer_in_pieces(exchange: Exchange, pieces: Iterable[str]) -> web.Str
             await response.write("".join(made).encode())
             made.clear()
             chars = 0
-        if time.perf_counter() - began_s >= TURN_S:
-            await asyncio.sleep(0)
-            began_s = time.perf_counter()
+        await turns.pause()
     rest = "".join(made).encode()
     if response is None:
         return web.Response(body=rest, content_type="application/json")

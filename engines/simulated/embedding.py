@@ -1,13 +1,11 @@
 """Made-up embeddings: the same tokens give the same unit vector everywhere."""
 
-import asyncio
 import hashlib
 import math
 import struct
-import time
 from collections.abc import Iterable, Sequence
 
-_TURN_S = 0.002
+from engines.turns import Turns
 
 
 def embedding(token_ids: Sequence[int], size: int) -> bytes:
@@ -27,10 +25,8 @@ def embedding(token_ids: Sequence[int], size: int) -> bytes:
 async def embeddings(inputs: Iterable[Sequence[int]], size: int) -> bytes:
     """The vectors of all the inputs, one after another; the event loop has a turn after each few."""
     vectors = []
-    began_s = time.perf_counter()
+    turns = Turns()
     for token_ids in inputs:
         vectors.append(embedding(token_ids, size))
-        if time.perf_counter() - began_s >= _TURN_S:
-            await asyncio.sleep(0)
-            began_s = time.perf_counter()
+        await turns.pause()
     return b"".join(vectors)

@@ -197,7 +197,7 @@ class SimulatedEngine(PushEngine):
         return Load(len(self._scheduler.running), len(self._scheduler.waiting), self._cache.use)
 
     def progress(self, context: Context) -> Progress | None:
-        """As `Engine.progress`."""
+        """How far the stream of this context is, in tokens computed; None where there is no such stream."""
         stream = self._by_context.get(context)
         return stream.progress() if stream is not None else None
 

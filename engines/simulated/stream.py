@@ -55,7 +55,7 @@ class Stream:
             self._finish()
 
     def progress(self) -> Progress:
-        """As `Engine.progress`."""
+        """How far it is: the tokens computed of all its choices, and whether any of them is in the engine's steps."""
         open_ = [sequence for sequence in self._sequences if not sequence.over]
         return Progress(
             sum(sequence.computed for sequence in self._sequences), any(sequence.blocks for sequence in open_)

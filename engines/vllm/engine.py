@@ -79,7 +79,7 @@ class VllmEngine(PushEngine):
         return runtime.steps if runtime is not None else 0
 
     def progress(self, context: Context) -> Progress | None:
-        """As `Engine.progress`; the core is asked behind its back, for the next time."""
+        """How far the stream of this context is, as known a second ago; the core is asked for the next time."""
         runtime = self._boot.runtime
         return runtime.progress(context) if runtime is not None else None
 

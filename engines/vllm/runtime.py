@@ -94,7 +94,7 @@ class Runtime:
         return self._gauges.steps
 
     def progress(self, context: Context) -> Progress | None:
-        """As `Engine.progress`."""
+        """How far the stream of this context is, in tokens computed; None where there is no such stream."""
         return self._progress.of(context)
 
     def load(self) -> Load:

@@ -18,12 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-import ray
-from ray import serve
 from rich.console import Console
 
-from deployments.app import deploy
 from deployments.fleet import FleetSettings
+from tests.benchmarks.own_ray import deployed_alone
 from tests.benchmarks.processes import descendants, memory_of
 from tests.benchmarks.report import table
 from tests.benchmarks.servers import HOST, free_port
@@ -295,23 +293,8 @@ async def measure(console: Console, url: str, model: str, embed: str | None, wan
 @contextlib.asynccontextmanager
 async def deployed() -> AsyncIterator[str]:
     """The simulated fleet, ready; its address."""
-    ray.init(
-        address="local",
-        namespace=NAME,
-        num_cpus=RAY_CPUS,
-        object_store_memory=300 * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        _node_ip_address=HOST,
-    )
-    try:
-        serve.start(proxy_location="Disabled")
-        await asyncio.to_thread(deploy, FLEET)
+    async with deployed_alone(FLEET, ray_cpus=RAY_CPUS, store_bytes=300 * 2**20):
         yield f"http://{HOST}:{FLEET.http.port}"
-        await asyncio.to_thread(serve.shutdown)
-    finally:
-        ray.shutdown()
 
 
 async def main() -> None:

@@ -17,12 +17,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import aiohttp
-import ray
 from ray import serve
 from rich.console import Console
 
 from actors.instance import Instance
-from deployments.app import ROUTER, deploy
+from deployments.app import ROUTER
 from deployments.fleet import FleetSettings
 from deployments.handle import FleetHandle
 from engines.context import Context
@@ -30,6 +29,7 @@ from engines.requests import GenerateRequest
 from tests.benchmarks.answer_reader import BadAnswer
 from tests.benchmarks.connection import Connection
 from tests.benchmarks.memory import allow_open_files
+from tests.benchmarks.own_ray import deployed_alone
 from tests.benchmarks.processes import Role, descendants, memory_of
 from tests.benchmarks.prompts import chat_request, prompt
 from tests.benchmarks.quantiles import quantile
@@ -297,25 +297,10 @@ async def memory(fleet: Fleet) -> list[tuple[int, int, int]]:
 async def deployed() -> AsyncIterator[Fleet]:
     """The fleet, ready."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    ray.init(
-        address="local",
-        namespace=NAME,
-        num_cpus=RAY_CPUS,
-        object_store_memory=150 * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        _node_ip_address=HOST,
-    )
-    try:
-        serve.start(proxy_location="Disabled")
-        await asyncio.to_thread(deploy, FLEET)
+    async with deployed_alone(FLEET, ray_cpus=RAY_CPUS, store_bytes=150 * 2**20):
         fleet = Fleet()
         await fleet.find()
         yield fleet
-        await asyncio.to_thread(serve.shutdown)
-    finally:
-        ray.shutdown()
 
 
 def _router() -> int:
