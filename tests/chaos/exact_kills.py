@@ -28,6 +28,8 @@ MODEL = "demo"
 INSTANCES = 2
 TRIES = 3
 """A kill comes too late where the answer that it is meant for has just ended."""
+LONG = 3
+"""These answers tell a moment while they count: the engine must not be at their end when they are read that far."""
 COUNTING = 14
 RECOVERY_S = 600.0
 ANSWERS_S = 120.0
@@ -57,7 +59,7 @@ KILLS = (
     ),
     Kill("engine", "while it thinks", COUNTING + 1, lambda event, n: isinstance(event, ReasoningDelta) and n > 3),
     Kill("actor", "at its first token", 1, lambda event, _: isinstance(event, TextDelta)),
-    Kill("engine", "while it counts", 2, lambda event, number: isinstance(event, TextDelta) and number > 150),
+    Kill("engine", "while it counts", 2, lambda event, number: isinstance(event, TextDelta) and number > 60),
 )
 
 
@@ -70,7 +72,8 @@ def requests() -> list[GenerateRequest]:
         return GenerateRequest.model_validate({"model": MODEL, "messages": messages, "sampling": sampling, **fields})
 
     return [
-        *(asked(f"count from {first} to {first + 299}") for first in range(1, 30 * COUNTING, 30)),
+        *(asked(f"count from {first} to {first + 899}") for first in range(1, 30 * LONG, 30)),
+        *(asked(f"count from {first} to {first + 149}") for first in range(30 * LONG + 1, 30 * COUNTING, 30)),
         asked("what is the weather in San Francisco?", tools=[WEATHER]),
         asked("count from 3 to 90", chat_template_kwargs={"enable_thinking": True}),
     ]
