@@ -4,7 +4,6 @@ Requests come up as ordinary actor calls, many in one; everything goes back as f
 """
 
 import asyncio
-import gc
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable
@@ -18,11 +17,11 @@ from engines.context import Context
 from engines.contract import Engine, Load, Progress
 from engines.errors import Cancelled, EngineDead, EngineFailed, InstanceLost, PenstockError, ReaderTooSlow
 from engines.events import Event, Finished, FinishReason, Started, Usage
+from engines.garbage import collector_paused
 from engines.requests import GenerateRequest, Session
 
 _LOST_S = 10.0
 """How long a message from the router may be overtaken by later ones before it counts as lost."""
-_LARGE_BYTES = 64 * 1024
 
 
 class Host(ABC):
@@ -188,16 +187,9 @@ class Call:
 
 
 def _unpickled(data: bytes) -> GenerateRequest:
-    """The request; of a large one the garbage collector, which finds nothing, would take half of the time."""
-    large = len(data) >= _LARGE_BYTES and gc.isenabled()
-    if large:
-        gc.disable()
-    try:
+    with collector_paused():
         request: GenerateRequest = pickle.loads(data)  # noqa: S301 - both ends are workers of one Ray cluster
         return request
-    finally:
-        if large:
-            gc.enable()
 
 
 class Channel:

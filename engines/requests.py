@@ -278,7 +278,11 @@ class Embeddings(_Request):
 
 
 class TokenizeRequest(_Request):
-    """Asks for the token ids of a text, or of a conversation as its chat template renders it."""
+    """Asks for the token ids of a text, or of a conversation as its chat template renders it.
+
+    Attributes:
+        return_tokens: Whether the tokens are wanted as text, too.
+    """
 
     model: str
     prompt: str | None = None
@@ -288,6 +292,7 @@ class TokenizeRequest(_Request):
     continue_final_message: bool = False
     add_special_tokens: bool | None = None
     chat_template_kwargs: dict[str, Any] = {}
+    return_tokens: bool = False
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:

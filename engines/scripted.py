@@ -215,7 +215,7 @@ class ScriptedEngine(PushEngine):
         return Tokenized(
             token_ids=[ord(char) for char in text],
             context_length=self.capabilities.context_length,
-            tokens=list(text),
+            tokens=list(text) if request.return_tokens else None,
         )
 
     async def detokenize(self, request: DetokenizeRequest) -> str:

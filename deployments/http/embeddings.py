@@ -46,7 +46,9 @@ async def embeddings(exchange: Exchange) -> web.StreamResponse:
     check_inputs(data, "input", MAX_INPUTS)
     body = parse_body(EmbeddingBody, data)
     exchange.name_model(body.model)
+    await exchange.turn()
     request, names = _request(exchange, body, data)
+    await exchange.turn()
     context = Context(exchange.services.live_ids.take(exchange.id))
     try:
         with names.spoken():

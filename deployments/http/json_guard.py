@@ -16,6 +16,7 @@ from random import SystemRandom
 from typing import Any
 
 from engines.errors import InvalidRequest
+from engines.garbage import collector_paused
 
 MAX_KEYS = 10_000
 """Keys of one object. A schema validator reports each unknown key by itself: a million of them must not reach it."""
@@ -216,12 +217,13 @@ def _parse(body: bytes, long_lists: list[tuple[int, int]], max_depth: int) -> tu
     lists: list[list[int]] = [[] for _ in long_lists]
     guard = _Guard(prefix, lists)
     try:
-        value = json.loads(
-            _without(body, long_lists, prefix).decode("utf-8"),
-            object_pairs_hook=guard.object,
-            parse_float=guard.float,
-            parse_constant=guard.constant,
-        )
+        with collector_paused():
+            value = json.loads(
+                _without(body, long_lists, prefix).decode("utf-8"),
+                object_pairs_hook=guard.object,
+                parse_float=guard.float,
+                parse_constant=guard.constant,
+            )
     except UnicodeDecodeError:
         raise _not_text(body) from None
     except json.JSONDecodeError as error:

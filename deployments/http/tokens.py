@@ -1,7 +1,7 @@
 """`POST /tokenize` and `POST /detokenize`, in vLLM's shapes."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from aiohttp import web
@@ -41,6 +41,9 @@ class DetokenizeBody(BaseModel):
     tokens: Ints
 
 
+_SAME_NAME = TokenizeRequest.model_fields.keys() & TokenizeBody.model_fields.keys() - {"model"}
+
+
 async def tokenize(exchange: Exchange) -> web.StreamResponse:
     """The token ids of a text or conversation.
 
@@ -50,16 +53,18 @@ async def tokenize(exchange: Exchange) -> web.StreamResponse:
     data = await exchange.body()
     body = parse_body(TokenizeBody, data)
     model = _model(exchange, body.model)
-    fields = {name: getattr(body, name) for name in TokenizeRequest.model_fields if name != "model"}
-    answer = await exchange.fleet.tokenize(build(TokenizeRequest, Names(data), model=model, **fields))
-    return await answer_in_pieces(exchange, _pieces(answer, answer.tokens if body.return_token_strs else None))
+    fields = {name: getattr(body, name) for name in _SAME_NAME}
+    request = build(TokenizeRequest, Names(data), model=model, return_tokens=body.return_token_strs, **fields)
+    await exchange.turn()
+    answer = await exchange.fleet.tokenize(request)
+    return await answer_in_pieces(exchange, _pieces(answer))
 
 
-def _pieces(answer: Tokenized, tokens: Sequence[str] | None) -> Iterator[str]:
+def _pieces(answer: Tokenized) -> Iterator[str]:
     yield f'{{"count": {len(answer.token_ids)}, "max_model_len": {answer.context_length}, "tokens": '
     yield from in_pieces(answer.token_ids)
     yield ', "token_strs": '
-    yield from ("null",) if tokens is None else in_pieces(tokens)
+    yield from ("null",) if answer.tokens is None else in_pieces(answer.tokens)
     yield "}"
 
 
@@ -73,7 +78,9 @@ async def detokenize(exchange: Exchange) -> web.StreamResponse:
     body = parse_body(DetokenizeBody, data)
     model = _model(exchange, body.model)
     names = Names(data, {("token_ids",): ("tokens",)})
+    await exchange.turn()
     request = build(DetokenizeRequest, names, model=model, token_ids=body.tokens)
+    await exchange.turn()
     with names.spoken():
         text = await exchange.fleet.detokenize(request)
     return json_response(json.dumps({"prompt": text}))

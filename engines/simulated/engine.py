@@ -15,7 +15,7 @@ from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, Genera
 from engines.simulated.answer import call_prefix, writer
 from engines.simulated.embedding import embeddings
 from engines.simulated.faults import Faults
-from engines.simulated.kv_cache import KVCache
+from engines.simulated.kv_cache import KVCache, block_hashes
 from engines.simulated.options import SimulatedOptions
 from engines.simulated.output import Output
 from engines.simulated.prompt import budget, check_ids, check_size, prompt_ids, text_size
@@ -118,6 +118,7 @@ class SimulatedEngine(PushEngine):
             lambda: [(call_prefix(prompt, index), writer(request, prompt, index, context.id)) for index in range(n)],
             n * len(prompt),
         )
+        hashes = await self._beside(lambda: block_hashes(prompt, self._options.block_size), len(prompt))
         if context.is_killed:
             raise Cancelled(f"The request {context.id} was killed.", instance=self.name)
         self._must_be_ready()
@@ -140,7 +141,7 @@ class SimulatedEngine(PushEngine):
             for token_id in resumed:
                 output.feed(token_id)
             key = (request.priority, arrival, index)
-            sequences.append(Sequence(key, stream, prompt, resumed, words, output))
+            sequences.append(Sequence(key, stream, prompt, resumed, words, output, hashes))
         self._faults.accepted(sequences, prompt)
         self._streams[stream] = None
         self._by_context[context] = stream
@@ -183,7 +184,9 @@ class SimulatedEngine(PushEngine):
                 prompt_tokens=len(ids),
                 param=param,
             )
-        tokens = await self._beside(lambda: [decode((token_id,)) for token_id in ids], len(ids))
+        tokens = None
+        if request.return_tokens:
+            tokens = await self._beside(lambda: [decode((token_id,)) for token_id in ids], len(ids))
         return Tokenized(token_ids=ids, context_length=context_length, tokens=tokens)
 
     async def detokenize(self, request: DetokenizeRequest) -> str:

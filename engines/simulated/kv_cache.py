@@ -17,6 +17,15 @@ def block_hash(parent: int, token_ids: Sequence[int]) -> int:
     return hash((parent, *token_ids))
 
 
+def block_hashes(token_ids: Sequence[int], size: int, parent: int = ROOT) -> list[int]:
+    """The hashes of the full blocks of `size` tokens after a prefix with the hash `parent`, in order."""
+    hashes = []
+    for start in range(0, len(token_ids) - size + 1, size):
+        parent = block_hash(parent, token_ids[start : start + size])
+        hashes.append(parent)
+    return hashes
+
+
 class KVCache:
     """The blocks. A block is in use (by one sequence or more), or free; a free one may still hold known contents.
 

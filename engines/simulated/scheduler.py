@@ -9,7 +9,7 @@ from bisect import insort
 from typing import TYPE_CHECKING
 
 from engines.simulated.answer import Writer
-from engines.simulated.kv_cache import ROOT, KVCache, block_hash
+from engines.simulated.kv_cache import ROOT, KVCache, block_hashes
 from engines.simulated.output import Output
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ class Sequence:
         writer: Where the answer's tokens come from.
         output: What makes events of them.
         over: Whether it has ended.
+
+    Args:
+        hashes: Those of the full blocks of its prompt, or of the first of them; the others are made when needed.
     """
 
     __slots__ = (
@@ -60,6 +63,7 @@ class Sequence:
         resumed: list[int],
         writer: Writer,
         output: Output,
+        hashes: list[int],
     ) -> None:
         self.key = key
         self.stream = stream
@@ -74,7 +78,7 @@ class Sequence:
         self.cached: int | None = None
         self.over = False
         self.prompt_tokens = len(prompt)
-        self._hashes: list[int] = []
+        self._hashes = list(hashes)
 
     def advance(self) -> int:
         """Appends the next token of the answer and returns its id."""
@@ -85,9 +89,9 @@ class Sequence:
     def hashes(self, block_size: int, blocks: int) -> list[int]:
         """The hashes of its first blocks, at least `blocks` of them, which are full."""
         known = self._hashes
-        while len(known) < blocks:
+        if len(known) < blocks:
             start = len(known) * block_size
-            known.append(block_hash(known[-1] if known else ROOT, self.tokens[start : start + block_size]))
+            known += block_hashes(self.tokens[start : blocks * block_size], block_size, known[-1] if known else ROOT)
         return known
 
 

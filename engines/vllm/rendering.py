@@ -121,6 +121,10 @@ class Rendering:
         )
         return rendered.token_ids
 
+    async def tokens(self, token_ids: list[int]) -> list[str]:
+        """Each token as the vocabulary has it, which need not be text."""
+        return cast("list[str]", await asyncio.to_thread(self._renderer.tokenizer.convert_ids_to_tokens, token_ids))
+
     async def detokenize(self, token_ids: list[int]) -> str:
         """The text of token ids.
 

@@ -157,7 +157,8 @@ class Runtime:
     async def tokenize(self, request: TokenizeRequest) -> Tokenized:
         """As `Engine.tokenize`."""
         token_ids = await self._rendering.tokenize(request)
-        return Tokenized(token_ids=token_ids, context_length=self._config.max_model_len)
+        tokens = await self._rendering.tokens(token_ids) if request.return_tokens else None
+        return Tokenized(token_ids=token_ids, context_length=self._config.max_model_len, tokens=tokens)
 
     async def detokenize(self, request: DetokenizeRequest) -> str:
         """As `Engine.detokenize`."""

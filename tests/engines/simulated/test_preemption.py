@@ -20,7 +20,7 @@ def arrived(scheduler: Scheduler, arrival: int, priority: int) -> Sequence:
     prompt = encode(f"river {arrival} sea sky")
     output = Output(request, 0, max_tokens=100, thinking=False, call_prefix="")
     stream = Stream("engine", Context(), Recorder(), scheduler, lambda _: None)
-    sequence = Sequence((priority, arrival, 0), stream, prompt, [], writer(request, prompt, 0, "request"), output)
+    sequence = Sequence((priority, arrival, 0), stream, prompt, [], writer(request, prompt, 0, "request"), output, [])
     scheduler.add(sequence)
     return sequence
 

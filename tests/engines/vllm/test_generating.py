@@ -52,6 +52,17 @@ async def test_tokenize_renders_what_generate_reads(vllm_engine: VllmEngine) -> 
     completion = await ask(vllm_engine, request)
     assert len(tokenized.token_ids) == completion.usage.prompt_tokens
     assert tokenized.context_length == vllm_engine.capabilities.context_length == 4096
+    assert tokenized.tokens is None
+
+
+async def test_tokenize_returns_the_tokens_to_who_asks_for_them(vllm_engine: VllmEngine) -> None:
+    request = TokenizeRequest(model="demo", prompt="the cat 12", return_tokens=True)
+    tokenized = await vllm_engine.tokenize(request)
+    assert tokenized.tokens is not None
+    assert len(tokenized.tokens) == len(tokenized.token_ids) > 1
+    for token_id, token in zip(tokenized.token_ids, tokenized.tokens, strict=True):
+        text = await vllm_engine.detokenize(DetokenizeRequest(model="demo", token_ids=[token_id]))
+        assert token.lstrip("\u0120") == text.lstrip()
 
 
 async def test_detokenize_refuses_ids_out_of_the_vocabulary(vllm_engine: VllmEngine) -> None:
