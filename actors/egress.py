@@ -31,6 +31,7 @@ from engines.errors import (
     Timeout,
 )
 from engines.events import Event, Finished, Started
+from engines.garbage import collector_paused
 from engines.requests import (
     DetokenizeRequest,
     Embeddings,
@@ -181,7 +182,8 @@ class Egress(PushEngine):
         """As `Engine.submit`; returns at `Started`. It is counted in `in_flight` before anything is awaited."""
         if context.is_killed:
             raise Cancelled("The request was cancelled.")
-        data = pickle.dumps(request, 5)
+        with collector_paused():
+            data = pickle.dumps(request, 5)
         self._open()
         self._numbers += 1
         number = self._numbers
