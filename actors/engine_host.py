@@ -264,7 +264,7 @@ class EngineHost(Host):
         Raises:
             NotReady: It still boots.
             EngineDead: It is finished.
-            Timeout: It hangs: it took no step, though it had work.
+            Timeout: It hangs: it took no step, though it had work. The routers were told.
             EngineFailed: It failed to give a token, or to say how it is.
         """
         if self._instance.state is InstanceState.GONE:
@@ -284,7 +284,12 @@ class EngineHost(Host):
             raise error.at(self.id) from None
         except TimeoutError:
             raise EngineFailed(f"The engine did not say within {timeout_s:g} s how it is.", instance=self.id) from None
-        except (EngineFailed, Timeout) as error:
+        except Timeout as error:
+            # It is about to be replaced, and its requests handed over one by one, as those of an instance that only
+            # shuts down: before that the routers must know that one of them may be what hung it.
+            self.broadcast(News(ENGINE_DIED))
+            raise error.at(self.id) from None
+        except EngineFailed as error:
             raise error.at(self.id) from None
 
     async def _ask_for_a_token(self, timeout_s: float) -> None:

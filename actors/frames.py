@@ -51,7 +51,7 @@ class Pulse:
 DRAINING = "draining"
 """Topic: the instance takes no new work. Body: None."""
 ENGINE_DIED = "engine died"
-"""Topic: the engine is finished, and every request on the instance with it. Body: None."""
+"""Topic: the engine is finished or hangs, and every request on the instance with it. Body: None."""
 SESSIONS = "sessions"
 """Topic: the instance has served these sessions. Body: a list of their ids, each with the seconds since."""
 

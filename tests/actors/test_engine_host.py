@@ -269,6 +269,8 @@ async def test_an_engine_that_has_work_and_takes_no_step_hangs_whoever_comes_and
         return False
 
     await eventually(hangs)
+    # And not one by one when it is stopped: then no request would be suspect of it.
+    await until(lambda: [news.topic for news in reader.news] == [ENGINE_DIED])
     reader.close()
 
 
