@@ -17,7 +17,7 @@ from engines.context import Context
 from engines.contract import Engine, Load, Progress
 from engines.errors import Cancelled, EngineDead, EngineFailed, InstanceLost, PenstockError, ReaderTooSlow
 from engines.events import Event, Finished, FinishReason, Started, Usage
-from engines.garbage import collector_paused
+from engines.garbage import CollectorPaused
 from engines.requests import GenerateRequest, Session
 
 _LOST_S = 10.0
@@ -187,7 +187,7 @@ class Call:
 
 
 def _unpickled(data: bytes) -> GenerateRequest:
-    with collector_paused():
+    with CollectorPaused():
         request: GenerateRequest = pickle.loads(data)  # noqa: S301 - both ends are workers of one Ray cluster
         return request
 

@@ -31,7 +31,7 @@ from engines.errors import (
     Timeout,
 )
 from engines.events import Event, Finished, Started
-from engines.garbage import collector_paused
+from engines.garbage import CollectorPaused
 from engines.requests import (
     DetokenizeRequest,
     Embeddings,
@@ -182,7 +182,7 @@ class Egress(PushEngine):
         """As `Engine.submit`; returns at `Started`. It is counted in `in_flight` before anything is awaited."""
         if context.is_killed:
             raise Cancelled("The request was cancelled.")
-        with collector_paused():
+        with CollectorPaused():
             data = pickle.dumps(request, 5)
         self._open()
         self._numbers += 1

@@ -16,7 +16,7 @@ from random import SystemRandom
 from typing import Any
 
 from engines.errors import InvalidRequest
-from engines.garbage import collector_paused
+from engines.garbage import CollectorPaused
 
 MAX_KEYS = 10_000
 """Keys of one object. A schema validator reports each unknown key by itself: a million of them must not reach it."""
@@ -217,7 +217,7 @@ def _parse(body: bytes, long_lists: list[tuple[int, int]], max_depth: int) -> tu
     lists: list[list[int]] = [[] for _ in long_lists]
     guard = _Guard(prefix, lists)
     try:
-        with collector_paused():
+        with CollectorPaused():
             value = json.loads(
                 _without(body, long_lists, prefix).decode("utf-8"),
                 object_pairs_hook=guard.object,

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from deployments.http.names import Location, Names, notation
 from engines.errors import InvalidRequest
-from engines.garbage import collector_paused
+from engines.garbage import CollectorPaused
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -27,7 +27,7 @@ def parse_body(model: type[Body], data: Mapping[str, Any]) -> Body:
     """
     check_known(data, model.model_fields)
     try:
-        with collector_paused():
+        with CollectorPaused():
             return model.model_validate(data)
     except ValidationError as error:
         raise invalid_request(error, Names(data)) from None
@@ -45,7 +45,7 @@ def build(request: type[Body], names: Names, /, **fields: Any) -> Body:
         InvalidRequest: A value is out of range, or fields contradict each other; in the caller's names.
     """
     try:
-        with collector_paused():
+        with CollectorPaused():
             return request(**{name: value for name, value in fields.items() if value is not None})
     except ValidationError as error:
         raise invalid_request(error, names) from None
