@@ -9,6 +9,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from secrets import token_bytes
 
@@ -19,6 +20,10 @@ LEASE_S = 6.0
 """An instance that was not announced for so long is forgotten."""
 GRACE_S = 6.0
 """A new directory does not claim to know everybody before it is so old."""
+SILENT_S = 5.0
+"""A watcher that has not asked again for so long after its answer is gone."""
+TOLD_S = 2.0
+"""The longest that a quarantine waits for the routers to know it: one of them may be dead."""
 _TOMBSTONE_S = 600.0
 _KEY_BYTES = 16
 
@@ -70,6 +75,9 @@ class Directory:
         self._key = b""
         self._board: dict[str, tuple[bytes, float]] = {}
         self._watchers: set[asyncio.Future[None]] = set()
+        # Of each watcher: the number of changes that it knows of, and how long it may be silent.
+        self._knowing: dict[str, tuple[int, float]] = {}
+        self._asked = asyncio.Condition()
 
     async def announce(self, instance: Instance) -> bool:
         """Adds an instance, or renews its lease; false when a newer incarnation has taken its place."""
@@ -101,20 +109,30 @@ class Directory:
         return View(version, dict(self._instances), self._is_complete, quarantined, self._key)
 
     async def quarantine(self, fingerprint: str, ttl_s: float) -> None:
-        """Lets every router know of a request that takes engines with it, for so long."""
+        """Lets every router know of a request that takes engines with it, for so long; returns when they do."""
         self._quarantined[fingerprint] = self._clock() + ttl_s
         self._changed()
+        changes = self._changes
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TOLD_S), self._asked:
+                await self._asked.wait_for(lambda: all(known >= changes for known, _ in self._knowing.values()))
 
-    async def watch(self, version: Version | None, timeout_s: float, key: bytes = b"") -> View:
+    async def watch(self, version: Version | None, timeout_s: float, key: bytes = b"", watcher: str = "") -> View:
         """What it knows as soon as that differs from `version`, or after `timeout_s`.
 
         Args:
             version: What the watcher knows.
             timeout_s: When to answer without anything new.
             key: The watcher's, from the last directory; a new one goes on with the first that it hears of.
+            watcher: Its name; "": nobody waits for it to know something.
         """
         self._key = self._key or key
         until_s = self._clock() + timeout_s
+        if watcher:
+            changes = version[1] if version is not None and version[0] == self._birth else -1
+            self._knowing[watcher] = (changes, until_s + SILENT_S)
+            async with self._asked:
+                self._asked.notify_all()
         while True:
             self._expire()
             now_s = self._clock()
@@ -164,6 +182,8 @@ class Directory:
             del self._tombstones[id]
         for fingerprint in [one for one, until_s in self._quarantined.items() if until_s <= now_s]:
             del self._quarantined[fingerprint]
+        for watcher in [watcher for watcher, (_, until_s) in self._knowing.items() if until_s <= now_s]:
+            del self._knowing[watcher]
         for key in [key for key, (_, until_s) in self._board.items() if until_s <= now_s]:
             del self._board[key]
         if not self._is_complete and now_s >= self._complete_at_s:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -85,7 +86,7 @@ class DirectoryClient:
         return values
 
     async def quarantine(self, fingerprint: str, ttl_s: float) -> None:
-        """Lets every router know of a request that takes engines with it, for so long.
+        """Lets every router know of a request that takes engines with it, for so long; returns when they do.
 
         Raises:
             RayError, TimeoutError: The directory cannot be reached now.
@@ -111,10 +112,12 @@ class DirectoryClient:
         """
         version = None
         key = b""
+        watcher = uuid.uuid4().hex
         instances: dict[str, Instance] = {}
         while True:
             try:
-                latest: View = await self._call("watch", version, poll_s, key, timeout_s=poll_s + CALL_TIMEOUT_S)
+                asked = (version, poll_s, key, watcher)
+                latest: View = await self._call("watch", *asked, timeout_s=poll_s + CALL_TIMEOUT_S)
             except (RayError, TimeoutError, ValueError) as error:
                 _log.info("The directory of fleet %s cannot be reached: %s", self._fleet, type(error).__name__)
                 await asyncio.sleep(RETRY_S)

@@ -4,7 +4,6 @@ A router replica is one such process; a Python program on the cluster may be ano
 instances without a hop in between.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -39,7 +38,6 @@ def fleet_router(
         directory: Its directory.
         on_move: Hears of each stream that broke: its model, and what became of it.
     """
-    tellings: set[asyncio.Task[None]] = set()
     patience = {model.name: model.patience for model in settings.models}
 
     async def watch() -> AsyncIterator[Sequence[Instance]]:
@@ -48,18 +46,13 @@ def fleet_router(
             router.fault_budget.learn(view.quarantined)
             yield list(view.instances.values())
 
-    async def tell(fingerprint: str) -> None:
+    async def convict(fingerprint: str) -> None:
+        logger.warning("A request took engines with it; it is refused from now on. Its fingerprint: %s", fingerprint)
         try:
             await directory.quarantine(fingerprint, MEMORY_S)
         except (RayError, TimeoutError, ValueError) as error:
             # The other routers find out by themselves, at the cost of engines.
             logger.warning("The other routers could not be told of a quarantine: %s", type(error).__name__)
-
-    def convict(fingerprint: str) -> None:
-        logger.warning("A request took engines with it; it is refused from now on. Its fingerprint: %s", fingerprint)
-        task = asyncio.get_running_loop().create_task(tell(fingerprint))
-        tellings.add(task)
-        task.add_done_callback(tellings.discard)
 
     def connect(instance: Instance, listener: Listener) -> Egress:
         return Egress(instance, settings.channel, listener, patience.get(instance.model))

@@ -7,10 +7,10 @@ request is tried on the next one here; what fails later is the stream's error, a
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from actors.frames import SESSIONS, News
 from actors.instance import Instance
@@ -52,7 +52,8 @@ class PushRouter(FleetEngine):
         connect: Makes the link to one.
         name: Its label.
         node: Where it lives itself: a node that is surely alive.
-        convict: Tells the other routers of a request that takes engines with it, by its fingerprint.
+        convict: Tells the other routers of a request that takes engines with it, by its fingerprint; returns when
+            they know.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class PushRouter(FleetEngine):
         *,
         name: str = "router",
         node: str = "",
-        convict: Callable[[str], None] = lambda _: None,
+        convict: Callable[[str], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.name = name
         self.capabilities = Capabilities()
@@ -74,7 +75,9 @@ class PushRouter(FleetEngine):
         self._by_name = {name: route for route in self._routes for name in (route.model, *route.aliases)}
         faults = {route.model: route.faults for route in self._routes}
         self._node = node
-        self.fault_budget = FaultBudget(self._node_lives, convict)
+        self._tell = convict
+        self._telling: dict[str, asyncio.Task[None]] = {}  # By the fingerprint.
+        self.fault_budget = FaultBudget(self._node_lives, self._convict)
         self._members = Members(watch, connect, faults, self._changed, self._heard, self._died)
         self._waiting: set[Callable[[object], None]] = set()
 
@@ -245,7 +248,7 @@ class PushRouter(FleetEngine):
                 raise _cancelled(context)
             if context.is_stopped:
                 raise _StoppedEarly
-            suspect = self._suspect(request, refusals)
+            suspect = await self._suspect(request, refusals)
             if suspect is None:
                 member = route.choose(request, refused)
             elif self.fault_budget.is_on_trial(suspect):
@@ -307,7 +310,12 @@ class PushRouter(FleetEngine):
     def _node_lives(self, node: str, since_s: float) -> bool:
         return node == self._node or self._members.heard_of(node) > since_s
 
-    def _suspect(self, request: Request, refusals: Sequence[PenstockError]) -> str | None:
+    def _convict(self, fingerprint: str) -> None:
+        if self._tell is not None:
+            task = self._telling[fingerprint] = asyncio.create_task(self._tell(fingerprint))
+            task.add_done_callback(lambda _: self._telling.pop(fingerprint))
+
+    async def _suspect(self, request: Request, refusals: Sequence[PenstockError]) -> str | None:
         """The fingerprint of a request that must be tried alone, else None.
 
         Raises:
@@ -319,6 +327,9 @@ class PushRouter(FleetEngine):
             return None
         fingerprint = budget.fingerprint(request)
         resumed = isinstance(request, GenerateRequest) and request.resume is not None
+        if (telling := self._telling.get(fingerprint)) is not None:
+            # Whoever sends it again when this one has its answer must not find a router that does not know.
+            await asyncio.shield(telling)
         budget.check(fingerprint, goes_on=resumed or any(is_fault(error) for error in refusals))
         return fingerprint if budget.is_suspect(fingerprint) else None
 

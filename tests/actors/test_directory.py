@@ -94,6 +94,20 @@ async def test_a_quarantine_is_news_and_ends() -> None:
     assert (await directory.snapshot()).quarantined == {}
 
 
+async def test_a_quarantine_is_said_when_every_watcher_knows_it() -> None:
+    directory = Directory()
+    views = {name: await directory.watch(None, 30.0, watcher=name) for name in "ab"}
+    said = asyncio.create_task(directory.quarantine("fingerprint", 60.0))
+    for name, view in views.items():
+        views[name] = await directory.watch(view.version, 30.0, watcher=name)
+        assert not said.done()
+    asks = [asyncio.create_task(directory.watch(view.version, 30.0, watcher=name)) for name, view in views.items()]
+    async with asyncio.timeout(1.0):
+        await said
+    for ask in asks:
+        ask.cancel()
+
+
 async def test_a_new_directory_goes_on_with_the_key_that_the_routers_have() -> None:
     first = await Directory().watch(None, 0.0)
     second = Directory()

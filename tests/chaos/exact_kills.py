@@ -26,8 +26,10 @@ from tests.contract.asking import WEATHER, said
 
 MODEL = "demo"
 INSTANCES = 2
-TRIES = 3
-"""A kill comes too late where the answer that it is meant for has just ended."""
+TRIES = 20
+"""A moment comes too late where all of the answer was on its way already: a short one may have been."""
+HELD_S = 0.5
+"""How long the process stands still before it is killed: what is on its way arrives, and shows whether it was all."""
 LONG = 3
 """These answers tell a moment while they count: the engine must not be at their end when they are read that far."""
 COUNTING = 14
@@ -113,6 +115,7 @@ class Fleet:
 
     handle: FleetHandle
     killed: set[str] = field(default_factory=set)
+    held: set[asyncio.Task[None]] = field(default_factory=set)
     said: list[object] = field(default_factory=list)
 
     async def ready(self) -> dict[str, int]:
@@ -145,11 +148,21 @@ class Fleet:
         processes = {id: _process(actor, kill.process) for id, actor in (await self.whole()).items()}
         open_answers: list[Answer] = []
 
+        async def end(victim: str, process: int) -> None:
+            os.kill(process, signal.SIGSTOP)
+            await asyncio.sleep(HELD_S)
+            if open_answers[kill.request].ended_on:
+                os.kill(process, signal.SIGCONT)
+            else:
+                self.killed.add(victim)
+                os.kill(process, signal.SIGKILL)
+
         def watch(event: Event, number: int) -> None:
             victim = open_answers[kill.request].began_on
             if victim in processes and kill.is_now(event, number):
-                self.killed.add(victim)
-                os.kill(processes.pop(victim), signal.SIGKILL)
+                task = asyncio.create_task(end(victim, processes.pop(victim)))
+                self.held.add(task)
+                task.add_done_callback(self.held.discard)
 
         for index, request in enumerate(requests()):
             open_answers.append(Answer(request, watch if index == kill.request else lambda *_: None))

@@ -20,8 +20,7 @@ INSTANCES = 6
 BYSTANDERS = 50
 NUMBERS = 100
 SENT = 10
-MOST_DEATHS = {"kills": 3, "hangs": 4}
-"""One that hangs is found only after a while, by each router and by its own host."""
+MOST_DEATHS = 3
 ANSWERS_S = 240.0
 SETTLED_S = {"kills": 4.0, "hangs": 15.0}
 """Nothing else dies of it when nothing has died for so long; that an engine hangs is only found after a while."""
@@ -45,13 +44,11 @@ async def test_it_is_convicted_and_nobody_else_sees_anything_of_it(
             # The directory outlives the fleet, and remembers.
             sent = [await _send(url, f"poison that {harm}") for _ in range(SENT)]
             await _settled(fleet, seen, SETTLED_S[harm])
-        assert len(seen) - INSTANCES <= MOST_DEATHS[harm]
+        assert len(seen) - INSTANCES <= MOST_DEATHS
         tally = load.take()
         assert tally.is_whole and not tally.cut, tally
         assert tally.served >= BYSTANDERS, tally
-        # One replica convicts it; the other may still be told when it is sent there.
-        assert sent[0] == CONVICTED and set(sent) == {CONVICTED, QUARANTINED}
-        assert sent[SENT // 2 :] == [QUARANTINED] * (SENT - SENT // 2)
+        assert sent == [CONVICTED] + [QUARANTINED] * (SENT - 1)
     finally:
         await asyncio.to_thread(serve.delete, settings.name)
 

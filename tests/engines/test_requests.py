@@ -10,6 +10,9 @@ from engines.requests import EmbedRequest, GenerateRequest, Guided, Sampling, To
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 TOOL = {"type": "function", "function": {"name": "get_weather"}}
+# What only a chat template knows may be whatever a Python caller gives.
+ODD = {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "file", "file": b"\xff"}], "x": (1, {2})}
+CALLED = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "get_weather"}}]}
 
 
 def places(error: ValidationError) -> list[tuple[Any, ...]]:
@@ -99,6 +102,8 @@ def test_a_tokenize_request_has_one_prompt(fields: dict[str, Any]) -> None:
     ("fields", "kind"),
     [
         ({"messages": MESSAGES}, "messages"),
+        ({"messages": MESSAGES, "tools": [TOOL], "tool_choice": "required"}, "messages"),
+        ({"messages": [ODD, CALLED]}, "messages"),
         ({"prompt": ""}, "prompt"),
         ({"prompt_token_ids": [1]}, "prompt_token_ids"),
     ],
@@ -106,7 +111,10 @@ def test_a_tokenize_request_has_one_prompt(fields: dict[str, Any]) -> None:
 def test_a_request_knows_its_kind_and_survives_pickling(fields: dict[str, Any], kind: str) -> None:
     request = GenerateRequest(model="model", **fields)
     assert request.kind == kind
-    assert pickle.loads(pickle.dumps(request)) == request
+    again = pickle.loads(pickle.dumps(request))
+    assert again == request
+    assert again.model_dump(exclude_unset=True) == request.model_dump(exclude_unset=True)
+    assert again.model_fields_set == request.model_fields_set
 
 
 def test_keys_that_only_a_chat_template_knows_are_kept() -> None:

@@ -177,10 +177,13 @@ class LocalFleet:
         self.links.setdefault(instance.id, []).append(link)
         return link
 
+    async def convict(self, fingerprint: str) -> None:
+        """Tells nobody."""
+
     async def router(self, *models: ModelSettings, **routing: object) -> PushRouter:
         """A router over the fleet, started and connected to all that is ready now."""
         settings = models or (ModelSettings(name="m", engine="scripted", routing=routing),)
-        router = PushRouter(settings, self.watch, self.connect)
+        router = PushRouter(settings, self.watch, self.connect, convict=self.convict)
         await router.start()
         await until(lambda: all(self._is_linked(id) for id, one in self._instances.items()))
         return router

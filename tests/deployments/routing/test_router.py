@@ -535,6 +535,34 @@ async def test_a_request_that_kills_takes_three_instances_and_then_no_more(fleet
     assert await engine_of(router, ask("bystander")) not in tried
 
 
+async def test_who_is_convicted_is_answered_when_the_other_routers_know(
+    fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knows = asyncio.Event()
+    told: list[str] = []
+
+    async def convict(fingerprint: str) -> None:
+        told.append(fingerprint)
+        await knows.wait()
+
+    class Dying(ScriptedEngine):
+        async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+            fleet.link(self.name).lose(request)
+            raise InstanceLost("died")
+
+    monkeypatch.setattr(fleet, "convict", convict)
+    for id in ("a", "b", "c"):
+        await fleet.add(id, Dying(id))
+    router = await fleet.router(inhibit_s=60)
+    asked = asyncio.create_task(engine_of(router, ask("poison")))
+    await until(lambda: bool(told))
+    await asyncio.sleep(0)
+    assert not asked.done()
+    knows.set()
+    with pytest.raises(EngineFault):
+        await asked
+
+
 async def test_two_suspects_are_never_tried_on_one_instance(fleet: LocalFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id, ScriptedEngine(id, script=[Hang()]))
