@@ -22,7 +22,7 @@ FLOAT_BYTES = 4
 """Bytes of one number of a vector."""
 
 # The fields of a request that may be made of many models.
-_MANY = {"messages": TypeAdapter(list[Message]), "tools": TypeAdapter(list[Tool])}
+_MANY: dict[str, TypeAdapter[Any]] = {"messages": TypeAdapter(list[Message]), "tools": TypeAdapter(list[Tool])}
 
 
 class _Request(BaseModel):
