@@ -182,8 +182,10 @@ class Call:
         if self._request.alone:
             self._channel.host.leave_alone(self)
         self._channel.forget(self._number)
-        if self._ticket is not None:
-            self._ticket.leave(failed=not served)
+        # The ticket knows the call: a large request must not wait for the garbage collector.
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            ticket.leave(failed=not served)
 
 
 def _unpickled(data: bytes) -> GenerateRequest:

@@ -87,7 +87,12 @@ class Migration(Operator):
         if not self._limit:
             await self._engine.submit(request, context, sink)
             return
-        await self._engine.submit(request, context, _Stream(self, self._limit, request, context, sink))
+        stream = _Stream(self, self._limit, request, context, sink)
+        try:
+            await self._engine.submit(request, context, stream)
+        except BaseException:
+            stream.end()
+            raise
 
     def move(self, stream: "_Stream", lost: PenstockError) -> None:
         """Submits a broken stream again, in the background."""
@@ -165,20 +170,20 @@ class _Stream:
     def fail(self, error: PenstockError) -> None:
         """Takes the error that ends the stream here: it moves on, if it may."""
         if not self._can_be_moved(error) or self._course is None:
-            self._sink.fail(error)
+            self.end().fail(error)
             return
         if self.ends_early():
             return
         tokens = self._course.tokens
         if tokens != self._tokens_at_break or not self._course.counts_tokens:
             if self._moves >= self._limit:
-                self._sink.fail(error)
+                self.end().fail(error)
                 return
             self._moves += 1
             self._tokens_at_break = tokens
             self.broke_s = time.monotonic()
         elif time.monotonic() - self.broke_s > self._migration.wait_s:
-            self._sink.fail(error)
+            self.end().fail(error)
             return
         self._course.broke()
         self._migration.move(self, error)
@@ -193,13 +198,13 @@ class _Stream:
     def ends_early(self) -> bool:
         """Ends the stream if its caller has cancelled it meanwhile; whether it did."""
         if self.context.is_killed:
-            self._sink.fail(Cancelled(f"The request {self.context.id} was cancelled."))
+            self.end().fail(Cancelled(f"The request {self.context.id} was cancelled."))
             return True
         if self.context.is_stopped:
             prompt_tokens = (self._started and self._started.prompt_tokens) or 0
             usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=self._tokens())
             reason: FinishReason = "cancelled"
-            self._sink.emit(Finished((reason,) * self._request.sampling.n, usage, self._migration.name))
+            self.end().emit(Finished((reason,) * self._request.sampling.n, usage, self._migration.name))
             return True
         return False
 
@@ -207,10 +212,10 @@ class _Stream:
         """Fails the stream: nobody goes on with it."""
         if isinstance(refusal, EngineFault):
             # It is not that nobody can: nobody must.
-            self._sink.fail(refusal)
+            self.end().fail(refusal)
             return
         message = f"{lost.message} The answer could not be continued elsewhere: {refusal.message}"
-        self._sink.fail(InstanceLost(message, instance=lost.instance, retry_after_s=refusal.retry_after_s))
+        self.end().fail(InstanceLost(message, instance=lost.instance, retry_after_s=refusal.retry_after_s))
 
     def finish(self, event: Finished) -> None:
         """Emits the terminal event of an instance."""
@@ -222,19 +227,25 @@ class _Stream:
                 completion_tokens=max(event.usage.completion_tokens, self._tokens()),
             )
             event = replace(event, usage=usage)
-        self._sink.emit(event)
+        self.end().emit(event)
 
     def diverge(self, error: Diverged) -> None:
         """Fails the stream: another instance says something else."""
-        self._sink.fail(InstanceLost(f"The answer could not be repeated on another instance: {error}"))
+        self.end().fail(InstanceLost(f"The answer could not be repeated on another instance: {error}"))
         # Its engine goes on until it hears of the kill.
-        self._sink = nobody = _Nobody()
-        self.emit = nobody.emit
         self.context.kill()
+
+    def end(self) -> Sink:
+        """Hears nothing more, and returns the caller's sink, for the last that it hears. Idempotent."""
+        sink, self._sink = self._sink, _NOBODY
+        # Both know the stream: a large request must not wait for the garbage collector.
+        self._course = None
+        self.emit = _NOBODY.emit
+        return sink
 
     def _begin(self, event: Event) -> None:
         """The first event; an engine that has kept this method hands it the others, too."""
-        if self._course is not None:
+        if self._started is not None:
             self.emit(event)
             return
         assert isinstance(event, Started)
@@ -387,6 +398,9 @@ class _Nobody:
 
     def fail(self, error: PenstockError) -> None:
         """Nobody listens."""
+
+
+_NOBODY = _Nobody()
 
 
 def _is_greedy(sampling: Sampling) -> bool:

@@ -79,18 +79,18 @@ async def answer_stream(
     with _context(exchange) as context:
         stream = SseStream(format, exchange.services.flusher, exchange.meter)
         sinks = [stream.sink(formats) for formats in choices]
-        async with _submitted(exchange, askings, context, stream, sinks):
-            exchange.instance = (await stream.started).engine
-            connection = exchange.request.protocol
-            assert isinstance(connection, Connection)
-            response = await _open(exchange, stream, connection)
-            try:
+        try:
+            async with _submitted(exchange, askings, context, stream, sinks):
+                exchange.instance = (await stream.started).engine
+                connection = exchange.request.protocol
+                assert isinstance(connection, Connection)
+                response = await _open(exchange, stream, connection)
                 await _until_ended(exchange, stream, context, connection)
                 await response.write_eof(stream.take())
-            finally:
-                # Also when the client leaves, which cancels this.
-                stream.close()
-            return response
+                return response
+        finally:
+            # Also when the client leaves, which cancels this.
+            stream.close()
 
 
 async def _until_ended(exchange: Exchange, stream: SseStream, context: Context, connection: Connection) -> None:

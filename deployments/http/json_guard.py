@@ -20,11 +20,11 @@ from engines.garbage import CollectorPaused
 
 MAX_KEYS = 10_000
 """Keys of one object. A schema validator reports each unknown key by itself: a million of them must not reach it."""
-MAX_OBJECTS = 20_000
+MAX_OBJECTS = 10_000
 """Objects of one body, for the same reason."""
-MAX_CONTAINERS = 50_000
+MAX_CONTAINERS = 25_000
 """Lists and objects of one body: each costs as much as ten other values, and more where it is pickled."""
-MAX_NODES = 250_000
+MAX_NODES = 150_000
 """Values and keys of one body, those of long lists of whole numbers left out."""
 MAX_FLOATS = 20_000
 """Numbers with a fraction or an exponent."""

@@ -261,6 +261,8 @@ class SseStream:
     def close(self) -> None:
         """Writes nothing more by itself, and keeps nothing for its client."""
         self._outlet = None
+        # They know the stream: a large request must not wait for the garbage collector.
+        self._sinks = []
         self._flusher.let_go(self)
         self._caught_up()
 

@@ -79,10 +79,11 @@ class Stream:
         self._finish()
 
     def _finish(self) -> None:
+        sequences = self._sequences
         if not self._close():
             return
-        outputs = [sequence.output for sequence in self._sequences]
-        first = self._sequences[0]
+        outputs = [sequence.output for sequence in sequences]
+        first = sequences[0]
         self.sink.emit(
             Finished(
                 tuple(output.reason or "cancelled" for output in outputs),
@@ -101,7 +102,9 @@ class Stream:
         if self._over:
             return False
         self._over = True
-        for sequence in self._sequences:
+        # They know the stream: a large request must not wait for the garbage collector.
+        sequences, self._sequences = self._sequences, []
+        for sequence in sequences:
             self._scheduler.remove(sequence)
         if self._unsubscribe is not None:
             self._unsubscribe()

@@ -1,5 +1,7 @@
 import asyncio
+import gc
 import pickle
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -8,10 +10,10 @@ import pytest
 from actors.engine_host import EngineHost
 from actors.settings import AdmissionSettings, ChannelSettings
 from engines.context import Context
-from engines.contract import Mailbox
+from engines.contract import Mailbox, Sink
 from engines.errors import Cancelled, EngineFailed, InvalidRequest, PenstockError, QueueFull, QueueTimeout
-from engines.events import Event, Finished, Started, TextDelta
-from engines.requests import Sampling
+from engines.events import Event, Finished, Started, TextDelta, Usage
+from engines.requests import GenerateRequest, Sampling
 from tests.actors.channel_reader import Reader, host, request, until
 
 HANGING = ["one", {"hang": True}]
@@ -55,6 +57,27 @@ async def test_the_channel_says_what_the_engine_says(opened: Open) -> None:
     await reader.end(2)
     assert reader.said(1) == await own_events(instance, "a b c")
     assert reader.said(2) == await own_events(instance, "d e")
+
+
+async def test_what_was_asked_is_freed_with_its_answer_without_the_collector(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance, reader = await opened([{"echo": True}])
+    asked: list[weakref.ref[GenerateRequest]] = []
+
+    async def submit(request: GenerateRequest, context: Context, sink: Sink) -> None:
+        asked.append(weakref.ref(request))
+        sink.emit(Started("demo-0", "m"))
+        sink.emit(Finished(("stop",), Usage(), "demo-0"))
+
+    monkeypatch.setattr(instance.engine, "submit", submit)
+    gc.disable()
+    try:
+        reader.submit(request("a b c"))
+        await reader.end(1)
+        await until(lambda: asked[0]() is None)
+    finally:
+        gc.enable()
 
 
 async def test_a_setup_error_comes_back_alone(opened: Open) -> None:

@@ -95,18 +95,18 @@ def cases(model: str, embed: str | None) -> list[Case]:
     properties = {f"p{number}": {"type": "string", "description": "a b c"} for number in range(8)}
     tools = [
         {"type": "function", "function": {"name": f"f{number}", "parameters": {"properties": properties}}}
-        for number in range(1000)
+        for number in range(800)
     ]
     made = [
         Case("nothing", "", b""),
         Case("4 MiB of [[[]]]", chat, holding("[[[]]]", 599_186)),
-        Case("49,000 lists", chat, holding("[]", 49_000)),
-        Case("120,000 strings", chat, holding('"ab"', 120_000)),
-        Case("19,000 messages", chat, body(messages=[{"role": "user", "content": "hi"}] * 19_000, max_tokens=1)),
+        Case("24,000 lists", chat, holding("[]", 24_000)),
+        Case("74,000 strings", chat, holding('"ab"', 74_000)),
+        Case("9,900 messages", chat, body(messages=[{"role": "user", "content": "hi"}] * 9_900, max_tokens=1)),
         Case(
-            "9,000 messages in parts", chat, body(messages=[{"role": "user", "content": parts}] * 9_000, max_tokens=1)
+            "4,900 messages in parts", chat, body(messages=[{"role": "user", "content": parts}] * 4_900, max_tokens=1)
         ),
-        Case("1,000 tools", chat, said(tools=tools)),
+        Case("800 tools", chat, said(tools=tools)),
         Case("a million token ids", completions, body(prompt=[97] * 1_000_000, max_tokens=1)),
         Case("15 MB of text", completions, body(prompt="\n" * 7_500_000, max_tokens=1)),
         Case("1 MB of text", completions, body(prompt="to be or " * 110_000, max_tokens=1)),

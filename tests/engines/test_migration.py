@@ -1,7 +1,9 @@
 """Where a broken stream cannot go on, or its caller does not want it to."""
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -54,6 +56,28 @@ async def answer(engine: Breaks, wait_s: float = 0.1, context: Context | None = 
     recorder = Recorder()
     await Migration(engine, wait_s=wait_s, on_move=engine.moves.append).submit(REQUEST, context or Context(), recorder)
     return recorder
+
+
+async def test_what_was_asked_is_freed_with_its_answer_without_the_collector() -> None:
+    engine = make_engine("m-0", EngineSpec(kind="simulated", model="m", options={"speed": "instant"}))
+    await engine.start()
+    migration = Migration(engine)
+    gc.disable()
+    try:
+        request = REQUEST.model_copy()
+        freed = weakref.ref(request)
+        assert await collect(migration.generate(request, Context()))
+        del request
+        await eventually(lambda: freed() is None)
+        refused = REQUEST.model_copy(update={"prompt": "hi " * 100_000})
+        freed = weakref.ref(refused)
+        with pytest.raises(PenstockError):
+            await collect(migration.generate(refused, Context()))
+        del refused
+        await eventually(lambda: freed() is None)
+    finally:
+        gc.enable()
+        await engine.stop()
 
 
 async def test_it_waits_for_an_instance_that_takes_it() -> None:

@@ -126,7 +126,7 @@ LEGAL = {
     "numbers in text": json.dumps({"prompt": f"[{NUMBERS_IN_TEXT}], [{NUMBERS_IN_TEXT}" * 2000}),
     "a million token ids": json.dumps({"prompt": list(range(1_000_000))}),
     "many lists of token ids": json.dumps({"input": [list(range(400))] * 2048}),
-    "messages": json.dumps({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}] * 9_000}),
+    "messages": json.dumps({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}] * 4_500}),
 }
 
 

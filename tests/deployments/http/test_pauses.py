@@ -4,21 +4,24 @@ import asyncio
 import gc
 import pickle
 import time
+import weakref
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from actors.channel import _unpickled
-from deployments.http.chat_body import parse_chat
+from deployments.http.chat_body import ChatBody, parse_chat
 from deployments.http.completion_body import parse_completion
 from deployments.http.dispatch import DispatchHints
+from deployments.http.generation_body import parse_generation
 from deployments.http.json_guard import parse_object
 from engines.errors import InvalidRequest
 from engines.registry import EngineSpec
 from engines.simulated.engine import SimulatedEngine
 from engines.simulated.options import SimulatedOptions
 from tests.benchmarks.pauses import CONTEXT, Case, cases
-from tests.deployments.http.conftest import Served, serving_one
+from tests.deployments.http.conftest import Served, serving_one, until
 from tests.turns import longest_turn, slowness
 
 BOUND_S = 0.1
@@ -59,6 +62,27 @@ async def test_no_turn_is_long(served: Served, name: str) -> None:
     assert longest.s < bound_s, longest
     assert set(statuses) <= {200, 400, 413}
     await served.still_serves()
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": True}, {"temperature": 9}], ids=str)
+async def test_what_was_sent_is_freed_with_its_answer_without_the_collector(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[weakref.ref[ChatBody]] = []
+
+    def parse(model: type[ChatBody], data: Any) -> ChatBody:
+        body = parse_generation(model, data)
+        sent.append(weakref.ref(body))
+        return body
+
+    monkeypatch.setattr("deployments.http.chat_body.parse_generation", parse)
+    async with serving_one() as served:
+        gc.disable()
+        try:
+            await served.chat(**fields)
+            await until(lambda: sent[0]() is None)
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize(

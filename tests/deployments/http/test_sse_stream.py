@@ -105,8 +105,9 @@ async def streamed(script: list[Event | str], report: StreamReport) -> bytes:
                 assert not isinstance(step, str)
                 sink.emit(step)
     await asyncio.wait([stream.ended])
+    said = b"".join(pipe.writes) + stream.take()
     stream.close()
-    return b"".join(pipe.writes) + stream.take()
+    return said
 
 
 def reassembled(body: bytes) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]]]:
