@@ -57,9 +57,9 @@ READS_BY_CALLBACK = find(
         "ray._raylet:ObjectRefGenerator.__init__(worker)",
     ),
 )
-"""Whether `actors.ray_stream` can read a streaming call by callback."""
+"""Whether `actors.channel.ray_stream` can read a streaming call by callback."""
 
 REPORTS_INLINE = find(
     "frames are reported", (f"{_CORE}.reset_event_loop_executor", "ray._private.worker:global_worker")
 )
-"""Whether `actors.inline_reports` can let a streaming call report its items in place."""
+"""Whether `actors.channel.inline_reports` can let a streaming call report its items in place."""

@@ -10,9 +10,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from actors.instance import InstanceState
+from actors.directory.known_instance import InstanceState
 from clusters.fleet_protocol import InstanceRow
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 
 STATE_STYLES = {
     InstanceState.STARTING: "yellow",

@@ -14,7 +14,7 @@ from rich.console import Console
 from clusters.errors import ClusterError
 from clusters.fleet_file import DEMO_FLEET, FleetFileError, load_fleet
 from clusters.ray_cluster import offer_token
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 
 app = typer.Typer(
     help="Serves a fleet of LLM engines on Ray.",
@@ -71,7 +71,7 @@ def chat(
 ) -> None:
     """Talks to a model of a running fleet."""
     from clusters.api_client import ApiClient
-    from clusters.chat import Chat
+    from clusters.chat_command import Chat
 
     client = ApiClient(_url(url, port))
     served = client.models()

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from actors.placement import Footprint, Resources, footprint, missing
-from deployments.fleet import FleetSettings, ModelSettings
+from actors.instance.placement import Footprint, Resources, footprint, missing
+from deployments.fleet_settings import FleetSettings, ModelSettings
 from engines.registry import engine_kind
 
 

@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 from clusters import positioned_yaml
 from clusters.errors import ClusterError
 from clusters.positioned_yaml import PositionedYaml
-from deployments.fleet import FleetSettings, ModelSettings
+from deployments.fleet_settings import FleetSettings, ModelSettings
 from engines.errors import InvalidRequest
 from engines.registry import options_type
 

@@ -19,8 +19,8 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 
-from actors.directory_client import DirectoryClient
-from actors.placement import cluster_nodes
+from actors.directory.client import DirectoryClient
+from actors.instance.placement import cluster_nodes
 from clusters import process_session
 from clusters.boot_failure import reason
 from clusters.cluster_room import missing_resources, share_gpus

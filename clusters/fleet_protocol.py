@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from actors.instance import Instance, InstanceState
-from deployments.fleet import FleetSettings
+from actors.directory.known_instance import Instance, InstanceState
+from deployments.fleet_settings import FleetSettings
 
 
 class _Message(BaseModel):

@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 from engines.registry import engine_kind
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 
 from clusters.errors import ClusterError
-from deployments.fleet import FleetSettings, ModelSettings
+from deployments.fleet_settings import FleetSettings, ModelSettings
 
 _GIB = 2**30
 _RAY_BYTES = round(0.8 * _GIB)

@@ -21,7 +21,7 @@ from clusters.fleet_protocol import ClusterUp, Failed, Instances, Job, Phase, Re
 from clusters.needs import check_memory, check_packages, free_memory_bytes
 from clusters.run_file import RunFile, running_fleets
 from clusters.spawned_fleet import SpawnedFleet, new_folder
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 
 _POLL_S = 0.1
 _SHUTDOWN_S = 30.0

@@ -2,7 +2,7 @@
 
 import yaml
 
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 
 IMPORT_PATH = "deployments.app:build"
 

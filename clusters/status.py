@@ -11,7 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from actors.instance import InstanceState
+from actors.directory.known_instance import InstanceState
 from clusters.api_client import ApiClient
 from clusters.boot_screen import instance_table, plain_table
 from clusters.errors import ClusterError

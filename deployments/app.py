@@ -9,10 +9,10 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from actors.placement import Footprint, cluster_nodes, footprint
+from actors.instance.placement import Footprint, cluster_nodes, footprint
 from deployments import router_deployment
 from deployments.engine_deployment import MARGIN_S, EngineDeployment, shutdown_timeout_s
-from deployments.fleet import FleetSettings, ModelSettings
+from deployments.fleet_settings import FleetSettings, ModelSettings
 from deployments.names import engine_deployment_names
 from deployments.router_deployment import RouterDeployment
 from engines.registry import engine_kind

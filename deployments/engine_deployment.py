@@ -12,15 +12,15 @@ import ray
 from ray import serve
 from ray.exceptions import RayActorError
 
-from actors.calls import result
-from actors.directory_client import DirectoryClient
-from actors.engine_actor import create_engine_actor
-from actors.instance import Instance
+from actors.channel.calls import result
+from actors.directory.client import DirectoryClient
+from actors.directory.known_instance import Instance
+from actors.instance.engine_actor import create_engine_actor
+from actors.instance.placement import Footprint, actor_options
 from actors.patience import within
-from actors.placement import Footprint, actor_options
 from actors.settings import ChannelSettings
 from deployments.boot_backoff import BootBackoff
-from deployments.fleet import ModelSettings
+from deployments.fleet_settings import ModelSettings
 from deployments.names import slug
 from engines.errors import EngineDead, EngineFailed, PenstockError, Timeout
 

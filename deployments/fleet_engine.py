@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actors.instance import Instance
+from actors.directory.known_instance import Instance
 from engines.contract import Capabilities, PushEngine
 
 

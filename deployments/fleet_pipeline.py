@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from actors.instance import Instance
-from deployments.fleet import ModelSettings
+from actors.directory.known_instance import Instance
 from deployments.fleet_engine import FleetEngine, ModelCard
+from deployments.fleet_settings import ModelSettings
 from engines.context import Context
 from engines.contract import Engine, Sink
-from engines.migration import Migration, Move
-from engines.operator import Operator
+from engines.operators.migration import Migration, Move
+from engines.operators.operator import Operator
 from engines.requests import GenerateRequest
 
 

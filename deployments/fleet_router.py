@@ -10,16 +10,16 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import ray
 from ray.exceptions import RayError
 
-from actors.directory_client import DirectoryClient
-from actors.egress import Egress
-from actors.instance import Instance
-from actors.listener import Listener
-from deployments.fleet import FleetSettings
+from actors.channel.egress import Egress
+from actors.channel.listener import Listener
+from actors.directory.client import DirectoryClient
+from actors.directory.known_instance import Instance
 from deployments.fleet_engine import FleetEngine
 from deployments.fleet_pipeline import FleetPipeline
+from deployments.fleet_settings import FleetSettings
 from deployments.routing.fault_budget import MEMORY_S
 from deployments.routing.router import PushRouter
-from engines.migration import Move
+from engines.operators.migration import Move
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
-from actors.instance import Instance
+from actors.directory.known_instance import Instance
 from deployments.fleet_engine import ModelCard
 from engines.completion import Completion
 from engines.context import Context

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from actors.instance import Instance, InstanceState
+from actors.directory.known_instance import Instance, InstanceState
 from deployments.fleet_engine import FleetEngine, ModelCard
 from engines.context import Context
 from engines.contract import Capabilities, Engine, Load, Sink

@@ -21,11 +21,11 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from actors.instance import Instance
+from actors.directory.known_instance import Instance
 from actors.loop_lag import LoopLag
 from engines.errors import Unavailable
 from engines.events import Usage
-from engines.migration import Move
+from engines.operators.migration import Move
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 CUMULATIVE_PREFIX = "metrics/cumulative/"

@@ -15,15 +15,15 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle
 
-from actors.directory_client import DirectoryClient
+from actors.directory.client import DirectoryClient
+from actors.directory.known_instance import Instance
 from actors.frozen_heap import freeze_heap
-from actors.instance import Instance
 from deployments.event_batches import in_batches
-from deployments.fleet import FleetSettings
 from deployments.fleet_engine import FleetEngine, ModelCard
 from deployments.fleet_router import fleet_router
-from deployments.http.server import HttpIngress
-from deployments.http.validation import parse_body
+from deployments.fleet_settings import FleetSettings
+from deployments.http.ingress import HttpIngress
+from deployments.http.server.validation import parse_body
 from deployments.metrics import Metrics
 from engines.completion import Collector, Completion
 from engines.context import Context

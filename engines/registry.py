@@ -52,7 +52,7 @@ class EngineKind:
 KINDS: dict[str, EngineKind] = {
     "vllm": EngineKind("engines.vllm.engine:VllmEngine", "engines.vllm.options:VllmOptions", uses_gpus=True),
     "simulated": EngineKind("engines.simulated.engine:SimulatedEngine", "engines.simulated.options:SimulatedOptions"),
-    "scripted": EngineKind("engines.scripted:ScriptedEngine", "engines.scripted:ScriptedOptions"),
+    "scripted": EngineKind("engines.scripted.engine:ScriptedEngine", "engines.scripted.engine:ScriptedOptions"),
 }
 
 

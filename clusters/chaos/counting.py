@@ -24,7 +24,7 @@ import aiohttp
 
 from clusters.api_client import auth_headers, error_message
 from clusters.errors import ClusterError
-from deployments.http.dispatch import INSTANCE_HEADER
+from deployments.http.server.hints import INSTANCE_HEADER
 
 LAST = 999
 """The last number that the demo model can count to."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from actors.instance import Instance
+from actors.directory.known_instance import Instance
 from clusters.api_client import auth_headers
 from clusters.chaos.counting import LAST, Answer, CountingLoad, counting_request
 from clusters.chaos.targets import Targets

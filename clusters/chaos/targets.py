@@ -13,9 +13,9 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.directory_client import NAME as DIRECTORY
-from actors.directory_client import DirectoryClient
-from actors.instance import Instance, InstanceState
+from actors.directory.client import NAME as DIRECTORY
+from actors.directory.client import DirectoryClient
+from actors.directory.known_instance import Instance, InstanceState
 from deployments.app import deploy
 
 _RETRY_S = 0.2

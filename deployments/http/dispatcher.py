@@ -5,12 +5,12 @@ import logging
 
 from aiohttp import web
 
-from deployments.http.auth import ApiKeys
-from deployments.http.error_body import error_response
-from deployments.http.exchange import Exchange, Services
-from deployments.http.refusals import InternalError
-from deployments.http.request_id import HEADER, request_id
-from deployments.http.routes import find_route
+from deployments.http.apis import find_route
+from deployments.http.openai.error_body import error_response
+from deployments.http.server.exchange import Exchange, Services
+from deployments.http.server.keys import ApiKeys
+from deployments.http.server.refusals import InternalError
+from deployments.http.server.request_id import HEADER, request_id
 from engines.errors import Cancelled, PenstockError, RequestTooLarge
 
 logger = logging.getLogger(__name__)

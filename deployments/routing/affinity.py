@@ -8,8 +8,8 @@ Zadimoghaddam, 2017).
 
 At its first dispatch the session is bound: what comes while that waits at the instance goes there, too. A dispatch
 that fails binds nothing, and leaves the session where it was. This replica remembers the instance for as long as
-requests of the session run and `idle_s` longer; the other replicas hear of it from the instance (`actors.sessions`). A
-bound session goes to its instance whatever the hash says by now, with two exceptions:
+requests of the session run and `idle_s` longer; the other replicas hear of it from the instance
+(`actors.instance.sessions`). A bound session goes to its instance whatever the hash says by now, with two exceptions:
 
 - The instance is gone: the directory shows it no more, or not as ready. A draining instance counts as gone, because it
   takes no new request and its state ends with it. Both modes then place the session anew. An instance that is only
@@ -28,7 +28,7 @@ from hashlib import blake2b
 from math import ceil
 from typing import Literal
 
-from deployments.fleet import StickySettings
+from deployments.fleet_settings import StickySettings
 from deployments.routing.policies import C
 
 FREE_LOAD = 4

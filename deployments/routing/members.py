@@ -13,9 +13,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
-from actors.frames import News
-from actors.instance import Instance, InstanceState
-from actors.listener import Listener
+from actors.channel.frames import News
+from actors.channel.listener import Listener
+from actors.directory.known_instance import Instance, InstanceState
 from deployments.routing.faults import Faults
 from engines.context import Context
 from engines.contract import Capabilities, Load, Sink
@@ -45,7 +45,7 @@ CLOSE_POLL_S = 0.5
 
 
 class Link(Protocol):
-    """The way to one instance: what routing needs of an `actors.egress.Egress`.
+    """The way to one instance: what routing needs of an `actors.channel.egress.Egress`.
 
     A stream counts itself in `in_flight` before its call first waits, and until it has ended.
 

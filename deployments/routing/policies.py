@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from deployments.fleet import PolicyName
+from deployments.fleet_settings import PolicyName
 from engines.requests import EmbedRequest, GenerateRequest, Request
 
 

@@ -12,10 +12,10 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from actors.frames import SESSIONS, News
-from actors.instance import Instance
-from deployments.fleet import ModelSettings
+from actors.channel.frames import SESSIONS, News
+from actors.directory.known_instance import Instance
 from deployments.fleet_engine import FleetEngine, ModelCard
+from deployments.fleet_settings import ModelSettings
 from deployments.routing.fault_budget import FaultBudget, Trial, TrialSink
 from deployments.routing.faults import is_fault
 from deployments.routing.members import Connect, Link, Member, Members, Watch

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from actors.engine_host import EngineHost
-from actors.frames import Frame, News, Pulse, decode
-from actors.instance import Instance
+from actors.channel.frames import Frame, News, Pulse, decode
+from actors.channel.upstream import Message
+from actors.directory.known_instance import Instance
+from actors.instance.engine_host import EngineHost
 from actors.settings import AdmissionSettings, ChannelSettings
-from actors.upstream import Message
 from engines.errors import InstanceLost, PenstockError
 from engines.events import Event, Finished, Started, TextDelta
 from engines.registry import EngineSpec

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import ray
 
-from actors.calls import result
-from actors.directory_client import NAME
-from actors.egress import Egress
-from actors.engine_actor import create_engine_actor
-from actors.instance import Instance
-from actors.listener import Listener
+from actors.channel.calls import result
+from actors.channel.egress import Egress
+from actors.channel.listener import Listener
+from actors.directory.client import NAME
+from actors.directory.known_instance import Instance
+from actors.instance.engine_actor import create_engine_actor
 from actors.settings import AdmissionSettings, ChannelSettings, PatienceSettings
 from engines.registry import EngineSpec
 from tests.actors.channel_reader import eventually, spec

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from actors.frames import News
+from actors.channel.frames import News
 from engines.errors import PenstockError
 from engines.requests import Request
 

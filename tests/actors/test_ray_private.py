@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import ray
 
-from actors import inline_reports, ray_private, ray_stream
+from actors import ray_private
+from actors.channel import inline_reports, ray_stream
 from actors.settings import ChannelSettings
 from engines.completion import collect
 from engines.context import Context

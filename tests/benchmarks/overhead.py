@@ -18,9 +18,9 @@ from pathlib import Path
 import ray
 from rich.console import Console
 
-from actors.calls import result
-from actors.egress import Egress
-from actors.engine_actor import create_engine_actor
+from actors.channel.calls import result
+from actors.channel.egress import Egress
+from actors.instance.engine_actor import create_engine_actor
 from actors.settings import AdmissionSettings, ChannelSettings
 from engines.context import Context
 from engines.contract import Engine

@@ -8,7 +8,7 @@ import ray
 from ray import serve
 
 from deployments.app import deploy
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 from tests.benchmarks.servers import HOST
 
 

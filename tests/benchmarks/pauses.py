@@ -20,7 +20,7 @@ from typing import Any
 import aiohttp
 from rich.console import Console
 
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 from tests.benchmarks.own_ray import deployed_alone
 from tests.benchmarks.processes import descendants, memory_of
 from tests.benchmarks.report import table

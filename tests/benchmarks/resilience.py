@@ -20,9 +20,9 @@ import aiohttp
 from ray import serve
 from rich.console import Console
 
-from actors.instance import Instance
+from actors.directory.known_instance import Instance
 from deployments.app import ROUTER
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 from deployments.handle import FleetHandle
 from engines.context import Context
 from engines.requests import GenerateRequest

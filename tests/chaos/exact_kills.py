@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import ray
 from rich.console import Console
 
-from actors.instance import Instance, InstanceState
+from actors.directory.known_instance import Instance, InstanceState
 from clusters.chaos.targets import engine_pids
 from clusters.run_file import RunFile, find_fleet
 from deployments.handle import FleetHandle

@@ -14,8 +14,8 @@ import time
 import psutil
 from rich.console import Console
 
-from actors.engine_host import EngineHost
-from actors.instance import Instance
+from actors.directory.known_instance import Instance
+from actors.instance.engine_host import EngineHost
 from actors.settings import AdmissionSettings, ChannelSettings
 from engines.context import Context
 from engines.contract import Mailbox

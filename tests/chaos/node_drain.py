@@ -20,7 +20,7 @@ from clusters.chaos.counting import Arrivals, CountingLoad
 from clusters.chaos.targets import Targets
 from clusters.status import scrape
 from deployments.app import deploy
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 from tests.benchmarks.servers import HOST, free_port
 
 NODES = 3

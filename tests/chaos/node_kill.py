@@ -22,7 +22,7 @@ from clusters.chaos.targets import Targets
 from clusters.errors import ClusterError
 from clusters.status import scrape
 from deployments.app import deploy
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 from tests.benchmarks.servers import HOST, free_port
 from tests.chaos.mortal_nodes import CutNodes, KilledNodes, MortalNodes
 

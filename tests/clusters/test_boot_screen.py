@@ -2,10 +2,10 @@ import io
 
 from rich.console import Console
 
-from actors.instance import InstanceState
+from actors.directory.known_instance import InstanceState
 from clusters.boot_screen import BootScreen
 from clusters.fleet_protocol import InstanceRow
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 
 FLEET = FleetSettings.model_validate({"models": [{"name": "demo", "replicas": 2}]})
 

@@ -7,7 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from clusters.cli import app
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 from tests.clusters.conftest import Terminal
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from clusters.cluster_room import missing_resources, share_gpus
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 
 
 def fleet(**model: object) -> FleetSettings:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 import clusters
 from clusters.fleet_file import FleetFileError, load_fleet, parse_fleet
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 
 
 def problems(text: str) -> list[str]:

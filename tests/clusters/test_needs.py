@@ -2,7 +2,7 @@ import pytest
 
 from clusters.errors import ClusterError
 from clusters.needs import check_memory, logical_cpus
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 
 
 def fleet(**model: object) -> FleetSettings:

@@ -1,4 +1,4 @@
-from actors.instance import Instance, InstanceState
+from actors.directory.known_instance import Instance, InstanceState
 from clusters.status import parse_metrics
 from deployments.metrics import Metrics
 from engines.contract import Load

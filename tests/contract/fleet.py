@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from actors.directory_client import DirectoryClient
-from deployments.fleet import FleetSettings
+from actors.directory.client import DirectoryClient
 from deployments.fleet_router import fleet_router
+from deployments.fleet_settings import FleetSettings
 from engines.contract import Engine
 from tests.contract.asking import eventually
 

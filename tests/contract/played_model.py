@@ -7,7 +7,7 @@ from engines.contract import Capabilities
 from engines.errors import ContextOverflow, InvalidRequest, Unsupported
 from engines.events import Finished, FinishReason, TextDelta, Usage
 from engines.requests import GenerateRequest
-from engines.script import Item, Script, prompt_text
+from engines.scripted.script import Item, Script, prompt_text
 
 CAPABILITIES = Capabilities(embed=True, tokenize=True, resume=True, context_length=4096)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from deployments.fleet_engine import FleetEngine
 from engines.contract import Engine
 from engines.registry import EngineSpec, make_engine
-from engines.scripted import ScriptedEngine
+from engines.scripted.engine import ScriptedEngine
 from tests.contract.fleet import fleet
 from tests.contract.played_model import CAPABILITIES, play
 from tests.engines.vllm.booted import demo_engine

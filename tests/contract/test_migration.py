@@ -9,8 +9,8 @@ from engines.context import Context
 from engines.contract import Engine, Sink
 from engines.errors import InstanceLost, OtherVocabulary, PenstockError
 from engines.events import Event, Finished, Started
-from engines.migration import Migration
-from engines.operator import Operator
+from engines.operators.migration import Migration
+from engines.operators.operator import Operator
 from engines.requests import GenerateRequest, Resume
 from tests.contract.asking import WEATHER, Running, said
 

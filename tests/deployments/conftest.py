@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 from tests.deployments.waiting import until
 
 

@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from deployments.app import build
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 from engines.errors import InvalidRequest
 
 FLEET = {

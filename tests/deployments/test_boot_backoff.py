@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import RayActorError
 
-from actors.directory_client import DirectoryClient
-from actors.instance import Instance, InstanceState
+from actors.directory.client import DirectoryClient
+from actors.directory.known_instance import Instance, InstanceState
 from deployments.boot_backoff import EARLY_S, MOST_S, BootBackoff, Failures, board_key
-from deployments.fleet import ModelSettings
+from deployments.fleet_settings import ModelSettings
 from tests.deployments.test_fleet_life import Launch, fleet_of, launch  # noqa: F401 - a fixture
 from tests.deployments.waiting import until
 

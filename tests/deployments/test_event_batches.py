@@ -5,8 +5,8 @@ from engines.context import Context
 from engines.errors import EngineFailed, InvalidRequest, PenstockError
 from engines.events import Event, Finished, Started, TextDelta
 from engines.requests import GenerateRequest
-from engines.script import Hang
-from engines.scripted import ScriptedEngine
+from engines.scripted.engine import ScriptedEngine
+from engines.scripted.script import Hang
 from tests.deployments.waiting import until
 
 REQUEST = GenerateRequest(model="m", prompt="a b c")

@@ -13,10 +13,10 @@ import pytest
 import ray
 from ray import serve
 
-from actors.directory_client import DirectoryClient
-from actors.instance import Instance, InstanceState
+from actors.directory.client import DirectoryClient
+from actors.directory.known_instance import Instance, InstanceState
 from deployments.app import ROUTER, build
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 from deployments.handle import FleetHandle
 from engines.errors import InstanceLost, NoInstance
 from engines.events import Started

@@ -5,7 +5,7 @@ from engines.completion import Collector, collect
 from engines.context import Context
 from engines.errors import InstanceNotFound, InvalidRequest, ModelNotFound, Overloaded, QueueFull
 from engines.requests import GenerateRequest
-from engines.scripted import ScriptedEngine
+from engines.scripted.engine import ScriptedEngine
 
 
 async def fleet_of(*engines: ScriptedEngine) -> LocalFleet:

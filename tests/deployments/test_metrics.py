@@ -6,13 +6,13 @@ from collections.abc import Iterable
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from actors.instance import Instance, InstanceState
+from actors.directory.known_instance import Instance, InstanceState
 from actors.loop_lag import LoopLag
 from deployments.metrics import CUMULATIVE_PREFIX, GONE_AFTER_S, Metrics, RequestMeter
 from engines.contract import Load
 from engines.errors import NotReady
 from engines.events import Usage
-from engines.migration import Move
+from engines.operators.migration import Move
 
 
 class MemoryBoard:

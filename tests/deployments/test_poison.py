@@ -9,9 +9,9 @@ import aiohttp
 import pytest
 from ray import serve
 
-from actors.instance import InstanceState
+from actors.directory.known_instance import InstanceState
 from clusters.chaos.counting import Arrivals, CountingLoad
-from deployments.fleet import FleetSettings
+from deployments.fleet_settings import FleetSettings
 from deployments.handle import FleetHandle
 from tests.deployments.test_fleet_life import free_port
 from tests.deployments.waiting import until

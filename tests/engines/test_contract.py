@@ -12,7 +12,7 @@ from engines.contract import Engine, Mailbox, Sink
 from engines.errors import Cancelled, EngineFailed, InstanceLost, PenstockError, QueueFull, StreamIncomplete
 from engines.events import Event, Finished, Started, TextDelta, Usage
 from engines.requests import EmbedRequest, GenerateRequest
-from engines.scripted import ScriptedEngine
+from engines.scripted.engine import ScriptedEngine
 from tests.contract.asking import Recorder, eventually
 
 REQUEST = GenerateRequest(model="model", prompt="hello")

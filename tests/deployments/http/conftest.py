@@ -11,12 +11,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from deployments.fleet import HttpSettings
-from deployments.http.server import HttpIngress
+from deployments.fleet_settings import HttpSettings
+from deployments.http.ingress import HttpIngress
 from deployments.local_fleet import LocalFleet
 from deployments.metrics import Metrics
 from engines.contract import Engine
-from engines.scripted import ScriptedEngine
+from engines.scripted.engine import ScriptedEngine
 
 HELLO = [{"role": "user", "content": "hello there"}]
 

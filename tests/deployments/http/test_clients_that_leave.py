@@ -5,7 +5,7 @@ import aiohttp
 import pytest
 
 from engines.events import TextDelta
-from engines.script import Hang, Hold
+from engines.scripted.script import Hang, Hold
 from tests.deployments.http.conftest import HELLO, Serving, until
 
 

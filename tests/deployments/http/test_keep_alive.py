@@ -6,16 +6,16 @@ import json
 import openai
 import pytest
 
-from deployments.http import server
-from deployments.http.chat_chunks import ChatChunks
-from deployments.http.sse_stream import KEEP_ALIVE, KEEP_ALIVE_S, Flusher, SseStream
-from deployments.http.stream_format import StreamFormat, StreamReport
-from deployments.http.unread import Unread
+from deployments.http import ingress
+from deployments.http.openai.chat_chunks import ChatChunks
+from deployments.http.openai.stream_format import StreamFormat, StreamReport
+from deployments.http.server.sse_stream import KEEP_ALIVE, KEEP_ALIVE_S, Flusher, SseStream
+from deployments.http.server.unread import Unread
 from deployments.metrics import RequestMeter
 from engines.events import Finished, Started, TextDelta, Usage
-from engines.script import Hang
+from engines.scripted.script import Hang
 from tests.deployments.http.conftest import HELLO, Serving, until
-from tests.deployments.http.test_sse_stream import Pipe
+from tests.deployments.http.server.test_sse_stream import Pipe
 
 
 def test_proxies_wait_for_longer_than_the_longest_silence() -> None:
@@ -86,7 +86,7 @@ async def test_a_silent_stream_is_kept_alive_before_its_first_token_and_after(
         flushers.append(Flusher(unread, keep_alive_s=0.15))
         return flushers[-1]
 
-    monkeypatch.setattr(server, "Flusher", brisk)
+    monkeypatch.setattr(ingress, "Flusher", brisk)
     async with serving([0.5, "Hi", 0.5, " you"]) as served:
         answer = await served.chat(stream=True)
         client = openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0)
@@ -105,7 +105,7 @@ async def test_a_silent_stream_is_kept_alive_before_its_first_token_and_after(
 
 async def test_a_client_that_leaves_is_not_kept_alive(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     flusher = Flusher()
-    monkeypatch.setattr(server, "Flusher", lambda _: flusher)
+    monkeypatch.setattr(ingress, "Flusher", lambda _: flusher)
     async with serving(["Hi", Hang()]) as served:
         asked = asyncio.create_task(served.chat(stream=True))
         await until(lambda: bool(flusher._open))

@@ -4,14 +4,14 @@ import socket
 import aiohttp
 import pytest
 
-from deployments.fleet import HttpSettings
-from deployments.http.refusals import CannotListen
-from deployments.http.server import QUIET_S, HttpIngress
+from deployments.fleet_settings import HttpSettings
+from deployments.http.ingress import QUIET_S, HttpIngress
+from deployments.http.server.refusals import CannotListen
 from deployments.local_fleet import LocalFleet
 from deployments.metrics import Metrics
 from engines.errors import EngineDead
-from engines.script import Hang
-from engines.scripted import ScriptedEngine
+from engines.scripted.engine import ScriptedEngine
+from engines.scripted.script import Hang
 from tests.deployments.http.conftest import HELLO, Serving, until
 from tests.deployments.test_metrics import MemoryBoard, values
 

@@ -6,7 +6,7 @@ from typing import Any
 import openai
 import pytest
 
-from engines.scripted import ScriptedEngine
+from engines.scripted.engine import ScriptedEngine
 from tests.deployments.http.conftest import HELLO, Serving
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from actors.channel import _unpickled
-from deployments.http.chat_body import ChatBody, parse_chat
-from deployments.http.completion_body import parse_completion
-from deployments.http.dispatch import DispatchHints
-from deployments.http.generation_body import parse_generation
-from deployments.http.json_guard import parse_object
+from actors.channel.instance_end import _unpickled
+from deployments.http.openai.chat_body import ChatBody, parse_chat
+from deployments.http.openai.completion_body import parse_completion
+from deployments.http.openai.generation_body import parse_generation
+from deployments.http.server.hints import DispatchHints
+from deployments.http.server.json_guard import parse_object
 from engines.errors import InvalidRequest
 from engines.registry import EngineSpec
 from engines.simulated.engine import SimulatedEngine
@@ -75,7 +75,7 @@ async def test_what_was_sent_is_freed_with_its_answer_without_the_collector(
         sent.append(weakref.ref(body))
         return body
 
-    monkeypatch.setattr("deployments.http.chat_body.parse_generation", parse)
+    monkeypatch.setattr("deployments.http.openai.chat_body.parse_generation", parse)
     async with serving_one() as served:
         gc.disable()
         try:

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.http.chat_body import ChatBody, parse_chat
-from deployments.http.completion_body import CompletionBody, parse_completion
-from deployments.http.dispatch import DispatchHints
-from deployments.http.error_body import error_json
-from deployments.http.json_guard import parse_object
+from deployments.http.openai.chat_body import ChatBody, parse_chat
+from deployments.http.openai.completion_body import CompletionBody, parse_completion
+from deployments.http.openai.error_body import error_json
+from deployments.http.server.hints import DispatchHints
+from deployments.http.server.json_guard import parse_object
 from engines.errors import InvalidRequest
 from engines.requests import Guided
 

@@ -5,9 +5,9 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-from actors.instance import Instance, InstanceState
-from actors.listener import Listener
-from deployments.fleet import ModelSettings
+from actors.channel.listener import Listener
+from actors.directory.known_instance import Instance, InstanceState
+from deployments.fleet_settings import ModelSettings
 from deployments.routing.router import PushRouter
 from engines.context import Context
 from engines.contract import Engine, Load, Sink
@@ -22,7 +22,7 @@ from engines.requests import (
     Tokenized,
     TokenizeRequest,
 )
-from engines.scripted import ScriptedEngine
+from engines.scripted.engine import ScriptedEngine
 from tests.deployments.waiting import until
 
 

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from actors.frames import SESSIONS, News
-from actors.instance import InstanceState
-from deployments.fleet import ModelSettings, RoutingSettings
+from actors.channel.frames import SESSIONS, News
+from actors.directory.known_instance import InstanceState
+from deployments.fleet_settings import ModelSettings, RoutingSettings
 from deployments.routing.affinity import weight
 from deployments.routing.router import PushRouter
 from engines.completion import Collector, collect
@@ -33,10 +33,10 @@ from engines.errors import (
     Unsupported,
 )
 from engines.events import Finished
-from engines.migration import Migration
+from engines.operators.migration import Migration
 from engines.requests import DetokenizeRequest, EmbedRequest, GenerateRequest, Sampling, Session, TokenizeRequest
-from engines.script import Hang, Hold
-from engines.scripted import ScriptedEngine
+from engines.scripted.engine import ScriptedEngine
+from engines.scripted.script import Hang, Hold
 from tests.deployments.routing.local_fleet import LocalFleet
 from tests.deployments.waiting import until
 

@@ -1,0 +1,351 @@
+"""The instance's end of a channel: the way between one instance and one router replica.
+
+Requests come up as ordinary actor calls, many in one; everything goes back as frames on one streaming call.
+"""
+
+import asyncio
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterable
+
+from actors.admission import Gate, Ticket
+from actors.channel.frames import Frame, News, Pulse, encode
+from actors.channel.outbox import Outbox
+from actors.channel.upstream import Message, Submission, Upstream, Upward
+from actors.settings import ChannelSettings
+from engines.context import Context
+from engines.contract import Engine, Load, Progress
+from engines.errors import Cancelled, EngineDead, EngineFailed, InstanceLost, PenstockError, ReaderTooSlow
+from engines.events import Event, Finished, FinishReason, Started, Usage
+from engines.garbage import CollectorPaused
+from engines.requests import GenerateRequest, Session
+
+_LOST_S = 10.0
+"""How long a message from the router may be overtaken by later ones before it counts as lost."""
+
+
+class Host(ABC):
+    """What a channel needs of the instance that it leads to.
+
+    Attributes:
+        id: The instance's id.
+        gate: Its admission gate.
+        engine: Its engine; only asked for while `refusal()` is None.
+    """
+
+    id: str
+    gate: Gate
+    engine: Engine
+
+    @abstractmethod
+    def refusal(self) -> PenstockError | None:
+        """Why the instance takes no new work now, or None when it does."""
+
+    @abstractmethod
+    def enter_alone(self, call: "Call") -> PenstockError | None:
+        """Takes a request that no other such may run beside; why not, if there is one."""
+
+    @abstractmethod
+    def leave_alone(self, call: "Call") -> None:
+        """A request is over; it may have been one that was to run alone."""
+
+    @abstractmethod
+    def load(self) -> Load:
+        """How busy the instance is."""
+
+    @abstractmethod
+    def pulse(self) -> tuple[int | None, bool]:
+        """The engine's steps so far, None where it cannot tell; and whether it has work."""
+
+    @abstractmethod
+    def engine_died(self, error: EngineDead) -> None:
+        """The engine said that it is finished. Called once for each request that it failed."""
+
+    @abstractmethod
+    def served(self, session: Session, by: "Channel") -> None:
+        """A request of a session, which came on this channel, was taken or has ended."""
+
+
+class Call:
+    """One request on a channel: its context, its place at the gate, and the sink of its events."""
+
+    __slots__ = ("_channel", "_context", "_emit", "_goes_on", "_is_over", "_number", "_request", "_task", "_ticket")
+
+    def __init__(self, channel: "Channel", number: int, request: GenerateRequest, context: Context) -> None:
+        self._channel = channel
+        self._number = number
+        self._request = request
+        self._context = context
+        self._emit = channel.outbox.emit
+        self._ticket: Ticket | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._goes_on = False  # Whether its first piece was emitted.
+        self._is_over = False
+
+    def enter(self) -> None:
+        """Goes to the gate, unless the instance takes no new work."""
+        host = self._channel.host
+        refusal = host.refusal() or (host.enter_alone(self) if self._request.alone else None)
+        if refusal is not None:
+            self.fail(refusal)
+            return
+        try:
+            request = self._request
+            self._ticket = host.gate.enter(
+                request.priority,
+                self._admit,
+                self.fail,
+                weight=request.sampling.n,
+                goes_on=request.resume is not None,
+            )
+        except PenstockError as error:
+            self.fail(error)
+
+    def emit(self, event: Event) -> None:
+        """Takes the engine's next event."""
+        if self._goes_on and event.__class__ is not Finished:
+            self._emit(self._number, event)
+            return
+        outbox = self._channel.outbox
+        if event.__class__ is Started:
+            # Most often its first piece follows within milliseconds, and then shares its frame.
+            outbox.emit_in_company(self._number, event)
+            self._note_session()
+            return
+        outbox.emit_urgently(self._number, event)
+        if event.__class__ is Finished:
+            self._end(served=True)
+        else:
+            self._goes_on = True
+
+    def fail(self, error: PenstockError) -> None:
+        """Takes the error that ends the request, before or after `Started`."""
+        if self._is_over:
+            return
+        host = self._channel.host
+        if isinstance(error, EngineDead):
+            # Which tells the router of it, for all requests at once.
+            host.engine_died(error)
+            self._end(served=False)
+            return
+        self._channel.outbox.emit_urgently(self._number, error.at(host.id))
+        self._end(served=self._goes_on)
+
+    def stop(self) -> None:
+        """Ends it politely, also while it waits at the gate."""
+        if self._ticket is not None and self._ticket.is_waiting:
+            engine = self._channel.host.id
+            self.emit(Started(engine, self._request.model))
+            cancelled: FinishReason = "cancelled"
+            self.emit(Finished((cancelled,) * self._request.sampling.n, Usage(), engine))
+        else:
+            self._context.stop()
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self._context.kill()
+        # Most engines failed it just now; one that is still setting up, or the gate, did not.
+        self.fail(Cancelled("The request was cancelled."))
+
+    def hand_over(self, error: PenstockError) -> None:
+        """Ends it with an error that lets it go on elsewhere, and frees its slot on the engine."""
+        self.fail(error)
+        self._context.kill()
+
+    def progress(self) -> Progress | None:
+        """How far it is; None where its engine cannot tell."""
+        if self._ticket is not None and self._ticket.is_waiting:
+            return Progress(0, scheduled=False)
+        return self._channel.host.engine.progress(self._context)
+
+    def _admit(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._submit())
+
+    async def _submit(self) -> None:
+        if self._is_over:
+            return
+        try:
+            await self._channel.host.engine.submit(self._request, self._context, self)
+        except PenstockError as error:
+            self.fail(error)
+        except Exception as error:  # noqa: BLE001 - the caller waits: it must hear of a bug, too
+            self.fail(EngineFailed(f"The engine failed: {type(error).__name__}: {error}"))
+
+    def _note_session(self) -> None:
+        if self._request.session is not None:
+            self._channel.host.served(self._request.session, self._channel)
+
+    def _end(self, *, served: bool) -> None:
+        if self._goes_on:
+            self._note_session()
+        self._is_over = True
+        if self._request.alone:
+            self._channel.host.leave_alone(self)
+        self._channel.forget(self._number)
+        # The ticket knows the call: a large request must not wait for the garbage collector.
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            ticket.leave(failed=not served)
+
+
+def _unpickled(data: bytes) -> GenerateRequest:
+    with CollectorPaused():
+        request: GenerateRequest = pickle.loads(data)  # noqa: S301 - both ends are workers of one Ray cluster
+        return request
+
+
+class Channel:
+    """The instance's end of a channel.
+
+    Args:
+        host: The instance.
+        settings: Window, silence, rotation.
+        first: The number that its first request will have.
+    """
+
+    __slots__ = (
+        "_calls",
+        "_is_read",
+        "_missing",
+        "_missing_ticks",
+        "_pulse_is_due",
+        "_settings",
+        "_silent_ticks",
+        "_upstream",
+        "host",
+        "outbox",
+    )
+
+    def __init__(self, host: Host, settings: ChannelSettings, first: int) -> None:
+        self.host = host
+        self.outbox = Outbox(
+            settings.window, settings.pace_s, settings.unread_stream_bytes, settings.unread_bytes, self._overflow
+        )
+        self._settings = settings
+        self._upstream = Upstream(first, self._hear)
+        self._calls: dict[int, Call] = {}
+        self._is_read = False
+        self._silent_ticks = 0
+        self._missing: tuple[int, int] | None = None
+        self._missing_ticks = 0
+        self._pulse_is_due = False
+        # The first frame says that the channel is open.
+        self.outbox.nudge()
+
+    @property
+    def calls(self) -> int:
+        """Requests that are under way on it."""
+        return len(self._calls)
+
+    def take(self, batch: Iterable[Upward]) -> None:
+        """Takes what the router says of its requests; in whatever order it comes, each request hears it in its own."""
+        self._silent_ticks = 0
+        for message in batch:
+            self._upstream.take(message)
+
+    def acknowledge(self, sequence: int) -> None:
+        """The router has had the frames up to this one; also its sign of life."""
+        self._silent_ticks = 0
+        self.outbox.acknowledge(sequence)
+
+    def broadcast(self, news: News) -> None:
+        """Sends something that the router should know."""
+        self.outbox.broadcast(news)
+
+    async def frames(self, after: int) -> AsyncIterator[bytes]:
+        """The frames after that one, as bytes: the body of one streaming call.
+
+        It ends at the border of a frame after `rotate_after` frames, and the next call goes on from there; or when the
+        channel was closed.
+
+        Raises:
+            InstanceLost: It cannot go on from there, or another call reads it.
+        """
+        if self._is_read or after != self.outbox.sent:
+            raise InstanceLost("The channel cannot be continued.", instance=self.host.id)
+        self._silent_ticks = 0
+        self.outbox.acknowledge(after)
+        self._is_read = True
+        try:
+            for _ in range(self._settings.rotate_after):
+                if not await self.outbox.ready():
+                    return
+                yield self._next_frame()
+        finally:
+            self._is_read = False
+
+    def tick(self) -> bool:
+        """Called every `heartbeat_s`: sends a sign of life, and says whether the router still gives one.
+
+        Ticks are counted rather than seconds: a loop that stood still must not blame the router for it.
+        """
+        self._silent_ticks += 1
+        if self._silent_ticks * self._settings.heartbeat_s >= self._settings.silence_s:
+            return False
+        missing = self._upstream.missing
+        self._missing_ticks = self._missing_ticks + 1 if missing is not None and missing == self._missing else 0
+        self._missing = missing
+        if self._missing_ticks * self._settings.heartbeat_s >= _LOST_S:
+            return False
+        self._pulse_is_due = True
+        self.outbox.nudge()
+        return True
+
+    def hand_over(self, error: PenstockError) -> None:
+        """Ends every request with an error that lets it go on elsewhere."""
+        for call in list(self._calls.values()):
+            call.hand_over(error)
+
+    def close(self) -> None:
+        """Kills every request and ends the call that reads."""
+        for call in list(self._calls.values()):
+            call.kill()
+        self.outbox.close()
+
+    def forget(self, number: int) -> None:
+        """A request is over."""
+        self._calls.pop(number, None)
+        self._upstream.forget(number)
+
+    def _hear(self, number: int, message: Message) -> None:
+        call = self._calls.get(number)
+        if message == "stop":
+            assert call is not None  # What is over hears nothing more.
+            call.stop()
+        elif message == "kill":
+            assert call is not None
+            call.kill()
+        else:
+            self._submit(number, message)
+
+    def _submit(self, number: int, submission: Submission) -> None:
+        """Takes a new request. What is wrong with it goes back as its error, in a frame."""
+        context_id, data = submission
+        try:
+            request = _unpickled(data)
+        except Exception as error:  # noqa: BLE001 - the caller waits: it must hear of it
+            reason = f"The request could not be read: {type(error).__name__}: {error}"
+            self.outbox.emit_urgently(number, EngineFailed(reason, instance=self.host.id))
+            self._upstream.forget(number)
+            return
+        call = self._calls[number] = Call(self, number, request, Context(context_id))
+        call.enter()
+
+    def _overflow(self, number: int) -> None:
+        call = self._calls.get(number)
+        if call is not None:
+            call.hand_over(ReaderTooSlow("The answer is not taken, and too much of it waited."))
+
+    def _next_frame(self) -> bytes:
+        sequence, entries, news = self.outbox.take()
+        pulse = None
+        if self._pulse_is_due:
+            self._pulse_is_due = False
+            pulse = self._pulse()
+        return encode(Frame(sequence, entries, self.host.load(), news, pulse))
+
+    def _pulse(self) -> Pulse:
+        steps, is_busy = self.host.pulse()
+        told = ((number, call.progress()) for number, call in self._calls.items())
+        streams = [(number, progress.tokens, progress.scheduled) for number, progress in told if progress is not None]
+        return Pulse(steps, is_busy, streams)

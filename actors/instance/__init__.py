@@ -1,0 +1,1 @@
+"""An instance: one engine in one actor, with its place in the cluster."""

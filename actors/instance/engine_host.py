@@ -1,0 +1,437 @@
+"""What an engine actor does, without Ray: one engine behind one gate, with a channel for each router replica."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from importlib import import_module
+
+from pydantic import ValidationError
+
+from actors.admission import Gate
+from actors.channel.frames import DRAINING, ENGINE_DIED, SESSIONS, News
+from actors.channel.instance_end import Call, Channel, Host
+from actors.channel.upstream import Upward
+from actors.daemon_thread import in_daemon_thread
+from actors.directory.known_instance import Instance, InstanceState
+from actors.instance.canary import ask_one_token
+from actors.instance.lane import Lane, size_of
+from actors.instance.sessions import Sessions
+from actors.loop_lag import LoopLag
+from actors.patience import within
+from actors.settings import AdmissionSettings, ChannelSettings
+from engines.context import Context
+from engines.contract import Load
+from engines.errors import (
+    Draining,
+    EngineDead,
+    EngineFailed,
+    InstanceLost,
+    InvalidRequest,
+    NotReady,
+    PenstockError,
+    QueueFull,
+    Timeout,
+)
+from engines.registry import EngineSpec, engine_kind, make_engine
+from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, Session, Tokenized, TokenizeRequest
+
+_FLUSH_S = 2.0
+"""What the last frames get to reach the routers when the instance ends."""
+_POLL_S = 0.02
+"""Draining looks so often whether it is over; it is rare, and so costs a request under way nothing."""
+
+
+class EngineHost(Host):
+    """One engine behind one gate, with a channel for each router replica.
+
+    Args:
+        instance: The instance as it begins: id, model, node, incarnation, actor, pid.
+        spec: What its engine is made from.
+        admission: How much work it takes.
+        channel: How its channels behave.
+        on_change: Called when `describe()` has something new to say.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        spec: EngineSpec,
+        admission: AdmissionSettings,
+        channel: ChannelSettings,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.id = instance.id
+        self.gate = Gate(admission)
+        self._texts = Lane(admission.texts)
+        self._embeddings = Lane(admission.embeddings)
+        self._instance = replace(instance, state=InstanceState.STARTING, since_s=time.time())
+        self._spec = spec
+        self._channel_settings = channel
+        self._on_change = on_change
+        self._channels: dict[str, Channel] = {}
+        self._sessions = Sessions()
+        self._lag = LoopLag()
+        self._ticker: asyncio.Task[None] | None = None
+        self._steps = _Steps(channel.heartbeat_s)
+        self._alone: Call | None = None
+        self._booting: asyncio.Task[None] | None = None
+        self._has_booted = False
+
+    @property
+    def state(self) -> InstanceState:
+        """Where the instance is in its life."""
+        return self._instance.state
+
+    def describe(self) -> Instance:
+        """The instance as it is now."""
+        instance = self._instance
+        if instance.state is InstanceState.STARTING:
+            return replace(instance, detail=f"boots, {time.time() - instance.since_s:.0f} s so far")
+        return replace(instance, load=self.load())
+
+    async def boot(self) -> None:
+        """Makes the engine and starts it; returns when it is ready, or drains, if it was asked to meanwhile.
+
+        Raises:
+            PenstockError: It cannot boot, or was stopped meanwhile.
+        """
+        stopped = EngineFailed(f"The instance {self.id} was stopped while it booted.", instance=self.id)
+        if self._instance.state is InstanceState.GONE:
+            raise stopped
+        booting = self._booting = asyncio.get_running_loop().create_task(self._start_engine())
+        try:
+            await booting
+        except asyncio.CancelledError:
+            if self._booting is None:
+                raise stopped from None
+            raise
+        except Exception as error:
+            failure = _boot_failure(self._spec, error)
+            self._become(InstanceState.GONE, failure.message)
+            raise failure.at(self.id) from error
+        if self._booting is None:
+            raise stopped
+        self._instance = replace(self._instance, capabilities=self.engine.capabilities)
+        self._has_booted = True
+        self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        self._lag.start()
+        self._become(InstanceState.READY if self._instance.state is InstanceState.STARTING else self._instance.state)
+
+    # What a channel needs.
+
+    def refusal(self) -> PenstockError | None:
+        """Why it takes no new work now, or None when it does."""
+        match self._instance.state:
+            case InstanceState.READY:
+                return None
+            case InstanceState.STARTING:
+                return NotReady(f"The instance {self.id} still boots.", instance=self.id)
+            case InstanceState.DRAINING:
+                return Draining(f"The instance {self.id} takes no new work.", instance=self.id)
+            case InstanceState.GONE:
+                return InstanceLost(f"The instance {self.id} is gone.", instance=self.id)
+
+    def enter_alone(self, call: Call) -> PenstockError | None:
+        """Takes a request that may be the end of the engine, whichever router sent it; refuses a second one."""
+        if self._alone is not None:
+            return QueueFull(f"The instance {self.id} tries another request alone.", instance=self.id)
+        self._alone = call
+        return None
+
+    def leave_alone(self, call: Call) -> None:
+        """A request is over; it may have been the one that was tried alone."""
+        if self._alone is call:
+            self._alone = None
+
+    def load(self) -> Load:
+        """How busy it is: who was admitted and who waits, wherever, and the engine's own KV use."""
+        if self._instance.state is InstanceState.GONE or not self._has_booted:
+            return Load()
+        engine = self.engine.load()
+        running = self.gate.running + self._embeddings.running
+        waiting_inside = min(engine.queued, running)
+        queued = self.gate.queued + self._embeddings.queued
+        return Load(running - waiting_inside, queued + waiting_inside, engine.kv_use, self._lag.longest_s())
+
+    def engine_died(self, error: EngineDead) -> None:
+        """The engine is finished, and so is the instance."""
+        if self._instance.state is not InstanceState.GONE:
+            self._become(InstanceState.GONE, error.message)
+            # In one word, and not request by request: all of them have died of one cause.
+            self.broadcast(News(ENGINE_DIED))
+            for waiting in (self.gate, self._embeddings, self._texts):
+                waiting.clear(InstanceLost(f"The engine of instance {self.id} died.", instance=self.id))
+
+    def pulse(self) -> tuple[int | None, bool]:
+        """The engine's steps so far, None where it cannot tell; and whether it has work."""
+        if self._instance.state is InstanceState.GONE or not self._has_booted:
+            return None, False
+        load = self.engine.load()
+        return self.engine.steps, load.running + load.queued > 0
+
+    def served(self, session: Session, by: Channel | None) -> None:
+        """A request of a session was taken or has ended: the routers that did not send it should know, too."""
+        # What ends on a draining instance has its session elsewhere already.
+        if self._instance.state is InstanceState.READY and self._sessions.use(session.id):
+            for channel in self._channels.values():
+                if channel is not by:
+                    channel.outbox.broadcast_in_company(News(SESSIONS, [(session.id, 0.0)]))
+
+    # Channels.
+
+    def open(self, channel_id: str, after: int, first: int = 1) -> AsyncIterator[bytes]:
+        """The frames of a channel after frame `after`; 0 opens it, for requests numbered from `first`.
+
+        Raises:
+            InstanceLost: From the first `anext`: it cannot go on from there.
+        """
+        channel = self._channels.get(channel_id)
+        if channel is None:
+            channel = Channel(self, self._channel_settings, first)
+            if after == 0:
+                self._channels[channel_id] = channel
+                if self._instance.state is InstanceState.DRAINING:
+                    channel.broadcast(News(DRAINING))
+                elif sessions := self._sessions.all():
+                    channel.broadcast(News(SESSIONS, sessions))
+        return channel.frames(after)
+
+    def send(self, channel_id: str, batch: Sequence[Upward]) -> None:
+        """Takes what a router says of its requests; what is wrong with one goes back as its error, in a frame."""
+        channel = self._channels.get(channel_id)
+        # A channel that was closed has told its reader so, and that fails the requests on it.
+        if channel is not None:
+            channel.take(batch)
+
+    def acknowledge(self, channel_id: str, sequence: int) -> None:
+        """The reader of a channel has had its frames up to this one."""
+        channel = self._channels.get(channel_id)
+        if channel is not None:
+            channel.acknowledge(sequence)
+
+    def close(self, channel_id: str) -> None:
+        """Closes a channel and kills its requests."""
+        channel = self._channels.pop(channel_id, None)
+        if channel is not None:
+            channel.close()
+
+    def broadcast(self, news: News) -> None:
+        """Sends something to every router replica."""
+        for channel in self._channels.values():
+            channel.broadcast(news)
+
+    # Plain calls.
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """As `Engine.embed`, in a lane of its own. Cancelling the waiter kills the request."""
+        refusal = self.refusal()
+        if refusal is not None:
+            raise refusal
+        context = Context()
+        try:
+            async with self._embeddings.place(size_of(request), order=request.priority):
+                embeddings = await self.engine.embed(request, context)
+        except EngineDead as error:
+            self.engine_died(error)
+            raise InstanceLost(f"The engine of instance {self.id} died.", instance=self.id) from error
+        finally:
+            context.kill()
+        if request.session is not None:
+            self.served(request.session, None)
+        return embeddings
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
+        """As `Engine.tokenize`; it is no work for the accelerator, so it has a lane of its own."""
+        self._check_up()
+        async with self._texts.place(size_of(request)):
+            return await self.engine.tokenize(request)
+
+    async def detokenize(self, request: DetokenizeRequest) -> str:
+        """As `Engine.detokenize`, in the same lane as `tokenize`."""
+        self._check_up()
+        async with self._texts.place(size_of(request)):
+            return await self.engine.detokenize(request)
+
+    async def check_health(self, canary_idle_s: float, timeout_s: float, stall_s: float) -> None:
+        """Returns when the engine can work.
+
+        Args:
+            canary_idle_s: An engine that took no step for so long is asked for one real token.
+            timeout_s: What that token, or the engine's word on how it is, may take.
+            stall_s: An engine that has work and takes no step for so long hangs.
+
+        Raises:
+            NotReady: It still boots.
+            EngineDead: It is finished.
+            Timeout: It hangs: it took no step, though it had work. The routers were told.
+            EngineFailed: It failed to give a token, or to say how it is.
+        """
+        if self._instance.state is InstanceState.GONE:
+            raise EngineDead(self._instance.detail or "The instance is gone.", instance=self.id)
+        if not self._has_booted:
+            raise NotReady(f"The instance {self.id} still boots.", instance=self.id)
+        try:
+            await within(timeout_s, self.engine.check_health())
+            steps, is_busy = self.pulse()
+            self._steps.observe(steps, is_busy)
+            if is_busy and self._steps.stalled_s >= stall_s:
+                raise Timeout("stall", stall_s)
+            if self._steps.idle_s >= canary_idle_s:
+                await self._ask_for_a_token(timeout_s)
+        except EngineDead as error:
+            self.engine_died(error)
+            raise error.at(self.id) from None
+        except TimeoutError:
+            raise EngineFailed(f"The engine did not say within {timeout_s:g} s how it is.", instance=self.id) from None
+        except Timeout as error:
+            # It is about to be replaced, and its requests handed over one by one, as those of an instance that only
+            # shuts down: before that the routers must know that one of them may be what hung it.
+            self.broadcast(News(ENGINE_DIED))
+            raise error.at(self.id) from None
+        except EngineFailed as error:
+            raise error.at(self.id) from None
+
+    async def _ask_for_a_token(self, timeout_s: float) -> None:
+        """Raises what `ask_one_token` raises, unless the engine stepped meanwhile: then it had others to serve."""
+        steps = self.engine.steps
+        try:
+            await ask_one_token(self.engine, self._spec.model, timeout_s)
+        except Timeout:
+            if self.engine.steps == steps:
+                raise
+        self._steps.restart()
+
+    # The end.
+
+    async def drain(self, timeout_s: float) -> None:
+        """Takes no new work, and finishes what runs; what still runs after `timeout_s` is handed over.
+
+        Who waits at the gate is turned away at once with Draining, so that a router takes it elsewhere. Handed over
+        means failed with InstanceLost, from which Migration goes on elsewhere.
+        """
+        if self._instance.state is InstanceState.GONE:
+            return
+        if self._instance.state is not InstanceState.DRAINING:
+            self._become(InstanceState.DRAINING)
+            self.broadcast(News(DRAINING))
+            for waiting in (self.gate, self._embeddings):
+                waiting.clear(Draining(f"The instance {self.id} takes no new work.", instance=self.id))
+        await self._until(lambda: self.gate.running + self._embeddings.running == 0, timeout_s)
+        for channel in list(self._channels.values()):
+            channel.hand_over(InstanceLost(f"The instance {self.id} shuts down.", instance=self.id))
+        await self._until(self._is_flushed, _FLUSH_S)
+
+    async def stop(self, timeout_s: float) -> None:
+        """Hands over what runs, stops the engine within the deadline, and closes every channel. Idempotent.
+
+        Also in the middle of the boot, which ends with it.
+        """
+        is_up = self._has_booted and self._instance.state is not InstanceState.GONE
+        await self.drain(0.0)
+        booting, self._booting = self._booting, None
+        if is_up:
+            await self.engine.stop(timeout_s)
+        elif booting is not None:
+            # The engine releases what it has by then, as always when its boot fails.
+            booting.cancel()
+            await asyncio.wait({booting}, timeout=timeout_s)
+            if booting.done() and not booting.cancelled() and booting.exception() is None:
+                await self.engine.stop(timeout_s)  # It had just ended.
+        for channel_id in list(self._channels):
+            self.close(channel_id)
+        self._lag.stop()
+        if self._ticker is not None:
+            self._ticker.cancel()
+            self._ticker = None
+        if self._instance.state is not InstanceState.GONE:
+            self._become(InstanceState.GONE, "stopped")
+
+    async def _start_engine(self) -> None:
+        # The import of an engine takes up to a minute; the event loop has announcements to make meanwhile.
+        module, _, _ = engine_kind(self._spec.kind).engine.partition(":")
+        await in_daemon_thread(lambda: import_module(module))
+        self.engine = make_engine(self.id, self._spec)
+        await self.engine.start()
+
+    def _become(self, state: InstanceState, detail: str = "") -> None:
+        self._instance = replace(self._instance, state=state, detail=detail, since_s=time.time())
+        self._on_change()
+
+    def _check_up(self) -> None:
+        refusal = self.refusal()
+        # One that drains still answers what costs nothing, if it ever could.
+        if refusal is not None and not (isinstance(refusal, Draining) and self._has_booted):
+            raise refusal
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._channel_settings.heartbeat_s)
+            self._steps.tick(*self.pulse())
+            self.gate.expire()
+            for channel_id, channel in list(self._channels.items()):
+                if not channel.tick():
+                    self.close(channel_id)
+
+    def _is_flushed(self) -> bool:
+        outboxes = [channel.outbox for channel in self._channels.values()]
+        return all(outbox.is_empty and not outbox.unacknowledged for outbox in outboxes)
+
+    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        until_s = time.monotonic() + timeout_s
+        while not condition() and time.monotonic() < until_s:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
+
+
+class _Steps:
+    """Whether an engine steps: how long it has done nothing, with work and without.
+
+    Heartbeats are counted rather than seconds: a loop that stood still must not blame the engine for it.
+
+    Args:
+        heartbeat_s: Between two ticks.
+    """
+
+    def __init__(self, heartbeat_s: float) -> None:
+        self._heartbeat_s = heartbeat_s
+        self._steps: int | None = None
+        self._stalled_ticks = 0
+        self._idle_ticks = 0
+
+    @property
+    def stalled_s(self) -> float:
+        """For how long it has taken no step since it got work, whatever became of that; 0 where it cannot tell."""
+        return self._stalled_ticks * self._heartbeat_s
+
+    @property
+    def idle_s(self) -> float:
+        """For how long it has taken no step, with work or without."""
+        return self._idle_ticks * self._heartbeat_s
+
+    def observe(self, steps: int | None, is_busy: bool) -> None:
+        """Takes how far it is now, between two ticks."""
+        if steps != self._steps or (is_busy and steps is None):
+            self._steps = steps
+            self.restart()
+
+    def tick(self, steps: int | None, is_busy: bool) -> None:
+        """Takes how far it is, a heartbeat after the last time."""
+        # Work that has come and gone without a step is no sign of life.
+        if is_busy or self._stalled_ticks:
+            self._stalled_ticks += 1
+        self._idle_ticks += 1
+        self.observe(steps, is_busy)
+
+    def restart(self) -> None:
+        """It has just done something."""
+        self._stalled_ticks = self._idle_ticks = 0
+
+
+def _boot_failure(spec: EngineSpec, error: Exception) -> PenstockError:
+    if isinstance(error, PenstockError):
+        return error
+    if isinstance(error, ValidationError):
+        return InvalidRequest(f"The options of model {spec.model!r} are wrong: {error}", param="options")
+    if isinstance(error, ImportError):
+        return EngineFailed(f"The engine {spec.kind!r} cannot be imported: {error}")
+    return EngineFailed(f"The engine {spec.kind!r} cannot boot: {type(error).__name__}: {error}")

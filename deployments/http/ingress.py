@@ -1,0 +1,183 @@
+"""The HTTP ingress: listens, drains, stops."""
+
+import asyncio
+import errno
+import socket
+from typing import Any
+
+from aiohttp import web
+
+from actors.loop_lag import LoopLag
+from deployments.fleet_engine import FleetEngine
+from deployments.fleet_settings import HttpSettings
+from deployments.http.dispatcher import Dispatcher
+from deployments.http.server.bodies import Bodies
+from deployments.http.server.connection import MAX_HEADER_BYTES, MAX_HEADERS, Connection
+from deployments.http.server.cors import Cors
+from deployments.http.server.exchange import Services
+from deployments.http.server.keys import ApiKeys
+from deployments.http.server.refusals import CannotListen
+from deployments.http.server.sse_stream import Flusher
+from deployments.http.server.unread import Unread
+from deployments.metrics import Metrics
+
+BACKLOG = 2048
+"""Connections that wait to be accepted."""
+KEEPALIVE_S = 75.0
+"""How long an idle connection is kept; longer than the idle time of common load balancers."""
+LINGER_S = 1.0
+"""How long the rest of a refused body is read and dropped, so that the client gets to see the answer."""
+POLL_S = 0.05
+QUIET_S = 1.0
+"""With no request for so long, no client is about to ask again because it had its answer."""
+
+
+class HttpIngress:
+    """OpenAI's API over a fleet.
+
+    Args:
+        fleet: Who serves.
+        settings: Where to listen, and the limits.
+        metrics: Where requests are counted.
+    """
+
+    def __init__(self, fleet: FleetEngine, settings: HttpSettings, metrics: Metrics) -> None:
+        self._fleet = fleet
+        self._settings = settings
+        self._metrics = metrics
+        self._services: Services | None = None
+        self._server: _Server | None = None
+        self._listener: asyncio.Server | None = None
+        self._poster: asyncio.Task[None] | None = None
+        self._lag = LoopLag()
+        self._port = 0
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, once started; the OS's choice where the settings say 0."""
+        return self._port
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return self._metrics.in_flight
+
+    async def start(self) -> None:
+        """Listens. Other replicas may listen on the same port.
+
+        Raises:
+            CannotListen: The port is taken by another program, or may not be had.
+        """
+        settings = self._settings
+        unread = Unread(settings.unread_stream_bytes, settings.unread_bytes, self._metrics.unread)
+        self._services = Services(
+            self._fleet,
+            settings,
+            self._metrics,
+            Flusher(unread),
+            cors=Cors(settings.cors),
+            bodies=Bodies(settings.max_bodies_bytes),
+        )
+        server = _Server(
+            Dispatcher(self._services, ApiKeys(settings.api_keys_env)),
+            write_timeout_s=settings.write_timeout_s,
+            metrics=self._metrics,
+        )
+        try:
+            self._listener = await asyncio.get_running_loop().create_server(
+                server, settings.host, settings.port, reuse_port=True, backlog=BACKLOG
+            )
+        except OSError as error:
+            raise _cannot_listen(settings, error) from error
+        self._server = server
+        self._port = self._listener.sockets[0].getsockname()[1]
+        self._poster = asyncio.create_task(self._metrics.post_forever())
+        self._lag.start()
+        self._metrics.lag = self._lag
+
+    def drain(self) -> None:
+        """Says that it is about to stop: `/ready` turns 503, and connections are closed after their answer."""
+        if self._services is not None:
+            self._services.draining = True
+
+    async def stop(self, timeout_s: float = 30.0, notice_s: float = 0.0) -> None:
+        """Drains, takes no new connection, lets the requests under way end, and ends what is left. Idempotent.
+
+        Args:
+            timeout_s: What the requests under way get.
+            notice_s: How long connections are still taken, for load balancers that have to see `/ready` first.
+        """
+        self.drain()
+        listener, self._listener = self._listener, None
+        server, self._server = self._server, None
+        poster, self._poster = self._poster, None
+        if listener is None or server is None or poster is None:
+            return
+        await asyncio.sleep(notice_s)
+        for _ in range(2):
+            # The kernel has answered some already, and would reset them: one turn of the loop accepts them.
+            await asyncio.sleep(0)
+        listener.close()
+        await self._until_quiet(server, timeout_s)
+        # Connections that are still busy are cut here; cutting one kills its request.
+        await server.shutdown(timeout=POLL_S)
+        poster.cancel()
+        self._lag.stop()
+        await asyncio.wait([poster])
+        # What it has counted since it last told the others must not go with it.
+        await self._metrics.post()
+
+    async def _until_quiet(self, server: "_Server", timeout_s: float) -> None:
+        """Waits until no request is under way, and none comes on the connections that are left.
+
+        Idle connections are left open for a request that is on its way; each closes after its next answer. An answer
+        that had begun before the drain could not say that its connection closes, and its client may ask again at once.
+        """
+        now_s = asyncio.get_running_loop().time
+        began_s = busy_s = now_s()
+        while (self._metrics.in_flight or server.connections) and now_s() - began_s < timeout_s:
+            if self._metrics.in_flight:
+                busy_s = now_s()
+            elif now_s() - busy_s >= QUIET_S:
+                return
+            await asyncio.sleep(POLL_S)
+
+
+class _Server(web.Server):
+    """Makes the connections.
+
+    Args:
+        handler: Answers requests.
+        write_timeout_s: A client that reads nothing for so long is dropped.
+        metrics: Counts those.
+    """
+
+    def __init__(self, handler: Dispatcher, *, write_timeout_s: float, metrics: Metrics) -> None:
+        super().__init__(handler, handler_cancellation=True)
+        self._options: dict[str, Any] = {
+            "loop": asyncio.get_running_loop(),
+            "write_timeout_s": write_timeout_s,
+            "on_drop": metrics.dropped,
+            "access_log": None,
+            # A compressed body may unpack to any size; such bodies are refused.
+            "auto_decompress": False,
+            "keepalive_timeout": KEEPALIVE_S,
+            "lingering_time": LINGER_S,
+            "max_line_size": MAX_HEADER_BYTES,
+            "max_field_size": MAX_HEADER_BYTES,
+            "max_headers": MAX_HEADERS,
+        }
+
+    def __call__(self) -> Connection:
+        return Connection(self, **self._options)
+
+
+def _cannot_listen(settings: HttpSettings, error: OSError) -> CannotListen:
+    where = f"{settings.host}:{settings.port}"
+    if error.errno == errno.EADDRINUSE:
+        return CannotListen(f"{where} is taken by another program. Stop that, or set another http.port.")
+    if error.errno == errno.EACCES:
+        return CannotListen(f"Listening on {where} is not allowed. Set an http.port over 1023.")
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return CannotListen(f"This machine has no address {settings.host!r}. Set another http.host.")
+    return CannotListen(f"Cannot listen on {where}: {error.strerror}.")

@@ -1,0 +1,1 @@
+"""OpenAI's API: its routes, bodies, streams and errors."""

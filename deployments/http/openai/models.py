@@ -1,0 +1,44 @@
+"""`GET /v1/models` and `GET /v1/models/{id}`."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from aiohttp import web
+
+from deployments.fleet_engine import ModelCard
+from deployments.http.server.exchange import Exchange, json_response
+from engines.errors import ModelNotFound
+
+
+async def models(exchange: Exchange) -> web.StreamResponse:
+    """What is served."""
+    data = [_model(name, card) for card in exchange.fleet.models() for name in (card.name, *card.aliases)]
+    return json_response(json.dumps({"object": "list", "data": data}))
+
+
+async def model(exchange: Exchange) -> web.StreamResponse:
+    """One of them. Its id may contain slashes.
+
+    Raises:
+        ModelNotFound: It is not served.
+    """
+    cards = exchange.fleet.models()
+    for card in cards:
+        if exchange.argument == card.name or exchange.argument in card.aliases:
+            return json_response(json.dumps(_model(exchange.argument, card)))
+    raise ModelNotFound(exchange.argument, tuple(card.name for card in cards))
+
+
+def _model(name: str, card: ModelCard) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": card.created_s,
+        "owned_by": "penstock",
+        "root": card.name,
+        "parent": None,
+        "max_model_len": card.capabilities.context_length or None,
+        "capabilities": asdict(card.capabilities),
+        "permission": [],
+    }

@@ -1,0 +1,1 @@
+"""What a cluster asks of a router: whether it lives, whether it is ready."""

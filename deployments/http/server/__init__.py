@@ -1,0 +1,1 @@
+"""Serving HTTP: connections, bodies, keys, streams. It knows no API."""

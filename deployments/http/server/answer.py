@@ -1,0 +1,180 @@
+"""Answers to requests for generated text: whole, or as a stream."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+
+from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11
+
+from deployments.http.openai.generation_body import Asking
+from deployments.http.openai.stream_format import ChoiceFormat, StreamFormat
+from deployments.http.server.connection import ChunkedOutlet, Connection, PlainOutlet
+from deployments.http.server.exchange import Exchange
+from deployments.http.server.refusals import InternalError
+from deployments.http.server.sse_stream import SseStream
+from deployments.metrics import RequestMeter
+from engines.completion import Collector, Completion
+from engines.context import Context
+from engines.contract import Sink
+from engines.errors import PenstockError
+from engines.events import Event, Finished, Started
+
+logger = logging.getLogger(__name__)
+
+
+class _MeteredCollector(Collector):
+    """Collects a whole answer, and takes its times."""
+
+    __slots__ = ("_meter",)
+
+    def __init__(self, meter: RequestMeter) -> None:
+        super().__init__()
+        self._meter = meter
+
+    def emit(self, event: Event) -> None:
+        if not isinstance(event, Started | Finished):
+            self._meter.first_token()
+            self._meter.tokens += len(getattr(event, "token_ids", ()))
+        super().emit(event)
+
+
+async def answer_whole(exchange: Exchange, askings: Sequence[Asking]) -> list[Completion]:
+    """The whole answer to each request.
+
+    Raises:
+        PenstockError: One of them failed; the others are killed.
+    """
+    with _context(exchange) as context:
+        collectors = [_MeteredCollector(exchange.meter) for _ in askings]
+        try:
+            await _submit(exchange, askings, context, collectors)
+            completions = await asyncio.gather(*(collector.completion for collector in collectors))
+        finally:
+            for collector in collectors:
+                # After the first error nobody asks the others for theirs.
+                collector.completion.cancel()
+        exchange.instance = completions[0].engine
+        return completions
+
+
+async def answer_stream(
+    exchange: Exchange,
+    askings: Sequence[Asking],
+    format: StreamFormat,
+    choices: Sequence[Sequence[ChoiceFormat]],
+) -> web.StreamResponse:
+    """Streams the answer.
+
+    Args:
+        exchange: What to answer.
+        askings: The requests.
+        format: How the chunks look.
+        choices: The same for the choices of each request.
+
+    Raises:
+        PenstockError: Nothing was sent yet. Later errors are part of the stream.
+    """
+    with _context(exchange) as context:
+        stream = SseStream(format, exchange.services.flusher, exchange.meter)
+        sinks = [stream.sink(formats) for formats in choices]
+        try:
+            async with _submitted(exchange, askings, context, stream, sinks):
+                exchange.instance = (await stream.started).engine
+                connection = exchange.request.protocol
+                assert isinstance(connection, Connection)
+                response = await _open(exchange, stream, connection)
+                await _until_ended(exchange, stream, context, connection)
+                await response.write_eof(stream.take())
+                return response
+        finally:
+            # Also when the client leaves, which cancels this.
+            stream.close()
+
+
+async def _until_ended(exchange: Exchange, stream: SseStream, context: Context, connection: Connection) -> None:
+    try:
+        await stream.ended
+    except PenstockError as error:
+        exchange.failed_with = error
+        context.kill()
+    finally:
+        connection.attach(None)
+
+
+async def _open(exchange: Exchange, stream: SseStream, connection: Connection) -> web.StreamResponse:
+    request = exchange.request
+    response = web.StreamResponse(
+        headers={
+            hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
+            hdrs.CACHE_CONTROL: "no-cache",
+            # nginx would hold the stream back.
+            "X-Accel-Buffering": "no",
+        }
+    )
+    exchange.dress(response)
+    await response.prepare(request)
+    chunked = request.version >= HttpVersion11
+    connection.attach(stream)
+    stream.open(ChunkedOutlet(connection) if chunked else PlainOutlet(connection))
+    return response
+
+
+@asynccontextmanager
+async def _submitted(
+    exchange: Exchange, askings: Sequence[Asking], context: Context, stream: SseStream, sinks: Sequence[Sink]
+) -> AsyncIterator[None]:
+    """Submits the requests of a stream, which begins as soon as one of them has started."""
+    if len(askings) == 1:
+        await _submit(exchange, askings, context, sinks)
+        yield
+        return
+
+    def note(task: "asyncio.Future[None]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        if not isinstance(error, PenstockError):
+            # The stream may have begun: nobody further up hears of it.
+            logger.error("request %s failed", exchange.id, exc_info=error)
+            error = InternalError()
+        stream.fail(error)
+
+    submitting = asyncio.ensure_future(_submit(exchange, askings, context, sinks))
+    submitting.add_done_callback(note)
+    try:
+        yield
+    finally:
+        submitting.cancel()
+
+
+async def _submit(exchange: Exchange, askings: Sequence[Asking], context: Context, sinks: Sequence[Sink]) -> None:
+    """Submits the requests; returns when all of them have started."""
+    exchange.meter.choices = sum(asking.request.sampling.n for asking in askings)
+    # What is large was parsed in the turn before this one, and is sent up in the next.
+    await exchange.turn()
+    if len(askings) == 1:
+        with askings[0].names.spoken():
+            await exchange.fleet.submit(askings[0].request, context, sinks[0])
+        return
+
+    async def submit(index: int) -> None:
+        with askings[index].names.spoken():
+            await exchange.fleet.submit(askings[index].request, context.child(f"{context.id}-{index}"), sinks[index])
+
+    await asyncio.gather(*(submit(index) for index in range(len(askings))))
+
+
+@contextmanager
+def _context(exchange: Exchange) -> Iterator[Context]:
+    """The request's context; killed when the answer does not come to its end, as when the client leaves."""
+    ids = exchange.services.live_ids
+    context = Context(ids.take(exchange.id))
+    try:
+        yield context
+    except BaseException:
+        context.kill()
+        raise
+    finally:
+        ids.release(context.id)

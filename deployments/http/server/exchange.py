@@ -1,0 +1,116 @@
+"""One request and what is needed to answer it."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import hdrs, web
+
+from deployments.fleet_engine import FleetEngine
+from deployments.fleet_settings import HttpSettings
+from deployments.http.operations.readiness import Readiness
+from deployments.http.server.bodies import LARGE_BYTES, Bodies
+from deployments.http.server.body import read_json
+from deployments.http.server.cors import Cors
+from deployments.http.server.hints import INSTANCE_HEADER, DispatchHints, dispatch_hints
+from deployments.http.server.request_id import HEADER, LiveIds
+from deployments.http.server.sse_stream import Flusher
+from deployments.metrics import Metrics, RequestMeter
+from engines.errors import PenstockError
+
+
+@dataclass(slots=True)
+class Services:
+    """What every request shares.
+
+    Attributes:
+        cors: Which web pages may ask.
+        draining: The ingress is about to stop: probes say so, and connections are not kept.
+    """
+
+    fleet: FleetEngine
+    settings: HttpSettings
+    metrics: Metrics
+    flusher: Flusher
+    cors: Cors
+    bodies: Bodies
+    live_ids: LiveIds = field(default_factory=LiveIds)
+    readiness: Readiness = field(default_factory=Readiness)
+    draining: bool = False
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request.
+
+    Attributes:
+        request: aiohttp's.
+        id: The request's id, in every answer and log line.
+        services: What every request shares.
+        meter: What it counts.
+        created_s: Unix time at which it came in.
+        instance: The instance that answers, once known.
+        argument: The rest of the path, for routes that have one.
+        failed_with: The error that ended the answer after its head was sent.
+    """
+
+    request: web.BaseRequest
+    id: str
+    services: Services
+    meter: RequestMeter
+    created_s: int = field(default_factory=lambda: int(time.time()))
+    instance: str | None = None
+    argument: str = ""
+    failed_with: PenstockError | None = None
+
+    @property
+    def fleet(self) -> FleetEngine:
+        """Who serves."""
+        return self.services.fleet
+
+    async def body(self) -> dict[str, Any]:
+        """The JSON object that the client sent.
+
+        Raises:
+            InvalidRequest: It is not one.
+            RequestTooLarge: It is over the limit.
+            BodiesOverBudget: Too many bodies are being read.
+        """
+        return await read_json(self.request, self.services.settings, self.services.bodies)
+
+    async def turn(self) -> None:
+        """Lets the event loop have a turn, where the body was so large that it is time for one."""
+        length = self.request.content_length
+        if length is None or length >= LARGE_BYTES:
+            await asyncio.sleep(0)
+
+    def hints(self) -> DispatchHints:
+        """What the headers say about where and when to serve.
+
+        Raises:
+            InvalidRequest: One is not what it should be.
+        """
+        return dispatch_hints(self.request, self.services.settings.session_header)
+
+    def name_model(self, name: str) -> None:
+        """Counts the request for its model. A name that is not served would be a new time series per typo."""
+        for card in self.fleet.models():
+            if name == card.name or name in card.aliases:
+                self.meter.model = card.name
+                return
+
+    def dress(self, response: web.StreamResponse) -> None:
+        """Sets the headers that every answer has; before its head is sent."""
+        response.headers[HEADER] = self.id
+        response.headers[hdrs.SERVER] = "penstock"
+        if self.instance is not None:
+            response.headers[INSTANCE_HEADER] = self.instance
+        self.services.cors.dress(self.request, response)
+        if self.services.draining:
+            response.force_close()
+
+
+def json_response(text: str) -> web.Response:
+    """An answer of JSON text."""
+    return web.Response(body=text.encode(), content_type="application/json")

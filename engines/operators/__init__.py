@@ -1,0 +1,1 @@
+"""Operators: engines built around another engine."""

@@ -1,0 +1,419 @@
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from actors.channel.frames import DRAINING, ENGINE_DIED, SESSIONS, News
+from actors.directory.known_instance import Instance, InstanceState
+from actors.instance.engine_host import EngineHost
+from actors.settings import AdmissionSettings, ChannelSettings, LaneSettings
+from engines.context import Context
+from engines.contract import Load
+from engines.errors import (
+    Draining,
+    EngineDead,
+    EngineFailed,
+    InstanceLost,
+    InvalidRequest,
+    NotReady,
+    PenstockError,
+    QueueFull,
+    RequestTooLarge,
+    Timeout,
+)
+from engines.events import Finished, TextDelta
+from engines.registry import EngineSpec
+from engines.requests import Embeddings, EmbedRequest, Session, TokenizeRequest
+from engines.scripted.engine import ScriptedEngine
+from tests.actors.channel_reader import Reader, eventually, host, request, until
+
+HANGING = ["one", {"hang": True}]
+
+Booted = Callable[..., Any]
+
+
+@pytest.fixture
+async def booted() -> AsyncIterator[Booted]:
+    """Boots a host with this script."""
+    made: list[EngineHost] = []
+
+    async def boot(script: list[Any], **options: Any) -> EngineHost:
+        instance = host(script, **options)
+        await instance.boot()
+        made.append(instance)
+        return instance
+
+    yield boot
+    for instance in made:
+        await instance.stop(1.0)
+
+
+async def test_an_instance_is_ready_once_its_engine_is() -> None:
+    instance = host(["x"], boot_s=0.05)
+    assert instance.describe().state is InstanceState.STARTING
+    assert "boots" in instance.describe().detail
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request())
+    assert isinstance(await reader.end(1), NotReady)
+    await instance.boot()
+    assert instance.describe().state is InstanceState.READY
+    assert instance.describe().capabilities.resume
+    reader.submit(request(), first=2)
+    assert isinstance(await reader.end(2), Finished)
+    await instance.stop(1.0)
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"boot_error": {"error": "EngineFailed", "message": "no GPU"}}, EngineFailed),
+        ({"unknown_option": 1}, InvalidRequest),
+    ],
+)
+async def test_an_instance_that_cannot_boot_is_gone_and_says_why(
+    options: dict[str, Any], error: type[PenstockError]
+) -> None:
+    instance = host(["x"], **options)
+    with pytest.raises(error) as raised:
+        await instance.boot()
+    described = instance.describe()
+    assert described.state is InstanceState.GONE
+    assert described.detail == raised.value.message
+
+
+async def test_a_dead_engine_takes_its_instance_with_it(booted: Booted) -> None:
+    instance = await booted(["x", {"error": "EngineDead", "message": "out of memory"}])
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request())
+    # In one word for all: to its caller each is on a lost instance, so that Migration goes on elsewhere.
+    await until(lambda: [news.topic for news in reader.news] == [ENGINE_DIED])
+    assert instance.describe().state is InstanceState.GONE
+    assert instance.describe().detail == "out of memory"
+    reader.submit(request(), first=2)
+    assert isinstance(await reader.end(2), InstanceLost)
+    with pytest.raises(EngineDead, match="out of memory"):
+        await instance.check_health(30.0, 1.0, 30.0)
+    reader.close()
+
+
+async def test_draining_finishes_what_runs_and_turns_the_rest_away(booted: Booted) -> None:
+    script = [{"count_from": 1, "to": 20, "every_s": 0.01}]
+    instance = await booted(script, admission=AdmissionSettings(max_running=1))
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request(), request())
+    await reader.has_started(1)
+    await instance.drain(10.0)
+    assert isinstance(await reader.end(1), Finished)
+    assert isinstance(await reader.end(2), Draining)
+    assert [news.topic for news in reader.news] == [DRAINING]
+    assert instance.describe().state is InstanceState.DRAINING
+    reader.submit(request(), first=3)
+    assert isinstance(await reader.end(3), Draining)
+    late = Reader(instance, "late")
+    await until(lambda: [news.topic for news in late.news] == [DRAINING])
+    late.close()
+    reader.close()
+
+
+async def test_draining_hands_over_what_does_not_finish_in_time(booted: Booted) -> None:
+    instance = await booted(HANGING)
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request())
+    await reader.has_started(1)
+    started_s = time.monotonic()
+    await instance.drain(0.05)
+    assert reader.text(1) == "one"
+    assert isinstance(reader.said(1)[-1], InstanceLost)
+    assert instance.engine.load().running == 0
+    assert time.monotonic() - started_s < 5.0
+    reader.close()
+
+
+async def test_an_instance_that_drains_while_it_boots_takes_no_work_when_it_has() -> None:
+    instance = host(["x"], boot_s=0.2)
+    booting = asyncio.ensure_future(instance.boot())
+    await until(lambda: hasattr(instance, "engine"))
+    reader = Reader(instance)
+    await reader.is_open()
+    await instance.drain(1.0)
+    assert (instance.describe().state, instance.load()) == (InstanceState.DRAINING, Load())
+    reader.submit(request())
+    assert isinstance(await reader.end(1), Draining)
+    with pytest.raises(NotReady):
+        await instance.check_health(30.0, 1.0, 30.0)
+    with pytest.raises(Draining):
+        await instance.tokenize(TokenizeRequest(model="m", prompt="hi"))
+    await booting
+    assert instance.describe().state is InstanceState.DRAINING
+    await instance.check_health(0.0, 1.0, 30.0)
+    reader.submit(request(), first=2)
+    assert isinstance(await reader.end(2), Draining)
+    await instance.stop(1.0)
+    assert not instance.engine.ready
+    reader.close()
+
+
+async def test_draining_before_there_is_an_engine() -> None:
+    instance = host(["x"], boot_s=0.1)
+    await instance.drain(0.0)
+    assert instance.describe().state is InstanceState.DRAINING
+    await instance.boot()
+    assert instance.describe().state is InstanceState.DRAINING
+    await instance.stop(1.0)
+
+
+@pytest.mark.parametrize("drains", [False, True])
+async def test_stopping_ends_the_boot(drains: bool) -> None:
+    instance = host(["x"], boot_s=60.0)
+    booting = asyncio.ensure_future(instance.boot())
+    await until(lambda: hasattr(instance, "engine"))
+    if drains:
+        await instance.drain(0.0)
+    began_s = time.monotonic()
+    await instance.stop(5.0)
+    with pytest.raises(EngineFailed, match="stopped while it booted"):
+        await booting
+    assert time.monotonic() - began_s < 5.0
+    assert (instance.describe().state, instance.describe().detail) == (InstanceState.GONE, "stopped")
+    assert not instance.engine.ready
+
+
+async def test_an_instance_that_was_stopped_does_not_boot() -> None:
+    instance = host(["x"])
+    await instance.stop(1.0)
+    with pytest.raises(EngineFailed, match="stopped"):
+        await instance.boot()
+    assert instance.describe().state is InstanceState.GONE
+
+
+async def test_stopping_ends_the_channels(booted: Booted) -> None:
+    instance = await booted(HANGING)
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request())
+    await reader.has_started(1)
+    await instance.stop(1.0)
+    await instance.stop(1.0)
+    await until(lambda: reader.lost is not None)
+    assert isinstance(reader.said(1)[-1], InstanceLost)
+    assert instance.describe().state is InstanceState.GONE
+    assert not instance.engine.ready
+
+
+async def test_an_engine_that_was_quiet_is_asked_for_one_real_token(booted: Booted) -> None:
+    instance = await booted(["tweet"])
+    engine = instance.engine
+    assert isinstance(engine, ScriptedEngine)
+    await instance.check_health(canary_idle_s=60.0, timeout_s=5.0, stall_s=60.0)
+    assert engine.requests == []
+    await instance.check_health(canary_idle_s=0.0, timeout_s=5.0, stall_s=60.0)
+    (canary,) = engine.requests
+    assert canary.sampling.max_tokens == 1
+    await instance.check_health(canary_idle_s=60.0, timeout_s=5.0, stall_s=60.0)
+    assert len(engine.requests) == 1
+
+
+async def test_a_quiet_engine_that_gives_no_token_hangs(booted: Booted) -> None:
+    instance = await booted([{"hang": True}])
+    with pytest.raises(Timeout):
+        await instance.check_health(canary_idle_s=0.0, timeout_s=0.05, stall_s=60.0)
+    assert instance.engine.load().running == 0
+
+
+async def test_an_engine_that_works_on_long_prompts_does_not_hang() -> None:
+    options = {"max_batched_tokens": 16, "context_length": 100_000}
+    spec = EngineSpec(kind="simulated", model="m", options=options)
+    channel = ChannelSettings(heartbeat_s=0.02)
+    instance = EngineHost(Instance(id="demo-0", model="m"), spec, AdmissionSettings(), channel, lambda: None)
+    await instance.boot()
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request(prompt="x" * 50_000))
+    await until(lambda: instance.engine.load().running == 1)
+    steps = instance.engine.steps
+    assert steps is not None
+    await until(lambda: (instance.engine.steps or 0) > steps + 50)
+    # For as long as it steps, and nobody need ask it for a token.
+    await instance.check_health(canary_idle_s=0.2, timeout_s=0.2, stall_s=0.2)
+    assert not any(isinstance(event, TextDelta) for event in reader.said(1))
+    assert instance.engine.load().running == 1
+    await instance.stop(1.0)
+    reader.close()
+
+
+async def test_an_engine_that_has_work_and_takes_no_step_hangs_whoever_comes_and_goes(booted: Booted) -> None:
+    instance = await booted([{"hang": True}])
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request())
+    await instance.check_health(canary_idle_s=60.0, timeout_s=1.0, stall_s=0.3)
+    numbers = itertools.count(2)
+
+    async def hangs() -> bool:
+        number = next(numbers)
+        reader.submit(request(), first=number)
+        await reader.has_started(number)
+        reader.cancel(number, kill=True)
+        try:
+            await instance.check_health(canary_idle_s=60.0, timeout_s=1.0, stall_s=0.3)
+        except Timeout as error:
+            return error.phase == "stall"
+        return False
+
+    await eventually(hangs)
+    # And not one by one when it is stopped: then no request would be suspect of it.
+    await until(lambda: [news.topic for news in reader.news] == [ENGINE_DIED])
+    reader.close()
+
+
+async def test_a_hung_engine_whose_work_was_taken_away_is_found_by_its_canary(booted: Booted) -> None:
+    instance = await booted([{"hang": True}])
+    reader = Reader(instance)
+    await reader.is_open()
+    numbers = itertools.count(1)
+
+    async def hangs() -> bool:
+        # As a router does, which leaves with all of its streams, and asks now and then whether it may come back.
+        number = next(numbers)
+        reader.submit(request(), first=number)
+        await reader.has_started(number)
+        reader.cancel(number, kill=True)
+        with pytest.raises(Timeout):
+            await instance.check_health(canary_idle_s=0.0, timeout_s=0.05, stall_s=60.0)
+        try:
+            await instance.check_health(canary_idle_s=0.3, timeout_s=0.05, stall_s=60.0)
+        except Timeout:
+            return True
+        return False
+
+    await eventually(hangs)
+    reader.close()
+
+
+async def test_an_instance_says_how_far_its_engine_and_its_requests_are() -> None:
+    spec = EngineSpec(kind="simulated", model="m", options={"max_batched_tokens": 16, "context_length": 100_000})
+    channel = ChannelSettings(heartbeat_s=0.02)
+    admission = AdmissionSettings(max_running=1)
+    instance = EngineHost(Instance(id="demo-0", model="m"), spec, admission, channel, lambda: None)
+    await instance.boot()
+    reader = Reader(instance)
+    await until(lambda: reader.pulses)
+    assert not reader.pulses[-1].is_busy
+    reader.submit(request(prompt="x" * 50_000), request())
+    await until(lambda: reader.pulses[-1].is_busy)
+    steps = reader.pulses[-1].steps
+    await until(lambda: reader.pulses[-1].steps != steps)
+    assert (2, 0, False) in reader.pulses[-1].streams
+    await instance.stop(1.0)
+    reader.close()
+
+
+async def test_other_routers_hear_of_a_session_and_later_ones_too(booted: Booted) -> None:
+    instance = await booted(["x"])
+    sender, other = Reader(instance, "sender"), Reader(instance, "other")
+    await sender.is_open()
+    await other.is_open()
+    sender.submit(request(session=Session(id="s")), request())
+    await sender.end(1)
+    await sender.end(2)
+    await until(lambda: other.news)
+    assert other.news == [News(SESSIONS, [("s", 0.0)])]
+    await instance.embed(EmbedRequest(model="m", inputs=["a"], session=Session(id="t")))
+    await until(lambda: sender.news and len(other.news) == 2)
+    assert sender.news == other.news[1:] == [News(SESSIONS, [("t", 0.0)])]
+    late = Reader(instance, "late")
+    await until(lambda: late.news)
+    (news,) = late.news
+    assert [session for session, _ in news.body] == ["s", "t"]
+    for reader in (sender, other, late):
+        reader.close()
+
+
+async def test_a_refused_request_binds_no_session(booted: Booted) -> None:
+    instance = await booted(HANGING, admission=AdmissionSettings(max_running=1, max_queued=0))
+    sender, other = Reader(instance, "sender"), Reader(instance, "other")
+    await sender.is_open()
+    sender.submit(request())
+    await sender.has_started(1)
+    sender.submit(request(session=Session(id="refused")), first=2)
+    assert isinstance(await sender.end(2), QueueFull)
+    sender.cancel(1, kill=True)
+    sender.submit(request(session=Session(id="taken")), first=3)
+    await until(lambda: other.news)
+    assert other.news == [News(SESSIONS, [("taken", 0.0)])]
+    sender.close()
+    other.close()
+
+
+ONE_AT_A_TIME = LaneSettings(running_bytes=4, queued_bytes=4, max_bytes=100, least_bytes=4)
+
+
+async def test_embeddings_have_a_lane_of_their_own(booted: Booted) -> None:
+    admission = AdmissionSettings(max_running=1, max_queued=0, embeddings=ONE_AT_A_TIME)
+    instance = await booted(HANGING, admission=admission)
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request())
+    await reader.has_started(1)
+    assert len(await instance.embed(EmbedRequest(model="m", inputs=["a", "b"]))) == 2
+    assert instance.describe().load.running == 1
+    with pytest.raises(RequestTooLarge):
+        await instance.embed(EmbedRequest(model="m", inputs=["a" * 60, "b" * 60]))
+    reader.close()
+
+
+async def test_what_is_too_much_for_the_lane_waits_or_is_refused(booted: Booted) -> None:
+    instance = await booted(HANGING, admission=AdmissionSettings(embeddings=ONE_AT_A_TIME))
+    held = asyncio.Event()
+    embed = instance.engine.embed
+
+    async def slow(request: EmbedRequest, context: Context) -> Embeddings:
+        await held.wait()
+        return await embed(request, context)
+
+    instance.engine.embed = slow  # type: ignore[method-assign]
+    one = EmbedRequest(model="m", inputs=["a"])
+    first, second = (asyncio.ensure_future(instance.embed(one)) for _ in range(2))
+    await until(lambda: instance.describe().load.queued == 1)
+    assert instance.describe().load.running == 1
+    with pytest.raises(QueueFull):
+        await instance.embed(one)
+    # Who waits is turned away when the instance drains; who runs may finish.
+    draining = asyncio.ensure_future(instance.drain(10.0))
+    with pytest.raises(Draining):
+        await second
+    assert not draining.done()
+    held.set()
+    assert len(await first) == 1
+    await draining
+
+
+async def test_an_embedding_that_waits_can_be_cancelled(booted: Booted) -> None:
+    instance = await booted(HANGING, admission=AdmissionSettings(embeddings=ONE_AT_A_TIME))
+    instance.engine.embed = lambda *_: asyncio.Event().wait()  # type: ignore[assignment, method-assign]
+    one = EmbedRequest(model="m", inputs=["a"])
+    first, second = (asyncio.ensure_future(instance.embed(one)) for _ in range(2))
+    await until(lambda: instance.describe().load.queued == 1)
+    second.cancel()
+    await until(lambda: instance.describe().load.queued == 0)
+    first.cancel()
+    await until(lambda: instance.describe().load.running == 0)
+
+
+async def test_tokenizing_does_not_wait_at_the_gate(booted: Booted) -> None:
+    instance = await booted(HANGING, admission=AdmissionSettings(max_running=1, max_queued=0))
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request())
+    await reader.has_started(1)
+    tokenized = await instance.tokenize(TokenizeRequest(model="m", prompt="hi"))
+    assert tokenized.token_ids == [104, 105]
+    reader.close()

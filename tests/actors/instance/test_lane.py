@@ -1,0 +1,124 @@
+import asyncio
+
+import pytest
+
+from actors.instance.lane import Lane, size_of
+from actors.settings import LaneSettings
+from engines.errors import Draining, QueueFull, RequestTooLarge
+from engines.requests import DetokenizeRequest, EmbedRequest, TokenizeRequest
+
+SETTINGS = LaneSettings(running_bytes=10, queued_bytes=20, max_bytes=50, least_bytes=2)
+
+
+class Worker:
+    """Holds a place until it is told to go."""
+
+    def __init__(self, lane: Lane, size: int, order: int = 0) -> None:
+        self.runs = False
+        self.go = asyncio.Event()
+        self.task = asyncio.ensure_future(self._work(lane, size, order))
+
+    async def _work(self, lane: Lane, size: int, order: int) -> None:
+        async with lane.place(size, order):
+            self.runs = True
+            await self.go.wait()
+
+    async def end(self) -> None:
+        self.go.set()
+        await self.task
+        await turns()
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_so_many_bytes_run_and_so_many_wait() -> None:
+    lane = Lane(SETTINGS)
+    workers = [Worker(lane, 5) for _ in range(6)]
+    await turns()
+    assert [worker.runs for worker in workers] == [True, True, False, False, False, False]
+    assert (lane.running, lane.queued) == (2, 4)
+    with pytest.raises(QueueFull) as refused:
+        async with lane.place(5):
+            pass
+    assert refused.value.retry_after_s
+    await workers[1].end()
+    assert [worker.runs for worker in workers] == [True, True, True, False, False, False]
+    for worker in workers:
+        worker.go.set()
+    await asyncio.gather(*(worker.task for worker in workers))
+    assert (lane.running, lane.queued) == (0, 0)
+
+
+async def test_the_smallest_counts_and_the_largest_runs_alone() -> None:
+    lane = Lane(SETTINGS)
+    small = [Worker(lane, 0) for _ in range(5)]
+    large = Worker(lane, 50)
+    await turns()
+    assert all(worker.runs for worker in small)
+    assert not large.runs
+    for worker in small:
+        await worker.end()
+    assert large.runs
+    late = Worker(lane, 1)
+    await turns()
+    assert not late.runs
+    await large.end()
+    await late.end()
+    with pytest.raises(RequestTooLarge):
+        async with lane.place(51):
+            pass
+
+
+async def test_a_large_one_that_waits_is_not_overtaken_but_by_order() -> None:
+    lane = Lane(SETTINGS)
+    first, large, small, urgent = Worker(lane, 5), Worker(lane, 10), Worker(lane, 2), Worker(lane, 2, order=-1)
+    await turns()
+    assert [worker.runs for worker in (first, large, small, urgent)] == [True, False, False, False]
+    await first.end()
+    assert [worker.runs for worker in (large, small, urgent)] == [False, False, True]
+    await urgent.end()
+    assert [worker.runs for worker in (large, small)] == [True, False]
+    await large.end()
+    await small.end()
+
+
+async def test_who_is_cancelled_takes_nothing_along() -> None:
+    lane = Lane(SETTINGS)
+    first, second, third = Worker(lane, 10), Worker(lane, 10), Worker(lane, 10)
+    await turns()
+    second.task.cancel()
+    await turns()
+    assert (lane.running, lane.queued) == (1, 1)
+    # In the turn in which it is let in: its place goes to the next.
+    fourth = Worker(lane, 10)
+    await turns()
+    first.go.set()
+    await asyncio.sleep(0)
+    third.task.cancel()
+    await turns()
+    assert fourth.runs
+    await fourth.end()
+    assert (lane.running, lane.queued) == (0, 0)
+
+
+async def test_who_waits_can_be_turned_away() -> None:
+    lane = Lane(SETTINGS)
+    runs, waits = Worker(lane, 10), Worker(lane, 10)
+    await turns()
+    lane.clear(Draining("It ends."))
+    with pytest.raises(Draining):
+        await waits.task
+    assert (lane.running, lane.queued) == (1, 0)
+    await runs.end()
+
+
+def test_sizes() -> None:
+    assert size_of(DetokenizeRequest(model="m", token_ids=[1, 2])) == 8
+    assert size_of(EmbedRequest(model="m", inputs=["abc", "de"])) == 5
+    assert size_of(EmbedRequest(model="m", inputs=[[1], [2, 3]])) == 12
+    assert size_of(TokenizeRequest(model="m", prompt="abc")) == 3
+    messages = [{"role": "user", "content": "abc"}, {"role": "user", "content": [{"type": "text", "text": "d"}]}]
+    assert size_of(TokenizeRequest.model_validate({"model": "m", "messages": messages})) == 64 + 3 + 64 + 1

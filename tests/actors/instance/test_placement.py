@@ -1,0 +1,72 @@
+import pytest
+
+from actors.instance.placement import Footprint, actor_options, cluster_nodes, footprint, missing
+
+LAPTOP = [{"CPU": 8.0, "memory": 1e10}]
+SERVERS = [{"CPU": 32.0, "GPU": 2.0}, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 4.0, "big": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "tensor_parallel_size", "engine_uses_gpus", "nodes", "expected"),
+    [
+        (None, 1, True, LAPTOP, 0),
+        (None, 2, True, SERVERS, 2),
+        (None, 2, False, SERVERS, 0),
+        (0, 2, True, SERVERS, 0),
+        (4, 1, True, LAPTOP, 4),
+    ],
+)
+def test_gpus_follow_the_cluster_unless_they_are_given(
+    gpus: int | None,
+    tensor_parallel_size: int,
+    engine_uses_gpus: bool,
+    nodes: list[dict[str, float]],
+    expected: int,
+) -> None:
+    decided = footprint(
+        gpus=gpus,
+        cpus=1.0,
+        resources={},
+        tensor_parallel_size=tensor_parallel_size,
+        engine_uses_gpus=engine_uses_gpus,
+        nodes=nodes,
+    )
+    assert decided.gpus == expected
+
+
+def test_the_bundle_holds_the_instance_and_its_replica() -> None:
+    assert Footprint(2, 1.0, {"fast": 1.0}).bundle(replica_cpus=0.5) == {"CPU": 1.5, "GPU": 2.0, "fast": 1.0}
+    assert Footprint(0, 0.0).bundle() == {}
+
+
+@pytest.mark.parametrize(
+    ("bundle", "instances", "expected"),
+    [
+        ({"CPU": 1.0, "GPU": 2.0}, 3, None),
+        ({"CPU": 1.0, "GPU": 2.0}, 4, "room for 3 of 4 instances"),
+        ({"GPU": 8.0}, 1, "needs 8 GPUs on one node, and the largest node has 4 GPUs"),
+        ({"tpu": 1.0}, 1, "needs 1 of the resource 'tpu' on one node, and the largest node has none"),
+        ({"CPU": 8.0, "big": 1.0}, 1, "no node has all"),
+        ({"CPU": 0.1}, 680, None),
+        ({}, 1000, None),
+    ],
+)
+def test_what_is_missing_is_said_in_words(bundle: dict[str, float], instances: int, expected: str | None) -> None:
+    words = missing(bundle, instances, SERVERS)
+    assert (words is None) if expected is None else (words is not None and expected in words)
+
+
+def test_the_cluster_says_what_its_nodes_have(ray_cluster: None) -> None:
+    nodes = cluster_nodes()
+    assert len(nodes) == 1
+    assert nodes[0]["CPU"] >= 1
+
+
+def test_outside_of_a_placement_group_an_actor_is_placed_by_its_resources(ray_cluster: None) -> None:
+    options = actor_options(Footprint(1, 0.5, {"fast": 1.0}), {"env_vars": {"A": "1"}})
+    assert options == {
+        "num_gpus": 1,
+        "num_cpus": 0.5,
+        "resources": {"fast": 1.0},
+        "runtime_env": {"env_vars": {"A": "1"}},
+    }
