@@ -11,6 +11,7 @@ from actors.loop_lag import LoopLag
 from deployments.fleet_engine import FleetEngine
 from deployments.fleet_settings import HttpSettings
 from deployments.http.dispatcher import Dispatcher
+from deployments.http.openai.error_body import error_response
 from deployments.http.server.bodies import Bodies
 from deployments.http.server.connection import MAX_HEADER_BYTES, MAX_HEADERS, Connection
 from deployments.http.server.cors import Cors
@@ -158,6 +159,7 @@ class _Server(web.Server):
             "loop": asyncio.get_running_loop(),
             "write_timeout_s": write_timeout_s,
             "on_drop": metrics.dropped,
+            "refuse": error_response,
             "access_log": None,
             # A compressed body may unpack to any size; such bodies are refused.
             "auto_decompress": False,

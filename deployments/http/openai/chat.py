@@ -9,7 +9,7 @@ from deployments.http.openai.chat_body import ChatBody, parse_chat
 from deployments.http.openai.chat_chunks import ChatChunks
 from deployments.http.openai.generation_body import stream_report
 from deployments.http.openai.logprobs import chat_logprobs_later
-from deployments.http.openai.stream_format import StreamFormat
+from deployments.http.openai.stream_format import CompletionStream
 from deployments.http.openai.usage import usage_body
 from deployments.http.server.answer import answer_stream, answer_whole
 from deployments.http.server.exchange import Exchange, json_response
@@ -27,7 +27,7 @@ async def chat(exchange: Exchange) -> web.StreamResponse:
     exchange.name_model(body.model)
     id = f"chatcmpl-{exchange.id}"
     if body.stream:
-        chunks = StreamFormat(id, "chat.completion.chunk", body.model, exchange.created_s, stream_report(body))
+        chunks = CompletionStream(id, "chat.completion.chunk", body.model, exchange.created_s, stream_report(body))
         choices = [ChatChunks(chunks, index, body.finish_reason) for index in range(asking.request.sampling.n)]
         return await answer_stream(exchange, [asking], chunks, [choices])
     (completion,) = await answer_whole(exchange, [asking])

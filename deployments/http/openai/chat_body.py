@@ -6,7 +6,6 @@ from typing import Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field
 
 from deployments.http.openai.generation_body import (
-    Asking,
     GenerationBody,
     WithoutEffect,
     named,
@@ -14,6 +13,7 @@ from deployments.http.openai.generation_body import (
     sampling,
 )
 from deployments.http.openai.guidance import guidance
+from deployments.http.server.asking import Asking
 from deployments.http.server.hints import DispatchHints
 from deployments.http.server.names import Location
 from deployments.http.server.validation import build

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as quoted
 
 from deployments.http.openai.logprobs import chat_logprobs
-from deployments.http.openai.stream_format import ChoiceFormat, Extras, StreamFormat
+from deployments.http.openai.stream_format import CompletionChoice, CompletionStream
+from deployments.http.server.stream_format import Extras
 from engines.events import FinishReason, Usage
 
 
-class ChatChunks(ChoiceFormat):
+class ChatChunks(CompletionChoice):
     """The chunks of one choice of a chat completion.
 
     Args:
@@ -22,7 +23,7 @@ class ChatChunks(ChoiceFormat):
 
     def __init__(
         self,
-        stream: StreamFormat,
+        stream: CompletionStream,
         index: int,
         finish_reason: Callable[[FinishReason], FinishReason] = lambda reason: reason,
     ) -> None:

@@ -6,7 +6,6 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from deployments.http.openai.generation_body import (
-    Asking,
     GenerationBody,
     Ints,
     Strings,
@@ -16,6 +15,7 @@ from deployments.http.openai.generation_body import (
     sampling,
 )
 from deployments.http.openai.guidance import guidance
+from deployments.http.server.asking import Asking
 from deployments.http.server.hints import DispatchHints
 from deployments.http.server.names import Location, Table
 from deployments.http.server.validation import build

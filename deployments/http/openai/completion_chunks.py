@@ -4,11 +4,12 @@ import json
 from json.encoder import encode_basestring_ascii as quoted
 
 from deployments.http.openai.logprobs import completion_logprobs
-from deployments.http.openai.stream_format import ChoiceFormat, Extras, StreamFormat
+from deployments.http.openai.stream_format import CompletionChoice, CompletionStream
+from deployments.http.server.stream_format import Extras
 from engines.events import FinishReason, Usage
 
 
-class CompletionChunks(ChoiceFormat):
+class CompletionChunks(CompletionChoice):
     """The chunks of one choice of a text completion.
 
     This API knows text only: reasoning is text to it, and tool calls do not occur, because they need a conversation.
@@ -21,7 +22,7 @@ class CompletionChunks(ChoiceFormat):
 
     __slots__ = ("_echo", "_offset", "_text")
 
-    def __init__(self, stream: StreamFormat, index: int, echo: str = "") -> None:
+    def __init__(self, stream: CompletionStream, index: int, echo: str = "") -> None:
         super().__init__(stream, index)
         self._text = f'{self._head}"text":'
         self._echo = echo

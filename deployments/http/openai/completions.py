@@ -2,21 +2,22 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import reduce
 from typing import Any
 
 from aiohttp import web
 
 from deployments.http.openai.completion_body import CompletionBody, parse_completion
 from deployments.http.openai.completion_chunks import CompletionChunks
-from deployments.http.openai.generation_body import Asking, stream_report
+from deployments.http.openai.generation_body import stream_report
 from deployments.http.openai.logprobs import completion_logprobs
-from deployments.http.openai.stream_format import StreamFormat
-from deployments.http.openai.usage import total, usage_body
+from deployments.http.openai.stream_format import CompletionStream
+from deployments.http.openai.usage import usage_body
 from deployments.http.server.answer import answer_stream, answer_whole
+from deployments.http.server.asking import Asking
 from deployments.http.server.exchange import Exchange, json_response
 from deployments.http.server.long_answer import answer_in_pieces, pieces_of
 from engines.completion import Choice, Completion
+from engines.events import Usage
 from engines.requests import DetokenizeRequest, GenerateRequest
 
 
@@ -31,7 +32,7 @@ async def completions(exchange: Exchange) -> web.StreamResponse:
     id = f"cmpl-{exchange.id}"
     echoes = [await _echo(exchange, asking) if body.echo else "" for asking in askings]
     if body.stream:
-        chunks = StreamFormat(id, "text_completion", body.model, exchange.created_s, stream_report(body))
+        chunks = CompletionStream(id, "text_completion", body.model, exchange.created_s, stream_report(body))
         n = askings[0].request.sampling.n
         choices = [
             [CompletionChunks(chunks, position * n + index, echo) for index in range(n)]
@@ -64,7 +65,7 @@ def _answer(
     body: CompletionBody,
     answers: Sequence[Completion],
 ) -> dict[str, Any]:
-    usage = reduce(total, (answer.usage for answer in answers))
+    usage = sum((answer.usage for answer in answers), Usage())
     exchange.meter.finish(usage)
     return {
         "id": id,

@@ -4,18 +4,17 @@ Types are checked here; ranges are checked by `engines.requests`, whose errors c
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.http.openai.guidance import Constraint
-from deployments.http.openai.stream_format import StreamReport
 from deployments.http.server.hints import DispatchFields, DispatchHints
 from deployments.http.server.names import Names, Table
+from deployments.http.server.stream_format import StreamReport
 from deployments.http.server.validation import build, parse_body
 from engines.errors import InvalidRequest, Unsupported
-from engines.requests import GenerateRequest, Sampling
+from engines.requests import Sampling
 
 # A list of a million wrong items is one error, not a million.
 Strings = Annotated[list[str], Field(fail_fast=True)]
@@ -23,14 +22,6 @@ Ints = Annotated[list[int], Field(fail_fast=True)]
 
 # What a field without effect may hold: anything.
 WithoutEffect = Any
-
-
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """What an engine is asked for, and what the caller called the fields of it."""
-
-    request: GenerateRequest
-    names: Names
 
 
 class StreamOptions(BaseModel):

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager, contextmanager
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
-from deployments.http.openai.generation_body import Asking
-from deployments.http.openai.stream_format import ChoiceFormat, StreamFormat
+from deployments.http.server.asking import Asking
 from deployments.http.server.connection import ChunkedOutlet, Connection, PlainOutlet
 from deployments.http.server.exchange import Exchange
 from deployments.http.server.refusals import InternalError
 from deployments.http.server.sse_stream import SseStream
+from deployments.http.server.stream_format import ChoiceFormat, StreamFormat
 from deployments.metrics import RequestMeter
 from engines.completion import Collector, Completion
 from engines.context import Context

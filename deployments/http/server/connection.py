@@ -6,10 +6,10 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from deployments.http.openai.error_body import error_response
 from deployments.http.server.refusals import InternalError, NotHttp
 from deployments.http.server.request_id import HEADER, request_id
 from deployments.http.server.sse_stream import SseStream
+from engines.errors import PenstockError
 
 HIGH_WATER_BYTES = 256 * 1024
 """Unsent bytes past which a stream stops writing."""
@@ -26,15 +26,23 @@ class Connection(web.RequestHandler):
         server: The server it belongs to.
         write_timeout_s: A client that reads nothing for so long, while bytes wait for it, is dropped.
         on_drop: Called when a client is dropped.
+        refuse: Makes the answer to what is no request.
         options: aiohttp's own.
     """
 
     def __init__(
-        self, server: web.Server, *, write_timeout_s: float, on_drop: Callable[[], None], **options: Any
+        self,
+        server: web.Server,
+        *,
+        write_timeout_s: float,
+        on_drop: Callable[[], None],
+        refuse: Callable[[PenstockError], web.Response],
+        **options: Any,
     ) -> None:
         super().__init__(server, **options)
         self._write_timeout_s = write_timeout_s
         self._on_drop = on_drop
+        self._refuse = refuse
         self._stream: SseStream | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._blocked = False
@@ -88,10 +96,10 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """aiohttp's: what came is not HTTP. Answers in the API's own shape, and says nothing of the inside."""
         if status == 400:
-            error = error_response(NotHttp(f"Not HTTP, or a header is over the limit of {MAX_HEADER_BYTES} bytes."))
+            error = self._refuse(NotHttp(f"Not HTTP, or a header is over the limit of {MAX_HEADER_BYTES} bytes."))
         else:
             self.logger.error("a request failed outside of its handler", exc_info=exc)
-            error = error_response(InternalError())
+            error = self._refuse(InternalError())
         error.headers[HEADER] = request_id(None)
         error.headers[hdrs.SERVER] = "penstock"
         error.force_close()

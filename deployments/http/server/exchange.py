@@ -9,11 +9,11 @@ from aiohttp import hdrs, web
 
 from deployments.fleet_engine import FleetEngine
 from deployments.fleet_settings import HttpSettings
-from deployments.http.operations.readiness import Readiness
 from deployments.http.server.bodies import LARGE_BYTES, Bodies
 from deployments.http.server.body import read_json
 from deployments.http.server.cors import Cors
 from deployments.http.server.hints import INSTANCE_HEADER, DispatchHints, dispatch_hints
+from deployments.http.server.readiness import Readiness
 from deployments.http.server.request_id import HEADER, LiveIds
 from deployments.http.server.sse_stream import Flusher
 from deployments.metrics import Metrics, RequestMeter

@@ -10,9 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from deployments.http.openai.error_body import error_json
-from deployments.http.openai.stream_format import ChoiceFormat, Extras, StreamFormat
-from deployments.http.openai.usage import total
+from deployments.http.server.stream_format import ChoiceFormat, Extras, StreamFormat
 from deployments.http.server.unread import Unread
 from deployments.metrics import RequestMeter
 from engines.errors import PenstockError, ReaderTooSlow
@@ -29,7 +27,6 @@ from engines.events import (
     Usage,
 )
 
-DONE = "data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 """A comment, which clients skip."""
 KEEP_ALIVE_S = 15.0
@@ -336,7 +333,7 @@ class SseStream:
 
     def finish(self, usage: Usage) -> None:
         """One of the requests finished."""
-        self._usage = total(self._usage, usage)
+        self._usage += usage
         self._open -= 1
         if self._open:
             self.touch()
@@ -364,11 +361,8 @@ class SseStream:
     def _trailer(self) -> str:
         error = self.ended.exception()
         if isinstance(error, PenstockError):
-            # In-band, as OpenAI's clients read it; they stop at it, others wait for the end.
-            return f"data: {error_json(error)}\n\n{DONE}"
-        if self._format.report.usage:
-            return f"{self._format.head}{self._format.tail(self._usage)}{DONE}"
-        return DONE
+            return self._format.failure(error)
+        return self._format.ending(self._usage)
 
 
 class SseSink:

@@ -8,8 +8,9 @@ import pytest
 
 from deployments.http import ingress
 from deployments.http.openai.chat_chunks import ChatChunks
-from deployments.http.openai.stream_format import StreamFormat, StreamReport
+from deployments.http.openai.stream_format import CompletionStream
 from deployments.http.server.sse_stream import KEEP_ALIVE, KEEP_ALIVE_S, Flusher, SseStream
+from deployments.http.server.stream_format import StreamReport
 from deployments.http.server.unread import Unread
 from deployments.metrics import RequestMeter
 from engines.events import Finished, Started, TextDelta, Usage
@@ -24,7 +25,7 @@ def test_proxies_wait_for_longer_than_the_longest_silence() -> None:
 
 @pytest.fixture
 async def opened() -> tuple[SseStream, Pipe]:
-    chunks = StreamFormat("id", "chat.completion.chunk", "m", 1, StreamReport())
+    chunks = CompletionStream("id", "chat.completion.chunk", "m", 1, StreamReport())
     stream = SseStream(chunks, Flusher(keep_alive_s=3600.0), RequestMeter("test"))
     stream.sink([ChatChunks(chunks, 0)]).emit(Started("e", "m"))
     pipe = Pipe()

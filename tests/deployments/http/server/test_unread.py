@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from deployments.http.openai.chat_chunks import ChatChunks
-from deployments.http.openai.stream_format import StreamFormat, StreamReport
+from deployments.http.openai.stream_format import CompletionStream
 from deployments.http.server.sse_stream import Flusher, SseStream
+from deployments.http.server.stream_format import StreamReport
 from deployments.http.server.unread import Unread
 from deployments.metrics import RequestMeter
 from engines.contract import Load
@@ -53,7 +54,7 @@ def test_past_the_bound_for_all_the_largest_are_given_up() -> None:
 
 
 def blocked(unread: Unread) -> tuple[SseStream, Any, Pipe]:
-    chunks = StreamFormat("chatcmpl-1", "chat.completion.chunk", "demo", 1, StreamReport())
+    chunks = CompletionStream("chatcmpl-1", "chat.completion.chunk", "demo", 1, StreamReport())
     stream = SseStream(chunks, Flusher(unread), RequestMeter("test"))
     sink = stream.sink([ChatChunks(chunks, 0)])
     pipe = Pipe()

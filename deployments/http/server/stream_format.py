@@ -1,0 +1,91 @@
+"""How an API writes a streamed answer: what each API hands to `deployments.http.server.sse_stream`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engines.errors import PenstockError
+from engines.events import FinishReason, TokenLogprob, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReport:
+    """What a stream reports besides the answer.
+
+    Attributes:
+        usage: Ends with a chunk of usage.
+        usage_so_far: Every chunk holds the usage so far.
+        token_ids: Every chunk holds the token ids that it came from.
+    """
+
+    usage: bool = False
+    usage_so_far: bool = False
+    token_ids: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What one chunk holds besides a piece of the answer."""
+
+    logprobs: Sequence[TokenLogprob] | None = None
+    token_ids: Sequence[int] = ()
+    usage: Usage | None = None
+
+
+class StreamFormat(ABC):
+    """The chunks of one answer that belong to none of its choices. All are ASCII text, whole server-sent events.
+
+    Args:
+        report: What is reported besides the answer.
+    """
+
+    __slots__ = ("report",)
+
+    def __init__(self, report: StreamReport) -> None:
+        self.report = report
+
+    @abstractmethod
+    def ending(self, usage: Usage) -> str:
+        """What follows the last chunk of an answer that ended well."""
+
+    @abstractmethod
+    def failure(self, error: PenstockError) -> str:
+        """What follows the last chunk of an answer that broke off."""
+
+
+class ChoiceFormat(ABC):
+    """The chunks of one choice. All are ASCII text, whole server-sent events; an empty one is not sent."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def opening(self) -> str:
+        """The chunk before the choice's first; empty when there is none."""
+
+    @abstractmethod
+    def text(self, text: str) -> str:
+        """A chunk of text."""
+
+    @abstractmethod
+    def reasoning(self, text: str) -> str:
+        """A chunk of reasoning."""
+
+    @abstractmethod
+    def redacted_reasoning(self, data: str) -> str:
+        """A chunk of opaque reasoning."""
+
+    @abstractmethod
+    def tool_call(self, call: int, id: str, name: str) -> str:
+        """The chunk that starts a tool call."""
+
+    @abstractmethod
+    def tool_arguments(self, call: int, arguments: str) -> str:
+        """A chunk of a tool call's arguments."""
+
+    @abstractmethod
+    def finish(self, reason: FinishReason, stop_reason: int | str | None, usage: Usage | None) -> str:
+        """The chunk that ends the choice."""
+
+    @abstractmethod
+    def with_extras(self, chunk: str, extras: Extras) -> str:
+        """One of the chunks above, with extras."""
