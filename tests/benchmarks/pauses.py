@@ -25,6 +25,7 @@ from tests.benchmarks.own_ray import deployed_alone
 from tests.benchmarks.processes import descendants, memory_of
 from tests.benchmarks.report import table
 from tests.benchmarks.servers import HOST, free_port
+from tests.turns import slowness
 
 NAME = "pauses"
 RAY_CPUS = 8
@@ -288,6 +289,7 @@ async def measure(console: Console, url: str, model: str, embed: str | None, wan
         console.print(" | ".join(row))
         made.add_row(*row)
     console.print(made)
+    console.print(f"This machine was {slowness():.1f} times slower than the one that the bounds in the tests are from.")
 
 
 @contextlib.asynccontextmanager
