@@ -21,6 +21,8 @@ WARM_UP_S = 2.0
 SETTLE_S = 2.0
 """How long a load goes on after a fault, and again after the fleet has its full capacity back."""
 _POLL_S = 0.1
+_TOLD_S = 6.0
+"""Longer than the routers take to tell a new directory what they have counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +124,14 @@ class _Chaos:
             outcome.recovered_s.append(await self._recovered_s(began_s))
             await asyncio.sleep(SETTLE_S)
             # What a router that dies has counted since it last told the others is gone with it.
-            outcome.moved += max(0, await self._moved() - moved_before)
+            outcome.moved += max(0, await self._moved(moved_before) - moved_before)
             outcome.pauses_s += [answer.pause_s for answer in self._scene.hit if answer.instance in victims]
         outcome.tally.add(self._load.take())
 
-    async def _moved(self) -> int:
+    async def _moved(self, at_least: int = 0) -> int:
+        """Streams that were moved so far. A new directory knows of all routers only when each has told it again."""
         deadline_s = time.monotonic() + self._recovery_s
+        told_s = time.monotonic() + _TOLD_S
         while True:
             try:
                 metrics = await asyncio.to_thread(scrape, self._client)
@@ -137,7 +141,10 @@ class _Chaos:
                     raise
                 await asyncio.sleep(_POLL_S)
             else:
-                return metrics.moved.get(self._model, 0)
+                moved = metrics.moved.get(self._model, 0)
+                if moved >= at_least or time.monotonic() > told_s:
+                    return moved
+                await asyncio.sleep(_POLL_S)
 
     async def _recovered_s(self, began_s: float) -> float | None:
         while time.monotonic() - began_s < self._recovery_s:
