@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from actors.instance.placement import Footprint, Resources, footprint, missing
+from actors.instance.placement import Footprint, Resources, footprint, missing, words
 from deployments.fleet_settings import FleetSettings, ModelSettings
 from engines.registry import engine_kind
 
@@ -34,7 +34,7 @@ def missing_resources(fleet: FleetSettings, nodes: Sequence[Resources]) -> str:
         for name, amount in wanted.items():
             there = sum(node.get(name, 0.0) for node in nodes)
             if amount > there + 1e-6:
-                lacks.append(f"the fleet needs {name} {amount:g}, and the cluster has {there:g}")
+                lacks.append(f"the fleet needs {words(name, amount)}, and the cluster has {words(name, there)}")
     return "; ".join(lacks)
 
 

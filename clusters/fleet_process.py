@@ -123,11 +123,16 @@ class FleetProcess:
         said = ""
         while not self._stop.is_set() and (lack := missing_resources(self._fleet, cluster_nodes())):
             if not self._job.wait:
-                raise ClusterError(f"The cluster is too small: {lack}. With `--wait` the fleet waits for it to grow.")
+                raise ClusterError(f"The cluster is too small: {lack}.{self._way_out()}")
             if lack != said:
                 self._report(Phase(text=f"waiting for a larger cluster: {lack}"))
                 said = lack
             self._stop.wait(1.0)
+
+    def _way_out(self) -> str:
+        if self._job.address is None:  # This machine, which does not grow.
+            return " Lower `replicas` or what each instance needs, or serve into a larger cluster: --address."
+        return " With `--wait` the fleet waits for it to grow."
 
     def _deploy(self) -> None:
         self._report(Phase(text="starting Serve"))

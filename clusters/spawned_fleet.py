@@ -129,6 +129,8 @@ def _environment() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Under `uv run` Ray would pack the working directory and send it to the workers.
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        # Without it Ray shows all GPUs to an actor that asks for none: the router, or an engine with `gpus: 0`.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": os.environ.get("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1"),
         # gRPC takes proxies from the environment even to this machine.
         "no_proxy": loopback,
         "NO_PROXY": loopback,

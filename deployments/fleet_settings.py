@@ -122,6 +122,8 @@ class ModelSettings(Settings):
     def _gpus_are_whole_or_a_share_of_one(self) -> Self:
         if self.gpus is not None and self.gpus > 1 and not self.gpus.is_integer():
             raise ValueError(f"gpus must be whole, or a share of one, not {self.gpus:g}")
+        if self.gpus and self.tensor_parallel_size > max(self.gpus, 1):
+            raise ValueError(f"tensor_parallel_size is {self.tensor_parallel_size}, and gpus only {self.gpus:g}")
         return self
 
     def spec(self) -> EngineSpec:

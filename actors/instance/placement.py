@@ -96,26 +96,34 @@ def missing(bundle: Resources, instances: int, nodes: Sequence[Resources]) -> st
         most = max((node.get(name, 0.0) for node in nodes), default=0.0)
         if most < amount:
             return (
-                f"one instance needs {_words(name, amount)} on one node, "
-                f"and the largest node has {_words(name, most) if most else 'none'}"
+                f"one instance needs {words(name, amount)} on one node, "
+                f"and the largest node has {words(name, most) if most else 'none'}"
             )
     fitting = sum(_fits(bundle, node) for node in nodes)
     if fitting == 0:
-        needs = ", ".join(_words(name, amount) for name, amount in bundle.items())
+        needs = ", ".join(words(name, amount) for name, amount in bundle.items())
         return f"no node has all of what one instance needs: {needs}"
     if fitting < instances:
-        needs = ", ".join(_words(name, amount) for name, amount in bundle.items())
+        needs = ", ".join(words(name, amount) for name, amount in bundle.items())
         return f"the cluster has room for {fitting} of {instances} instances ({needs} each)"
     return None
 
 
 def _fits(bundle: Resources, node: Resources) -> int:
     """How many bundles a node can hold, when it holds nothing else."""
+    return min((_places(name, amount, node.get(name, 0.0)) for name, amount in bundle.items()), default=1_000_000)
+
+
+def _places(name: str, amount: float, there: float) -> int:
     # Ray counts in ten-thousandths, so a hair of floating point must not cost a place.
-    return min((int((node.get(name, 0.0) + 1e-6) // amount) for name, amount in bundle.items()), default=1_000_000)
+    if name == "GPU" and amount < 1:
+        # A share is of one GPU: what is left of two does not add up.
+        return int(there) * int((1 + 1e-6) // amount)
+    return int((there + 1e-6) // amount)
 
 
-def _words(name: str, amount: float) -> str:
+def words(name: str, amount: float) -> str:
+    """An amount of a resource, for a person."""
     unit = {"CPU": "CPU", "GPU": "GPU"}.get(name)
     number = f"{amount:g}"
     if unit is None:

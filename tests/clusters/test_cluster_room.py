@@ -23,7 +23,7 @@ def test_gpus_that_are_asked_for_are_missing_where_there_are_none() -> None:
 
 def test_models_that_fit_one_by_one_may_be_too_much_together() -> None:
     both = FleetSettings.model_validate({"models": [{"name": "a", "gpus": 3}, {"name": "b", "gpus": 2}]})
-    assert missing_resources(both, [{"CPU": 64, "GPU": 4}]) == "the fleet needs GPU 5, and the cluster has 4"
+    assert missing_resources(both, [{"CPU": 64, "GPU": 4}]) == "the fleet needs 5 GPUs, and the cluster has 4 GPUs"
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,18 @@ def test_what_is_no_yaml_names_the_line() -> None:
     assert the_problem("models:\n  - name: [demo\n").startswith("fleet.yaml:3: this is no YAML")
 
 
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ("gpus: 1.5", "gpus must be whole, or a share of one, not 1.5"),
+        ("gpus: 2, tensor_parallel_size: 4", "tensor_parallel_size is 4, and gpus only 2"),
+        ("gpus: 0.5, tensor_parallel_size: 2", "tensor_parallel_size is 2, and gpus only 0.5"),
+    ],
+)
+def test_gpus_that_no_instance_can_have_are_refused(keys: str, problem: str) -> None:
+    assert problem in the_problem(f"models:\n  - {{name: demo, {keys}}}\n")
+
+
 def test_a_number_where_text_belongs_asks_for_quotes() -> None:
     assert "write it in quotes: '5'" in the_problem("models:\n  - name: 5\n")
 

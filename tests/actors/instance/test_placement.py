@@ -44,6 +44,8 @@ def test_the_bundle_holds_the_instance_and_its_replica() -> None:
     [
         ({"CPU": 1.0, "GPU": 2.0}, 3, None),
         ({"CPU": 1.0, "GPU": 2.0}, 4, "room for 3 of 4 instances"),
+        ({"GPU": 0.6}, 6, None),
+        ({"GPU": 0.6}, 7, "room for 6 of 7 instances"),
         ({"GPU": 8.0}, 1, "needs 8 GPUs on one node, and the largest node has 4 GPUs"),
         ({"tpu": 1.0}, 1, "needs 1 of the resource 'tpu' on one node, and the largest node has none"),
         ({"CPU": 8.0, "big": 1.0}, 1, "no node has all"),
