@@ -5,6 +5,7 @@ A person's mistake costs one line on the error stream and exit code 1, never a t
 
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,21 @@ app = typer.Typer(
 FleetArgument = Annotated[Path | None, typer.Argument(metavar="[FLEET.yaml]", help="The fleet; default: the demo.")]
 PortOfFleet = Annotated[int | None, typer.Option(help="Port of the local fleet, where several run.")]
 Url = Annotated[str | None, typer.Option(help="Address of the fleet; default: the local one.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        Console().print(version("penstock"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Shows the version, and ends.")
+    ] = False,
+) -> None:
+    """Serves a fleet of LLM engines on Ray."""
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """What the command line says without starting anything."""
 
 import socket
+from importlib.metadata import version
 
 import pytest
 import yaml
@@ -9,6 +10,10 @@ from typer.testing import CliRunner
 from clusters.cli import app
 from deployments.fleet_settings import FleetSettings
 from tests.clusters.conftest import Terminal
+
+
+def test_the_version_is_shown(terminal: Terminal) -> None:
+    assert terminal.run("--version").stdout.strip() == version("penstock")
 
 
 def test_check_prints_what_a_right_file_would_start(terminal: Terminal) -> None:
