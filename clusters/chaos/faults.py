@@ -166,8 +166,9 @@ async def _victim(scene: Scene) -> Instance:
     instances = [one for one in await scene.targets.instances() if one.model == scene.model]
     if len(instances) < 2:
         raise NotHere("it takes two ready instances of the model")
-    # One that carries streams, as far as is known: one that has just come up would not be missed.
-    return scene.random.choice([one for one in instances if one.load.running] or instances)
+    # One that carries many streams, as far as is known: one that has just come up would not be missed.
+    most = max(one.load.running for one in instances)
+    return scene.random.choice([one for one in instances if 2 * one.load.running >= most])
 
 
 async def _engine(scene: Scene) -> tuple[Instance, list[int]]:

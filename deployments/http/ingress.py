@@ -29,7 +29,7 @@ KEEPALIVE_S = 75.0
 LINGER_S = 1.0
 """How long the rest of a refused body is read and dropped, so that the client gets to see the answer."""
 POLL_S = 0.05
-QUIET_S = 1.0
+QUIET_S = 2.0
 """With no request for so long, no client is about to ask again because it had its answer."""
 
 
