@@ -18,7 +18,6 @@ from clusters.ray_cluster import offer_token
 from deployments.fleet_settings import FleetSettings
 
 app = typer.Typer(
-    help="Serves a fleet of LLM engines on Ray.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -139,12 +139,11 @@ class _Chaos:
                 # Without the directory no router knows the others' figures.
                 if time.monotonic() > deadline_s:
                     raise
-                await asyncio.sleep(_POLL_S)
             else:
                 moved = metrics.moved.get(self._model, 0)
                 if moved >= at_least or time.monotonic() > told_s:
                     return moved
-                await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(_POLL_S)
 
     async def _recovered_s(self, began_s: float) -> float | None:
         while time.monotonic() - began_s < self._recovery_s:

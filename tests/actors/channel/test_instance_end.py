@@ -1,5 +1,4 @@
 import asyncio
-import gc
 import pickle
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +12,7 @@ from engines.context import Context
 from engines.contract import Mailbox, Sink
 from engines.errors import Cancelled, EngineFailed, InvalidRequest, PenstockError, QueueFull, QueueTimeout
 from engines.events import Event, Finished, Started, TextDelta, Usage
+from engines.garbage import CollectorPaused
 from engines.requests import GenerateRequest, Sampling
 from tests.actors.channel_reader import Reader, host, request, until
 
@@ -71,13 +71,10 @@ async def test_what_was_asked_is_freed_with_its_answer_without_the_collector(
         sink.emit(Finished(("stop",), Usage(), "demo-0"))
 
     monkeypatch.setattr(instance.engine, "submit", submit)
-    gc.disable()
-    try:
+    with CollectorPaused():
         reader.submit(request("a b c"))
         await reader.end(1)
         await until(lambda: asked[0]() is None)
-    finally:
-        gc.enable()
 
 
 async def test_a_setup_error_comes_back_alone(opened: Open) -> None:

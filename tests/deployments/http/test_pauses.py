@@ -17,6 +17,7 @@ from deployments.http.openai.generation_body import parse_generation
 from deployments.http.server.hints import DispatchHints
 from deployments.http.server.json_guard import parse_object
 from engines.errors import InvalidRequest
+from engines.garbage import CollectorPaused
 from engines.registry import EngineSpec
 from engines.simulated.engine import SimulatedEngine
 from engines.simulated.options import SimulatedOptions
@@ -77,12 +78,9 @@ async def test_what_was_sent_is_freed_with_its_answer_without_the_collector(
 
     monkeypatch.setattr("deployments.http.openai.chat_body.parse_generation", parse)
     async with serving_one() as served:
-        gc.disable()
-        try:
+        with CollectorPaused():
             await served.chat(**fields)
             await until(lambda: sent[0]() is None)
-        finally:
-            gc.enable()
 
 
 @pytest.mark.parametrize(

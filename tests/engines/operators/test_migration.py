@@ -1,7 +1,6 @@
 """Where a broken stream cannot go on, or its caller does not want it to."""
 
 import asyncio
-import gc
 import time
 import weakref
 from collections.abc import AsyncIterator
@@ -15,6 +14,7 @@ from engines.context import Context
 from engines.contract import Capabilities, Engine, Sink
 from engines.errors import EngineFailed, EngineFault, InstanceLost, NoInstance, PenstockError, QueueFull, Timeout
 from engines.events import Event, Finished, Started, TextDelta, Usage
+from engines.garbage import CollectorPaused
 from engines.operators.migration import Migration, Move
 from engines.operators.operator import Operator
 from engines.registry import EngineSpec, make_engine
@@ -62,8 +62,7 @@ async def test_what_was_asked_is_freed_with_its_answer_without_the_collector() -
     engine = make_engine("m-0", EngineSpec(kind="simulated", model="m", options={"speed": "instant"}))
     await engine.start()
     migration = Migration(engine)
-    gc.disable()
-    try:
+    with CollectorPaused():
         request = REQUEST.model_copy()
         freed = weakref.ref(request)
         assert await collect(migration.generate(request, Context()))
@@ -75,9 +74,7 @@ async def test_what_was_asked_is_freed_with_its_answer_without_the_collector() -
             await collect(migration.generate(refused, Context()))
         del refused
         await eventually(lambda: freed() is None)
-    finally:
-        gc.enable()
-        await engine.stop()
+    await engine.stop()
 
 
 async def test_it_waits_for_an_instance_that_takes_it() -> None:
