@@ -34,6 +34,9 @@ MOST_OPEN = 1000
 _RETRY_S = 0.2
 """How long a client that was refused waits when it was not told how long."""
 _SMALL_BYTES = 4096
+_READ_WITHIN_S = 5.0
+"""How long is waited for answers that would be missed."""
+_POLL_S = 0.01
 _STILL_S = 120.0
 """A connection that brings nothing for so long is given up."""
 _NUMBER = re.compile(r"\d+")
@@ -174,6 +177,15 @@ class CountingLoad:
             tally.first_s = max(tally.first_s, answer.first_s)
             tally.pause_s = max(tally.pause_s, answer.pause_s)
         return tally
+
+    async def is_read(self) -> None:
+        """Waits until at least half of the requests have their answers being read, for a while.
+
+        On a slow machine clients ask and read in step, and there are moments at which a fault would harm nothing.
+        """
+        deadline_s = time.monotonic() + _READ_WITHIN_S
+        while 2 * len(self.open) < max(1, len(self._asked)) and time.monotonic() < deadline_s:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
 
     async def read_late(self, clients: int, wait_s: float) -> None:
         """So many clients more: each asks once, reads nothing for so long, and then everything."""

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import signal
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -163,12 +164,13 @@ async def _disconnect(scene: Scene) -> list[str]:
 
 
 async def _victim(scene: Scene) -> Instance:
-    instances = [one for one in await scene.targets.instances() if one.model == scene.model]
+    instances = {one.id: one for one in await scene.targets.instances() if one.model == scene.model}
     if len(instances) < 2:
         raise NotHere("it takes two ready instances of the model")
-    # One that carries many streams, as far as is known: one that has just come up would not be missed.
-    most = max(one.load.running for one in instances)
-    return scene.random.choice([one for one in instances if 2 * one.load.running >= most])
+    # The one that most clients are reading from: one that has just come up would not be missed.
+    await scene.load.is_read()
+    reading = Counter(answer.instance for answer in scene.load.open)
+    return max(instances.values(), key=lambda one: (reading[one.id], scene.random.random()))
 
 
 async def _engine(scene: Scene) -> tuple[Instance, list[int]]:

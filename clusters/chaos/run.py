@@ -113,6 +113,7 @@ class _Chaos:
         """Lets the fault happen once, and watches what comes of it."""
         self._capacity = self._capacity or len(await self._targets.instances())
         moved_before = await self._moved()
+        await self._load.is_read()
         is_open, began_s = len(self._load.open), time.monotonic()
         try:
             victims = await outcome.fault.strike(self._scene)

@@ -20,7 +20,7 @@ from deployments.app import deploy
 
 _RETRY_S = 0.2
 _ASKS = 20
-"""How often Serve is asked for a router that carries requests."""
+"""How often Serve is asked for a router, so that each of a few will have answered."""
 _SERVE = "serve"
 """Ray namespace of Serve's own actors."""
 _HEAD = "node:__internal_head__"
@@ -67,10 +67,16 @@ class Targets:
     async def signal(self, node: str, pids: list[int], number: signal.Signals) -> None:
         """Signals processes of a node.
 
+        On the node that this process is on too, at once: it takes Ray long enough to start a worker there for what
+        the processes carried to have come to its end.
+
         Raises:
             ProcessLookupError: One is gone.
         """
-        await _on_node(node, _signal, pids, number)
+        if node == ray.get_runtime_context().get_node_id():
+            _signal(pids, number)
+        else:
+            await _on_node(node, _signal, pids, number)
 
     async def kill_node(self, node: str, about_to: Callable[[], None]) -> list[str]:
         """Kills every process of a node, its raylet first; the ids of the instances that it held.
@@ -108,13 +114,11 @@ class Targets:
         ray.kill(ray.get_actor(_CONTROLLER, namespace=_SERVE), no_restart=False)
 
     async def kill_a_router(self) -> None:
-        """Kills one router replica; Serve starts another."""
+        """Kills one router replica, that which carries most; Serve starts another."""
         handle = serve.get_app_handle(self._fleet)
-        for _ in range(_ASKS):
-            # Serve asks any that is not about to end; one that has just come up would not be missed.
-            node, pid, carries = await handle.process.remote()
-            if carries:
-                break
+        # Serve asks any that is not about to end; one that has just come up would not be missed.
+        replicas = await asyncio.gather(*(handle.process.remote() for _ in range(_ASKS)))
+        node, pid, _ = max(replicas, key=lambda replica: replica[2])
         await self.signal(node, [pid], signal.SIGKILL)
 
     async def upgrade(self) -> None:

@@ -29,8 +29,8 @@ KEEPALIVE_S = 75.0
 LINGER_S = 1.0
 """How long the rest of a refused body is read and dropped, so that the client gets to see the answer."""
 POLL_S = 0.05
-QUIET_S = 2.0
-"""With no request for so long, no client is about to ask again because it had its answer."""
+QUIET_S = 5.0
+"""With no request for so long, no client is about to ask again on the connection of its last answer."""
 
 
 class HttpIngress:

@@ -156,7 +156,7 @@ async def test_stop_ends_what_is_left_at_the_deadline(serving: Serving) -> None:
 async def test_stop_does_not_wait_for_idle_connections(serving: Serving) -> None:
     async with serving(["Hi"]) as served:
         await served.chat()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(2 * QUIET_S):
             await served.ingress.stop(20)
 
 
