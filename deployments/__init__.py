@@ -1,1 +1,51 @@
-"""Ray Serve: the engine and router deployments, the HTTP ingress, the Python handle."""
+"""Ray Serve: the engine and router deployments, the HTTP ingress, the Python handle.
+
+The names below are loaded when they are first used: the rooms that know nothing of Ray are packages in here, too.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deployments.app import build, deploy
+    from deployments.fleet import Fleet, Model, ModelCard
+    from deployments.fleet_settings import FleetSettings, ModelSettings
+    from deployments.handle import FleetHandle
+    from deployments.http.ingress import HttpIngress
+    from deployments.local_fleet import LocalFleet
+
+__all__ = [
+    "Fleet",
+    "FleetHandle",
+    "FleetSettings",
+    "HttpIngress",
+    "LocalFleet",
+    "Model",
+    "ModelCard",
+    "ModelSettings",
+    "build",
+    "deploy",
+]
+
+__version__ = version("penstock")
+
+_MODULES = {
+    "Fleet": "deployments.fleet",
+    "FleetHandle": "deployments.handle",
+    "FleetSettings": "deployments.fleet_settings",
+    "HttpIngress": "deployments.http.ingress",
+    "LocalFleet": "deployments.local_fleet",
+    "Model": "deployments.fleet",
+    "ModelCard": "deployments.fleet",
+    "ModelSettings": "deployments.fleet_settings",
+    "build": "deployments.app",
+    "deploy": "deployments.app",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(module), name)

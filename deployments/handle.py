@@ -14,13 +14,22 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from actors.directory.known_instance import Instance
-from deployments.fleet_engine import ModelCard
+from deployments.fleet import ModelCard
+from engines.call_requests import (
+    Answer,
+    CallRequest,
+    DetokenizeRequest,
+    Embeddings,
+    EmbedRequest,
+    Tokenized,
+    TokenizeRequest,
+)
 from engines.completion import Completion
 from engines.context import Context
 from engines.contract import Capabilities, Engine
 from engines.errors import Cancelled, InstanceLost, PenstockError
-from engines.events import Event, Finished, FinishReason, Started, Usage
-from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
+from engines.events import Event, Finished, Started, Usage
+from engines.requests import GenerateRequest
 
 T = TypeVar("T")
 
@@ -95,19 +104,24 @@ class FleetHandle(Engine):
         completion: Completion = await self._call(context, "complete", request, context.id)
         return completion
 
+    async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
+        """As `Engine.call`."""
+        answer: Answer = await self._call(context, "call", request, context.id)
+        return answer
+
     async def embed(self, request: EmbedRequest | Mapping[str, Any], context: Context | None = None) -> Embeddings:
-        """As `Engine.embed`; takes a plain dict as well."""
+        """One vector per input; takes a plain dict as well. Raises what `call` raises."""
         embeddings: Embeddings = await self._call(context or Context(), "embed", request)
         return embeddings
 
-    async def tokenize(self, request: TokenizeRequest | Mapping[str, Any]) -> Tokenized:
-        """As `Engine.tokenize`; takes a plain dict as well."""
-        tokenized: Tokenized = await self._call(Context(), "tokenize", request)
+    async def tokenize(self, request: TokenizeRequest | Mapping[str, Any], context: Context | None = None) -> Tokenized:
+        """The token ids of a text or conversation; takes a plain dict as well. Raises what `call` raises."""
+        tokenized: Tokenized = await self._call(context or Context(), "tokenize", request)
         return tokenized
 
-    async def detokenize(self, request: DetokenizeRequest | Mapping[str, Any]) -> str:
-        """As `Engine.detokenize`; takes a plain dict as well."""
-        text: str = await self._call(Context(), "detokenize", request)
+    async def detokenize(self, request: DetokenizeRequest | Mapping[str, Any], context: Context | None = None) -> str:
+        """The text of token ids; takes a plain dict as well. Raises what `call` raises."""
+        text: str = await self._call(context or Context(), "detokenize", request)
         return text
 
     async def models(self) -> Sequence[ModelCard]:
@@ -154,10 +168,9 @@ class _Draft:
             self._choices = max(self._choices, event.index + 1)
 
     def cancelled(self) -> list[Event]:
-        reason: FinishReason = "cancelled"
         prompt_tokens = (self._started.prompt_tokens or 0) if self._started is not None else 0
         usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=self._tokens)
-        finished = Finished((reason,) * self._choices, usage, self._engine)
+        finished = Finished.cancelled(self._choices, self._engine, usage)
         return [finished] if self._started is not None else [Started(self._engine, ""), finished]
 
 

@@ -1,164 +1,83 @@
-"""A fleet of engines in this process, without Ray: for tests, and for embedding the ingress in a program."""
+"""A fleet of engines in this process, without Ray: for a program that embeds the ingress, and for tests."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+from actors.channel.listener import Listener
 from actors.directory.known_instance import Instance, InstanceState
-from deployments.fleet_engine import FleetEngine, ModelCard
-from engines.context import Context
-from engines.contract import Capabilities, Engine, Load, Sink
-from engines.errors import InstanceNotFound, ModelNotFound, NoInstance, NotReady, Overload, Overloaded, PenstockError
-from engines.events import Event
-from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
+from deployments.fleet import Fleet, Model
+from deployments.fleet_settings import RoutingSettings
+from deployments.routing.local_link import LocalLink
+from deployments.routing.router import PushRouter
+from engines.contract import Engine
 
-Answer = TypeVar("Answer")
+_LOOK_EVERY_S = 0.05
+"""An engine does not say when it becomes ready, or ceases to be."""
 
 
-class LocalFleet(FleetEngine):
-    """Engines of this process, taken in turn; a refusal moves the request on to the next engine of its model.
+class LocalFleet(Fleet):
+    """Engines of this process, routed to as those of a cluster are.
 
     Args:
-        engines: The engines of each model, by the model's name.
+        engines: The engines of each model, by the model's name. Their own names are those of the instances.
         aliases: Other names of models, to the names above.
+        routing: How an instance of each model is picked.
+        operators: Makes the engine that answers for a model, around its instances; None: nothing is around them.
     """
 
-    def __init__(self, engines: Mapping[str, Sequence[Engine]], aliases: Mapping[str, str] | None = None) -> None:
-        self.name = "local-fleet"
-        self._engines = {model: list(members) for model, members in engines.items()}
-        self._aliases = dict(aliases or {})
-        self._turns = dict.fromkeys(self._engines, 0)
-        self._created_s = int(time.time())
-        self.capabilities = Capabilities()
-
-    @property
-    def ready(self) -> bool:
-        """Whether every model has a ready engine."""
-        return all(any(engine.ready for engine in members) for members in self._engines.values())
+    def __init__(
+        self,
+        engines: Mapping[str, Sequence[Engine]],
+        aliases: Mapping[str, str] | None = None,
+        routing: RoutingSettings | None = None,
+        operators: Callable[[Engine], Engine] | None = None,
+    ) -> None:
+        self._engines = {engine.name: (model, engine) for model, members in engines.items() for engine in members}
+        settings = routing or RoutingSettings()
+        router = PushRouter(dict.fromkeys(engines, settings), self._watch, self._connect)
+        models = [
+            Model(
+                route=route,
+                engine=operators(route) if operators is not None else route,
+                aliases=tuple(alias for alias, name in (aliases or {}).items() if name == model),
+            )
+            for model, route in router.routes.items()
+        ]
+        super().__init__("local-fleet", router, models)
 
     async def start(self) -> None:
-        """Boots every engine."""
-        await asyncio.gather(*(engine.start() for engine in self._all()))
+        """Boots every engine.
+
+        Raises:
+            PenstockError: One cannot boot.
+        """
+        await asyncio.gather(*(engine.start() for _, engine in self._engines.values()))
+        await super().start()
+        while not self.ready:  # noqa: ASYNC110 - a link does not say that it was opened
+            await asyncio.sleep(_LOOK_EVERY_S / 10)
 
     async def stop(self, timeout_s: float = 30.0) -> None:
-        """Stops every engine."""
-        await asyncio.gather(*(engine.stop(timeout_s) for engine in self._all()))
+        """Waits for what is under way, no longer than the deadline, then stops every engine."""
+        await super().stop(timeout_s)
+        await asyncio.gather(*(engine.stop(timeout_s) for _, engine in self._engines.values()))
 
-    def models(self) -> Sequence[ModelCard]:
-        """What is served, in the order given."""
-        cards = []
-        for model, members in self._engines.items():
-            ready = [engine for engine in members if engine.ready]
-            cards.append(
-                ModelCard(
-                    name=model,
-                    aliases=tuple(alias for alias, name in self._aliases.items() if name == model),
-                    created_s=self._created_s,
-                    ready=len(ready),
-                    instances=len(members),
-                    capabilities=ready[0].capabilities if ready else Capabilities(),
+    async def _watch(self) -> AsyncIterator[Sequence[Instance]]:
+        known: list[Instance] | None = None
+        while True:
+            instances = [
+                Instance(
+                    id=name,
+                    model=model,
+                    state=InstanceState.READY if engine.ready else InstanceState.STARTING,
+                    capabilities=engine.capabilities,
                 )
-            )
-        return cards
+                for name, (model, engine) in self._engines.items()
+            ]
+            if instances != known:
+                yield instances
+                known = instances
+            await asyncio.sleep(_LOOK_EVERY_S)
 
-    def instances(self) -> Sequence[Instance]:
-        """Every engine, as an instance."""
-        return [
-            Instance(
-                id=engine.name,
-                model=model,
-                state=InstanceState.READY if engine.ready else InstanceState.STARTING,
-                capabilities=engine.capabilities,
-                load=engine.load(),
-            )
-            for model, members in self._engines.items()
-            for engine in members
-        ]
-
-    def load(self) -> Load:
-        """The engines' load together; the fullest KV cache counts."""
-        loads = [engine.load() for engine in self._all()]
-        return Load(
-            running=sum(load.running for load in loads),
-            queued=sum(load.queued for load in loads),
-            kv_use=max((load.kv_use for load in loads), default=0.0),
-        )
-
-    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
-        """As `Engine.submit`."""
-        model = self._model(request.model)
-        request = request.model_copy(update={"model": model})
-        await self._first(model, request.instance, lambda engine: engine.submit(request, context, sink))
-
-    async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
-        """As `Engine.embed`."""
-        model = self._model(request.model)
-        request = request.model_copy(update={"model": model})
-        return await self._first(model, request.instance, lambda engine: engine.embed(request, context))
-
-    async def converse(self, inputs: AsyncIterator[GenerateRequest], context: Context) -> AsyncIterator[Event]:
-        """As `Engine.converse`: stays with the engine that the first input went to."""
-        first = await anext(inputs)
-        model = self._model(first.model)
-        engine = next(self._candidates(model, first.instance), None)
-        if engine is None:
-            raise NotReady(f"The model {model!r} is not ready.")
-
-        async def renamed() -> AsyncIterator[GenerateRequest]:
-            yield first.model_copy(update={"model": model})
-            async for request in inputs:
-                yield request.model_copy(update={"model": model})
-
-        async for event in engine.converse(renamed(), context):
-            yield event
-
-    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
-        """As `Engine.tokenize`."""
-        model = self._model(request.model)
-        request = request.model_copy(update={"model": model})
-        return await self._first(model, None, lambda engine: engine.tokenize(request))
-
-    async def detokenize(self, request: DetokenizeRequest) -> str:
-        """As `Engine.detokenize`."""
-        model = self._model(request.model)
-        request = request.model_copy(update={"model": model})
-        return await self._first(model, None, lambda engine: engine.detokenize(request))
-
-    def _all(self) -> Iterator[Engine]:
-        for members in self._engines.values():
-            yield from members
-
-    def _model(self, name: str) -> str:
-        model = self._aliases.get(name, name)
-        if model not in self._engines:
-            raise ModelNotFound(name, tuple(self._engines))
-        return model
-
-    def _candidates(self, model: str, instance: str | None) -> Iterator[Engine]:
-        members = self._engines[model]
-        turn = self._turns[model]
-        self._turns[model] = turn + 1
-        for offset in range(len(members)):
-            engine = members[(turn + offset) % len(members)]
-            if engine.ready and instance in (None, engine.name):
-                yield engine
-
-    async def _first(self, model: str, instance: str | None, ask: Callable[[Engine], Awaitable[Answer]]) -> Answer:
-        if instance is not None and all(engine.name != instance for engine in self._engines[model]):
-            raise InstanceNotFound(model, instance)
-        refusals: list[PenstockError] = []
-        for engine in self._candidates(model, instance):
-            try:
-                return await ask(engine)
-            except PenstockError as error:
-                error.at(engine.name)
-                if not error.retryable:
-                    raise
-                refusals.append(error)
-        if not refusals:
-            raise NoInstance(f"No instance of the model {model!r} can take the request now.")
-        if len(refusals) > 1 and all(isinstance(error, Overload) for error in refusals):
-            waits = [error.retry_after_s for error in refusals if error.retry_after_s is not None]
-            raise Overloaded(f"Every instance of the model {model!r} is full.", retry_after_s=min(waits, default=None))
-        raise refusals[-1]
+    def _connect(self, instance: Instance, listener: Listener) -> LocalLink:
+        _, engine = self._engines[instance.id]
+        return LocalLink(engine, listener)

@@ -18,18 +18,28 @@ from ray.serve.handle import DeploymentHandle
 from actors.directory.client import DirectoryClient
 from actors.directory.known_instance import Instance
 from actors.frozen_heap import freeze_heap
+from deployments.cluster_fleet import cluster_fleet
 from deployments.event_batches import in_batches
-from deployments.fleet_engine import FleetEngine, ModelCard
-from deployments.fleet_router import fleet_router
+from deployments.fleet import Fleet, ModelCard
 from deployments.fleet_settings import FleetSettings
 from deployments.http.ingress import HttpIngress
 from deployments.http.server.validation import parse_body
 from deployments.metrics import Metrics
+from engines.call_requests import (
+    Answer,
+    CallRequest,
+    DetokenizeRequest,
+    Embeddings,
+    EmbedRequest,
+    Tokenized,
+    TokenizeRequest,
+)
 from engines.completion import Collector, Completion
 from engines.context import Context
+from engines.contract import Engine
 from engines.errors import Unavailable
 from engines.events import Event
-from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
+from engines.requests import GenerateRequest
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +69,7 @@ class RouterDeployment:
     """
 
     # `__del__` is called even when `__init__` did not come to an end.
-    _fleet: FleetEngine | None = None
+    _fleet: Fleet | None = None
     _http: HttpIngress | None = None
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -68,7 +78,7 @@ class RouterDeployment:
         self._settings = settings
         directory = DirectoryClient(settings.name)
         metrics = Metrics(serve.get_replica_context().replica_tag, _DirectoryBoard(directory))
-        self._fleet = fleet_router(settings, directory, metrics.moved)
+        self._fleet = cluster_fleet(settings, directory, metrics.moved)
         await self._fleet.start()
         self._http = HttpIngress(self._fleet, settings.http, metrics)
         await self._http.start()
@@ -98,7 +108,8 @@ class RouterDeployment:
         Raises:
             PenstockError: As `Engine.generate`.
         """
-        async for events in in_batches(self._engine, _parsed(GenerateRequest, request), Context(request_id)):
+        asked = _parsed(GenerateRequest, request)
+        async for events in in_batches(self._engine(asked), asked, Context(request_id)):
             yield events
 
     async def complete(self, request: GenerateRequest | Mapping[str, Any], request_id: str | None = None) -> Completion:
@@ -109,46 +120,43 @@ class RouterDeployment:
         """
         context, collector = Context(request_id), Collector()
         try:
-            await self._engine.submit(_parsed(GenerateRequest, request), context, collector)
+            asked = _parsed(GenerateRequest, request)
+            await self._engine(asked).submit(asked, context, collector)
             return await collector.completion
         finally:
             context.kill()
 
-    async def embed(self, request: EmbedRequest | Mapping[str, Any]) -> Embeddings:
-        """One vector per input. Cancelling the call kills the request.
+    async def call(self, request: CallRequest[Answer], request_id: str | None = None) -> Answer:
+        """What is answered at once, without a stream. Cancelling the call kills the request.
 
         Raises:
-            PenstockError: As `Engine.embed`.
+            PenstockError: As `Engine.call`.
         """
-        context = Context()
+        context = Context(request_id)
         try:
-            return await self._engine.embed(_parsed(EmbedRequest, request), context)
+            return await self._engine(request).call(request, context)
         finally:
             context.kill()
 
-    async def tokenize(self, request: TokenizeRequest | Mapping[str, Any]) -> Tokenized:
-        """The token ids of a text or conversation.
+    async def embed(self, request: EmbedRequest | Mapping[str, Any]) -> Embeddings:
+        """One vector per input; as `call`."""
+        return await self.call(_parsed(EmbedRequest, request))
 
-        Raises:
-            PenstockError: As `Engine.tokenize`.
-        """
-        return await self._engine.tokenize(_parsed(TokenizeRequest, request))
+    async def tokenize(self, request: TokenizeRequest | Mapping[str, Any]) -> Tokenized:
+        """The token ids of a text or conversation; as `call`."""
+        return await self.call(_parsed(TokenizeRequest, request))
 
     async def detokenize(self, request: DetokenizeRequest | Mapping[str, Any]) -> str:
-        """The text of token ids.
-
-        Raises:
-            PenstockError: As `Engine.detokenize`.
-        """
-        return await self._engine.detokenize(_parsed(DetokenizeRequest, request))
+        """The text of token ids; as `call`."""
+        return await self.call(_parsed(DetokenizeRequest, request))
 
     async def models(self) -> Sequence[ModelCard]:
         """What is served."""
-        return self._engine.models()
+        return self._serving.cards()
 
     async def instances(self) -> Sequence[Instance]:
         """Every instance that is not gone, with its latest load, as this replica sees it."""
-        return self._engine.instances()
+        return self._serving.instances()
 
     async def settings(self) -> FleetSettings:
         """What the fleet was deployed with."""
@@ -166,7 +174,7 @@ class RouterDeployment:
 
     async def check_health(self) -> None:
         """Returns while the replica can do its work; that there are no instances is not its illness."""
-        await self._engine.check_health()
+        self._serving.check()
 
     async def __del__(self) -> None:
         """Accepts no more, lets requests end, closes the channels."""
@@ -176,9 +184,12 @@ class RouterDeployment:
             await self._fleet.stop(0)
 
     @property
-    def _engine(self) -> FleetEngine:
+    def _serving(self) -> Fleet:
         assert self._fleet is not None
         return self._fleet
+
+    def _engine(self, request: CallRequest[Any] | GenerateRequest) -> Engine:
+        return self._serving.find(request.model).engine
 
 
 class _DirectoryBoard:

@@ -14,15 +14,24 @@ one process carry tens of thousands of tokens a second. An engine implements one
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
+from engines.call_requests import (
+    Answer,
+    CallRequest,
+    DetokenizeRequest,
+    Embeddings,
+    EmbedRequest,
+    Tokenized,
+    TokenizeRequest,
+)
 from engines.context import Context
 from engines.errors import EngineFailed, NotReady, PenstockError, StreamIncomplete, Unsupported
 from engines.events import Event, Finished
-from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
+from engines.requests import GenerateRequest
 
 
 class Sink(Protocol):
@@ -97,6 +106,10 @@ class Progress:
     scheduled: bool = True
 
 
+Answers = Mapping[type[CallRequest[Any]], Callable[[Any, Context], Awaitable[Any]]]
+"""What answers a request that takes no stream, by its type: raises a PenstockError if it cannot."""
+
+
 class Engine(ABC):
     """Anything that answers a request with a stream of events.
 
@@ -161,13 +174,35 @@ class Engine(ABC):
         _pumps.add(task)
         task.add_done_callback(_pumps.discard)
 
-    async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
-        """Answers with one vector per input.
+    @property
+    def answers(self) -> Answers:
+        """What `call` answers each type of request with; an engine that passes calls on overrides `call` instead."""
+        return {}
+
+    async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
+        """Answers at once, without a stream.
 
         Raises:
+            Unsupported: It does not answer this type of request.
             PenstockError: It could not.
         """
-        raise Unsupported(f"The model {request.model!r} does not make embeddings.", param="model")
+        answer = self.answers.get(type(request))
+        if answer is None:
+            raise unsupported(request)
+        result: Answer = await answer(request, context)
+        return result
+
+    async def embed(self, request: EmbedRequest, context: Context | None = None) -> Embeddings:
+        """One vector per input; raises what `call` raises."""
+        return await self.call(request, context or Context())
+
+    async def tokenize(self, request: TokenizeRequest, context: Context | None = None) -> Tokenized:
+        """The token ids of a text or conversation; raises what `call` raises."""
+        return await self.call(request, context or Context())
+
+    async def detokenize(self, request: DetokenizeRequest, context: Context | None = None) -> str:
+        """The text of token ids; raises what `call` raises."""
+        return await self.call(request, context or Context())
 
     def converse(self, inputs: AsyncIterator[GenerateRequest], context: Context) -> AsyncIterator[Event]:
         """Answers a stream of inputs with a stream of events: the later inputs extend the first.
@@ -176,22 +211,6 @@ class Engine(ABC):
             PenstockError: As `generate`.
         """
         raise Unsupported("This model does not take streaming input.", param="model")
-
-    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
-        """The token ids of a text or conversation.
-
-        Raises:
-            PenstockError: It could not.
-        """
-        raise Unsupported(f"The model {request.model!r} does not tokenize.", param="model")
-
-    async def detokenize(self, request: DetokenizeRequest) -> str:
-        """The text of token ids.
-
-        Raises:
-            PenstockError: It could not.
-        """
-        raise Unsupported(f"The model {request.model!r} does not detokenize.", param="model")
 
     def load(self) -> Load:
         """How busy it is now; cheap, called for every frame."""
@@ -206,6 +225,11 @@ class Engine(ABC):
         """
         if not self.ready:
             raise NotReady(f"The engine {self.name} is not ready.")
+
+
+def unsupported(request: CallRequest[Any]) -> Unsupported:
+    """What an engine says that does not answer this type of request."""
+    return Unsupported(f"The model {request.model!r} does not {request.purpose}.", param="model")
 
 
 class PushEngine(Engine):

@@ -185,6 +185,12 @@ class Finished(_Value):
     engine: str
     stop_reasons: tuple[int | str | None, ...] = ()
 
+    @classmethod
+    def cancelled(cls, choices: int, engine: str, usage: Usage | None = None) -> "Finished":
+        """The end of a stream that its caller stopped, before any of its choices ended by itself."""
+        reason: FinishReason = "cancelled"
+        return cls((reason,) * choices, usage if usage is not None else Usage(), engine)
+
     @property
     def reason(self) -> FinishReason:
         """Why the first choice ended."""

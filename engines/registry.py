@@ -3,7 +3,6 @@
 Nothing heavy is imported until an engine is made: checking a fleet file with a vLLM engine in it must not import torch.
 """
 
-import difflib
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -12,6 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from engines.contract import Engine
 from engines.errors import InvalidRequest
+from engines.nearest import did_you_mean
+from engines.options import EngineOptions
 
 
 class EngineSpec(BaseModel):
@@ -64,23 +65,22 @@ def engine_kind(name: str) -> EngineKind:
     """
     kind = KINDS.get(name)
     if kind is None:
-        near = difflib.get_close_matches(name, KINDS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, KINDS)
         raise InvalidRequest(f"There is no engine {name!r}; engines: {', '.join(KINDS)}.{hint}", param="engine")
     return kind
 
 
-def options_type(kind: str) -> type[BaseModel]:
+def options_type(kind: str) -> type[EngineOptions]:
     """The class that the options of a kind of engine are parsed with.
 
     Raises:
         InvalidRequest: There is no such engine.
     """
-    options: type[BaseModel] = _load(engine_kind(kind).options)
+    options: type[EngineOptions] = _load(engine_kind(kind).options)
     return options
 
 
-def parse_options(spec: EngineSpec) -> BaseModel:
+def parse_options(spec: EngineSpec) -> EngineOptions:
     """The options of a spec, parsed.
 
     Raises:

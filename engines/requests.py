@@ -4,7 +4,6 @@ Requests cross borders (HTTP, Serve handles, Ray), so pydantic guards them: unkn
 name. They are built once per request and never touched per token.
 """
 
-import struct
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
@@ -18,19 +17,19 @@ TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
 Word = Annotated[str, Field(min_length=1, max_length=1024)]
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 64
-FLOAT_BYTES = 4
-"""Bytes of one number of a vector."""
 
 # The fields of a request that may be made of many models.
 _MANY: dict[str, TypeAdapter[Any]] = {"messages": TypeAdapter(list[Message]), "tools": TypeAdapter(list[Tool])}
 
 
-class _Request(BaseModel):
+class RequestModel(BaseModel):
+    """Base of what crosses borders: unknown fields are refused, and nothing changes once it is built."""
+
     # NaN and infinity are numbers to Python and to nobody else on the way.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Guided(_Request):
+class Guided(RequestModel):
     """What the output must look like: exactly one of the fields.
 
     Attributes:
@@ -57,7 +56,7 @@ class Guided(_Request):
         return self
 
 
-class Sampling(_Request):
+class Sampling(RequestModel):
     """How tokens are drawn. None means the model's own default.
 
     Names and meanings are those of OpenAI's and vLLM's APIs.
@@ -100,7 +99,7 @@ class Sampling(_Request):
         return self
 
 
-class Session(_Request):
+class Session(RequestModel):
     """Sticky dispatch: requests of one session go to the instance that holds its state.
 
     Attributes:
@@ -113,7 +112,7 @@ class Session(_Request):
     mode: Literal["hard", "soft"] | None = None
 
 
-class Resume(_Request):
+class Resume(RequestModel):
     """Where to go on: what the request has generated on an instance that died.
 
     Attributes:
@@ -141,7 +140,7 @@ class Resume(_Request):
             raise OtherVocabulary("The answer was begun with another tokenizer than the model has here.")
 
 
-class GenerateRequest(_Request):
+class GenerateRequest(RequestModel):
     """Asks for generated text: a conversation, a text, or token ids (exactly one of the three).
 
     Attributes:
@@ -230,107 +229,3 @@ class GenerateRequest(_Request):
         if self.messages is not None:
             return "messages"
         return "prompt" if self.prompt is not None else "prompt_token_ids"
-
-
-class EmbedRequest(_Request):
-    """Asks for one vector per input.
-
-    Attributes:
-        model: Name of the model.
-        inputs: Texts, or lists of token ids.
-        dimensions: Length of the vectors, for models that can shorten them; None: their own.
-        truncate_prompt_tokens: Keeps only so many tokens of each input; -1: what fits; None: too long is an error.
-        session, instance, priority: As in GenerateRequest.
-    """
-
-    model: str
-    inputs: (
-        Annotated[list[str], Field(fail_fast=True)]
-        | Annotated[list[Annotated[TokenIds, Field(min_length=1)]], Field(fail_fast=True)]
-    ) = Field(min_length=1, max_length=2048)
-    dimensions: int | None = Field(None, ge=1)
-    truncate_prompt_tokens: int | None = Field(None, ge=-1)
-    session: Session | None = None
-    instance: str | None = None
-    priority: int = Field(0, ge=-100, le=100)
-
-
-class Embeddings(_Request):
-    """The vectors, in the order of the inputs.
-
-    Numbers by the million are no Python objects on their way: `numpy.frombuffer(vectors, "<f4").reshape(-1, dimension)`
-    reads them, and `floats` does for a few.
-
-    Attributes:
-        vectors: All of them one after another, as 32-bit floats, little-endian.
-        dimension: Floats of one vector.
-        prompt_tokens: Tokens of all inputs.
-        engine: Name of the engine that made them.
-    """
-
-    vectors: bytes
-    dimension: int = Field(ge=1)
-    prompt_tokens: int
-    engine: str
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if len(self.vectors) % (FLOAT_BYTES * self.dimension):
-            raise ValueError(f"{len(self.vectors)} bytes are no whole number of vectors of {self.dimension} floats")
-        return self
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self.vectors) // (FLOAT_BYTES * self.dimension)
-
-    def packed(self, index: int) -> bytes:
-        """One vector, as it is in `vectors`."""
-        size = FLOAT_BYTES * self.dimension
-        return self.vectors[index * size : (index + 1) * size]
-
-    def floats(self, index: int) -> tuple[float, ...]:
-        """One vector, as numbers."""
-        return struct.unpack(f"<{self.dimension}f", self.packed(index))
-
-
-class TokenizeRequest(_Request):
-    """Asks for the token ids of a text, or of a conversation as its chat template renders it.
-
-    Attributes:
-        return_tokens: Whether the tokens are wanted as text, too.
-    """
-
-    model: str
-    prompt: str | None = None
-    messages: Annotated[list[Message], Field(fail_fast=True)] | None = Field(None, min_length=1)
-    tools: list[Tool] = []
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
-    add_special_tokens: bool | None = None
-    chat_template_kwargs: dict[str, Any] = {}
-    return_tokens: bool = False
-
-    @model_validator(mode="after")
-    def _one_prompt(self) -> Self:
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give exactly one of prompt, messages")
-        return self
-
-
-class Tokenized(_Request):
-    """Token ids, the longest context of the model in tokens, and the tokens as text where they were asked for."""
-
-    token_ids: list[int]
-    context_length: int
-    tokens: list[str] | None = None
-
-
-class DetokenizeRequest(_Request):
-    """Asks for the text of token ids."""
-
-    model: str
-    token_ids: TokenIds
-
-
-Request = GenerateRequest | EmbedRequest | TokenizeRequest | DetokenizeRequest
-"""What an engine can be asked."""

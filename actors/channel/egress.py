@@ -20,6 +20,7 @@ from actors.channel.ray_stream import RayStream
 from actors.channel.upstream import Message, Upward
 from actors.directory.known_instance import Instance, InstanceState
 from actors.settings import ChannelSettings, PatienceSettings
+from engines.call_requests import Answer, CallRequest, Request
 from engines.context import Context, Unsubscribe
 from engines.contract import Load, PushEngine, Sink
 from engines.errors import (
@@ -32,15 +33,7 @@ from engines.errors import (
 )
 from engines.events import Event, Finished, Started
 from engines.garbage import CollectorPaused
-from engines.requests import (
-    DetokenizeRequest,
-    Embeddings,
-    EmbedRequest,
-    GenerateRequest,
-    Request,
-    Tokenized,
-    TokenizeRequest,
-)
+from engines.requests import GenerateRequest
 
 _STALLED_PULSES = 3
 """Heartbeats without a step after which an engine with work is the last choice for more."""
@@ -199,16 +192,18 @@ class Egress(PushEngine):
             self._kill_stream(number)
             raise
 
-    async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
-        """As `Engine.embed`."""
-        waiting = asyncio.ensure_future(self._ask(request, self._actor.embed.remote(request)))
+    async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
+        """As `Engine.call`; it ends with the channel, if that is lost first."""
+        with CollectorPaused():
+            call = self._actor.call.remote(request)
+        waiting = asyncio.ensure_future(self._ask(request, call))
 
         def cancel(_: Context) -> None:
             waiting.cancel()
 
         unsubscribe = context.on_stop(cancel)
         try:
-            embeddings: Embeddings = await waiting
+            answer: Answer = await waiting
         except asyncio.CancelledError:
             if context.is_stopped:
                 raise Cancelled("The request was cancelled.") from None
@@ -216,17 +211,7 @@ class Egress(PushEngine):
         finally:
             unsubscribe()
             waiting.cancel()
-        return embeddings
-
-    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
-        """As `Engine.tokenize`."""
-        tokenized: Tokenized = await self._ask(request, self._actor.tokenize.remote(request))
-        return tokenized
-
-    async def detokenize(self, request: DetokenizeRequest) -> str:
-        """As `Engine.detokenize`."""
-        text: str = await self._ask(request, self._actor.detokenize.remote(request))
-        return text
+        return answer
 
     async def check_health(self) -> None:
         """As `Engine.check_health`, asked of the instance."""

@@ -16,7 +16,7 @@ from actors.settings import ChannelSettings
 from engines.context import Context
 from engines.contract import Engine, Load, Progress
 from engines.errors import Cancelled, EngineDead, EngineFailed, InstanceLost, PenstockError, ReaderTooSlow
-from engines.events import Event, Finished, FinishReason, Started, Usage
+from engines.events import Event, Finished, Started
 from engines.garbage import CollectorPaused
 from engines.requests import GenerateRequest, Session
 
@@ -136,8 +136,7 @@ class Call:
         if self._ticket is not None and self._ticket.is_waiting:
             engine = self._channel.host.id
             self.emit(Started(engine, self._request.model))
-            cancelled: FinishReason = "cancelled"
-            self.emit(Finished((cancelled,) * self._request.sampling.n, Usage(), engine))
+            self.emit(Finished.cancelled(self._request.sampling.n, engine))
         else:
             self._context.stop()
 

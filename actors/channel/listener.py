@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from actors.channel.frames import News
+from engines.call_requests import Request
 from engines.errors import PenstockError
-from engines.requests import Request
 
 
 class Listener(Protocol):

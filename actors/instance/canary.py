@@ -1,11 +1,12 @@
 """A canary: one real token from an engine that has been quiet, to see that it still works."""
 
 from actors.patience import within
+from engines.call_requests import EmbedRequest
 from engines.completion import Collector
 from engines.context import Context
 from engines.contract import Engine
 from engines.errors import Timeout
-from engines.requests import EmbedRequest, GenerateRequest, Sampling
+from engines.requests import GenerateRequest, Sampling
 
 _PROMPT = "."
 

@@ -13,8 +13,8 @@ from actors.directory.known_instance import Instance
 from actors.frozen_heap import freeze_heap
 from actors.instance.engine_host import EngineHost
 from actors.settings import AdmissionSettings, ChannelSettings
+from engines.call_requests import Answer, CallRequest
 from engines.registry import EngineSpec
-from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
 
 _MAX_CONCURRENCY = 10_000
 """Calls under way in one actor. An open channel is one; admission is the gate's work, not Ray's."""
@@ -112,17 +112,9 @@ class EngineActor:
         """Closes a channel and kills its requests."""
         self._host.close(channel_id)
 
-    async def embed(self, request: EmbedRequest) -> Embeddings:
-        """As `Engine.embed`; cancelling the call kills the request."""
-        return await self._host.embed(request)
-
-    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
-        """As `Engine.tokenize`."""
-        return await self._host.tokenize(request)
-
-    async def detokenize(self, request: DetokenizeRequest) -> str:
-        """As `Engine.detokenize`."""
-        return await self._host.detokenize(request)
+    async def call(self, request: CallRequest[Answer]) -> Answer:
+        """As `Engine.call`; cancelling the call kills the request."""
+        return await self._host.call(request)
 
     async def drain(self, timeout_s: float) -> None:
         """As `EngineHost.drain`."""
@@ -150,7 +142,7 @@ def create_engine_actor(
 
     The actor lives as long as its creator, who must keep this handle: those in an `Instance` do not keep the actor
     alive, so that no router or directory holds on to what its deployment gave up. It is never restarted under the same
-    handle: a new incarnation is a new actor, so nobody mistakes it for the one that held his streams.
+    handle: a new incarnation is a new actor, so nobody mistakes it for the one that held its streams.
 
     Args:
         instance_id: As `EngineActor`, and so for the next five.

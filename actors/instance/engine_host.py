@@ -15,11 +15,12 @@ from actors.channel.upstream import Upward
 from actors.daemon_thread import in_daemon_thread
 from actors.directory.known_instance import Instance, InstanceState
 from actors.instance.canary import ask_one_token
-from actors.instance.lane import Lane, size_of
+from actors.instance.lane import Lane
 from actors.instance.sessions import Sessions
 from actors.loop_lag import LoopLag
 from actors.patience import within
 from actors.settings import AdmissionSettings, ChannelSettings
+from engines.call_requests import Answer, CallRequest
 from engines.context import Context
 from engines.contract import Load
 from engines.errors import (
@@ -34,7 +35,7 @@ from engines.errors import (
     Timeout,
 )
 from engines.registry import EngineSpec, engine_kind, make_engine
-from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, Session, Tokenized, TokenizeRequest
+from engines.requests import Session
 
 _FLUSH_S = 2.0
 """What the last frames get to reach the routers when the instance ends."""
@@ -223,15 +224,18 @@ class EngineHost(Host):
 
     # Plain calls.
 
-    async def embed(self, request: EmbedRequest) -> Embeddings:
-        """As `Engine.embed`, in a lane of its own. Cancelling the waiter kills the request."""
+    async def call(self, request: CallRequest[Answer]) -> Answer:
+        """As `Engine.call`, in the lane of its kind. Cancelling the waiter kills the request."""
         refusal = self.refusal()
-        if refusal is not None:
+        # One that drains still answers what costs nothing, if it ever could.
+        costs_nothing = not request.runs_model and isinstance(refusal, Draining) and self._has_booted
+        if refusal is not None and not costs_nothing:
             raise refusal
+        lane = self._embeddings if request.runs_model else self._texts
         context = Context()
         try:
-            async with self._embeddings.place(size_of(request), order=request.priority):
-                embeddings = await self.engine.embed(request, context)
+            async with lane.place(request.size, order=request.priority):
+                answer = await self.engine.call(request, context)
         except EngineDead as error:
             self.engine_died(error)
             raise InstanceLost(f"The engine of instance {self.id} died.", instance=self.id) from error
@@ -239,19 +243,7 @@ class EngineHost(Host):
             context.kill()
         if request.session is not None:
             self.served(request.session, None)
-        return embeddings
-
-    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
-        """As `Engine.tokenize`; it is no work for the accelerator, so it has a lane of its own."""
-        self._check_up()
-        async with self._texts.place(size_of(request)):
-            return await self.engine.tokenize(request)
-
-    async def detokenize(self, request: DetokenizeRequest) -> str:
-        """As `Engine.detokenize`, in the same lane as `tokenize`."""
-        self._check_up()
-        async with self._texts.place(size_of(request)):
-            return await self.engine.detokenize(request)
+        return answer
 
     async def check_health(self, canary_idle_s: float, timeout_s: float, stall_s: float) -> None:
         """Returns when the engine can work.
@@ -357,12 +349,6 @@ class EngineHost(Host):
     def _become(self, state: InstanceState, detail: str = "") -> None:
         self._instance = replace(self._instance, state=state, detail=detail, since_s=time.time())
         self._on_change()
-
-    def _check_up(self) -> None:
-        refusal = self.refusal()
-        # One that drains still answers what costs nothing, if it ever could.
-        if refusal is not None and not (isinstance(refusal, Draining) and self._has_booted):
-            raise refusal
 
     async def _tick(self) -> None:
         while True:

@@ -11,12 +11,7 @@ from contextlib import asynccontextmanager
 
 from actors.settings import LaneSettings
 from engines.errors import PenstockError, QueueFull, RequestTooLarge
-from engines.requests import DetokenizeRequest, EmbedRequest, TokenizeRequest
 
-_ID_BYTES = 4
-"""What a token id counts."""
-_MESSAGE_BYTES = 64
-"""What a message or a tool counts besides its text: it is looked at one by one."""
 _RETRY_S = 1.0
 
 
@@ -117,21 +112,3 @@ class Lane:
     def _run(self, size: int) -> None:
         self.running += 1
         self._running_bytes += size
-
-
-def size_of(request: TokenizeRequest | DetokenizeRequest | EmbedRequest) -> int:
-    """About how many bytes there are to work on."""
-    match request:
-        case DetokenizeRequest():
-            return _ID_BYTES * len(request.token_ids)
-        case EmbedRequest():
-            return sum(len(item) if isinstance(item, str) else _ID_BYTES * len(item) for item in request.inputs)
-        case TokenizeRequest(messages=None):
-            return len(request.prompt or "")
-    # Of other fields of a message, as a chat template may read them, there is no end; the body's own limits hold them.
-    size = 0
-    for message in request.messages or ():
-        content = message.content or ""
-        texts = [content] if isinstance(content, str) else [getattr(part, "text", "") for part in content]
-        size += _MESSAGE_BYTES + sum(map(len, texts))
-    return size + _MESSAGE_BYTES * len(request.tools)

@@ -103,7 +103,7 @@ async def _stop_engine(scene: Scene) -> list[str]:
 
 
 async def _kill_node(scene: Scene) -> list[str]:
-    nodes = await scene.targets.mortal_nodes()
+    nodes = await scene.targets.killable_nodes()
     victims = [one for one in await scene.targets.instances() if one.model == scene.model and one.node in nodes]
     if not victims:
         raise NotHere("it takes a node beside the head and the routers")

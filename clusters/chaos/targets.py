@@ -92,7 +92,7 @@ class Targets:
         _task(node, _signal_all, pids, signal.SIGKILL)
         return taken
 
-    async def mortal_nodes(self) -> set[str]:
+    async def killable_nodes(self) -> set[str]:
         """The nodes that can die and leave the cluster and the connections of clients alive, as far as is known."""
         handle = serve.get_app_handle(self._fleet)
         routers = {node for node, *_ in await asyncio.gather(*(handle.process.remote() for _ in range(_ASKS)))}

@@ -5,8 +5,8 @@ import logging
 
 from aiohttp import web
 
-from deployments.http.apis import find_route
-from deployments.http.openai.error_body import error_response
+from deployments.http.apis import error_text, find_endpoint
+from deployments.http.server.error_response import error_response
 from deployments.http.server.exchange import Exchange, Services
 from deployments.http.server.keys import ApiKeys
 from deployments.http.server.refusals import InternalError
@@ -56,9 +56,9 @@ class Dispatcher:
                 response: web.StreamResponse = preflight
             else:
                 self._keys.check(request)
-                route, exchange.argument = find_route(request.method, request.path)
-                exchange.meter.endpoint = route.name
-                response = await route.handler(exchange)
+                endpoint, exchange.argument = find_endpoint(request.method, request.path)
+                exchange.meter.endpoint = endpoint.path
+                response = await endpoint.handler(exchange)
         except PenstockError as error:
             response = self._refuse(exchange, error)
         except Exception as error:
@@ -70,14 +70,14 @@ class Dispatcher:
             if exchange.failed_with is not None:
                 self._log(exchange, exchange.failed_with)
         if not response.prepared:
-            exchange.dress(response)
+            exchange.set_headers(response)
         return response
 
     def _refuse(self, exchange: Exchange, error: PenstockError) -> web.Response:
         self._log(exchange, error)
         exchange.failed_with = error
         exchange.instance = error.instance or exchange.instance
-        response = error_response(error)
+        response = error_response(error, error_text(exchange.request.path)(error))
         if isinstance(error, RequestTooLarge) or not exchange.request.content.is_eof():
             # The rest of the body is not worth reading.
             response.force_close()

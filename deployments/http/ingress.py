@@ -8,13 +8,14 @@ from typing import Any
 from aiohttp import web
 
 from actors.loop_lag import LoopLag
-from deployments.fleet_engine import FleetEngine
+from deployments.fleet import Fleet
 from deployments.fleet_settings import HttpSettings
+from deployments.http.apis import DEFAULT_ERROR_TEXT
 from deployments.http.dispatcher import Dispatcher
-from deployments.http.openai.error_body import error_response
 from deployments.http.server.bodies import Bodies
 from deployments.http.server.connection import MAX_HEADER_BYTES, MAX_HEADERS, Connection
 from deployments.http.server.cors import Cors
+from deployments.http.server.error_response import error_response
 from deployments.http.server.exchange import Services
 from deployments.http.server.keys import ApiKeys
 from deployments.http.server.refusals import CannotListen
@@ -42,7 +43,7 @@ class HttpIngress:
         metrics: Where requests are counted.
     """
 
-    def __init__(self, fleet: FleetEngine, settings: HttpSettings, metrics: Metrics) -> None:
+    def __init__(self, fleet: Fleet, settings: HttpSettings, metrics: Metrics) -> None:
         self._fleet = fleet
         self._settings = settings
         self._metrics = metrics
@@ -159,7 +160,7 @@ class _Server(web.Server):
             "loop": asyncio.get_running_loop(),
             "write_timeout_s": write_timeout_s,
             "on_drop": metrics.dropped,
-            "refuse": error_response,
+            "refuse": lambda error: error_response(error, DEFAULT_ERROR_TEXT(error)),
             "access_log": None,
             # A compressed body may unpack to any size; such bodies are refused.
             "auto_decompress": False,

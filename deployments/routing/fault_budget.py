@@ -9,17 +9,18 @@ Requests are known by a fingerprint: a keyed hash of all that was asked, without
 computed only for suspects and, while there are any with two deaths, for the requests that come.
 """
 
+import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from hashlib import blake2b
 from secrets import token_bytes
-from typing import Self
+from typing import Any, Self
 
+from engines.call_requests import Request
 from engines.contract import Sink
 from engines.errors import EngineFault, PenstockError, Quarantined
 from engines.events import Event, Finished, Started
-from engines.requests import Request
 
 SUSPECT_DEATHS = 2
 """Deaths that a request is suspect of, from which on it is tried alone."""
@@ -39,7 +40,8 @@ class FaultBudget:
 
     Args:
         node_lives: Whether anything of a node has been heard since a time on the clock.
-        convict: Tells the other routers of a fingerprint.
+        convict: Tells the other routers of a request that takes engines with it, by its fingerprint; returns when they
+            know. None: there are no others.
         clock: Seconds that only grow.
 
     Attributes:
@@ -49,12 +51,13 @@ class FaultBudget:
     def __init__(
         self,
         node_lives: Callable[[str, float], bool],
-        convict: Callable[[str], None] = lambda _: None,
+        convict: Callable[[str], Coroutine[Any, Any, None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.key = token_bytes(16)
         self._node_lives = node_lives
-        self._convict = convict
+        self._announce = convict
+        self._announcing: dict[str, asyncio.Task[None]] = {}  # By the fingerprint.
         self._clock = clock
         # By fingerprint, each with its deaths: the node, and when.
         self._suspects: OrderedDict[str, list[tuple[str, float]]] = OrderedDict()
@@ -105,6 +108,26 @@ class FaultBudget:
         for fingerprint, left_s in quarantined.items():
             self._quarantined[fingerprint] = max(self._quarantined.get(fingerprint, 0.0), now_s + left_s)
 
+    async def suspect(self, request: Request, *, goes_on: bool) -> str | None:
+        """The fingerprint of a request that must be tried alone, else None.
+
+        Args:
+            request: The request.
+            goes_on: An engine has had it already: it may be the one that is found out.
+
+        Raises:
+            EngineFault: Engines died of it.
+            Quarantined: Engines died of the same request minutes ago.
+        """
+        if not self.is_watching:
+            return None
+        fingerprint = self.fingerprint(request)
+        if (announcing := self._announcing.get(fingerprint)) is not None:
+            # Whoever sends it again when this one has its answer must not find a router that does not know.
+            await asyncio.shield(announcing)
+        self.check(fingerprint, goes_on=goes_on)
+        return fingerprint if self.is_suspect(fingerprint) else None
+
     def is_suspect(self, fingerprint: str) -> bool:
         """Whether the request must be tried alone."""
         return fingerprint in self._grave and self._count(self._suspects[fingerprint]) >= SUSPECT_DEATHS
@@ -143,6 +166,11 @@ class FaultBudget:
     def has_trial(self, instance: str) -> bool:
         """Whether a suspect is being tried on the instance."""
         return instance in self._trials
+
+    def _convict(self, fingerprint: str) -> None:
+        if self._announce is not None:
+            task = self._announcing[fingerprint] = asyncio.create_task(self._announce(fingerprint))
+            task.add_done_callback(lambda _: self._announcing.pop(fingerprint))
 
     def _forget(self, fingerprint: str) -> None:
         self._suspects.pop(fingerprint, None)

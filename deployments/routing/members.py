@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -17,18 +18,11 @@ from actors.channel.frames import News
 from actors.channel.listener import Listener
 from actors.directory.known_instance import Instance, InstanceState
 from deployments.routing.faults import Faults
+from engines.call_requests import Answer, CallRequest, Request
 from engines.context import Context
 from engines.contract import Capabilities, Load, Sink
 from engines.errors import PenstockError
-from engines.requests import (
-    DetokenizeRequest,
-    Embeddings,
-    EmbedRequest,
-    GenerateRequest,
-    Request,
-    Tokenized,
-    TokenizeRequest,
-)
+from engines.requests import GenerateRequest
 
 logger = logging.getLogger(__name__)
 
@@ -50,16 +44,18 @@ class Link(Protocol):
     A stream counts itself in `in_flight` before its call first waits, and until it has ended.
 
     Attributes:
-        reported: The instance's load, as it last said; another object with each report.
         is_draining: The instance said that it takes no new work.
         heard_s: When it last said anything, on the monotonic clock.
         spoke_s: When its engine last said something of a request.
     """
 
-    reported: Load
     is_draining: bool
     heard_s: float
     spoke_s: float
+
+    @property
+    def reported(self) -> Load:
+        """The instance's load, as it last said; another object with each report."""
 
     @property
     def is_stalled(self) -> bool:
@@ -85,14 +81,8 @@ class Link(Protocol):
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
         """As `Engine.submit`."""
 
-    async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
-        """As `Engine.embed`."""
-
-    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
-        """As `Engine.tokenize`."""
-
-    async def detokenize(self, request: DetokenizeRequest) -> str:
-        """As `Engine.detokenize`."""
+    async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
+        """As `Engine.call`."""
 
 
 Connect = Callable[[Instance, Listener], Link]
@@ -217,7 +207,6 @@ class Members:
         watch: Source of the instances.
         connect: Makes the link to one.
         faults: Which are inhibited, by model; instances of other models are left out.
-        changed: Called after every change that may make an instance a candidate.
         heard: Called with each piece of news from an instance.
         died: Called with each instance that was lost, and the requests that may have been its end.
     """
@@ -227,29 +216,48 @@ class Members:
         watch: Watch,
         connect: Connect,
         faults: Mapping[str, Faults],
-        changed: Callable[[], None],
         heard: Callable[[Instance, News], None],
         died: Callable[[Instance, Sequence[Request]], None],
     ) -> None:
         self._watch = watch
         self._connect = connect
         self._faults = faults
-        self._changed = changed
         self._heard = heard
         self._died = died
         self._members: dict[str, dict[str, Member]] = {model: {} for model in faults}
         self._keepers: dict[Member, asyncio.Task[None]] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._seen = asyncio.Event()
+        self._waiting: set[Callable[[object], None]] = set()
 
     def of(self, model: str) -> list[Member]:
         """The members of a model that the directory shows."""
         return list(self._members[model].values())
 
-    @property
-    def in_flight(self) -> int:
-        """What is under way through this replica, on instances that the directory forgot as well."""
-        return sum(member.in_flight for member in self._keepers)
+    def in_flight(self, model: str | None = None) -> int:
+        """What is under way through this replica, on instances that the directory forgot as well.
+
+        Args:
+            model: On those of one model; None: on all.
+        """
+        return sum(member.in_flight for member in self._keepers if model in (None, member.instance.model))
+
+    async def change(self, context: Context, timeout_s: float) -> None:
+        """Returns when another instance may take a request, the context was stopped, or the time is up."""
+        changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def wake(_: object) -> None:
+            if not changed.done():
+                changed.set_result(None)
+
+        self._waiting.add(wake)
+        unsubscribe = context.on_stop(wake)
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(changed, timeout_s)
+        finally:
+            unsubscribe()
+            self._waiting.discard(wake)
 
     def heard_of(self, node: str) -> float:
         """When anything was last heard of an instance on the node, on the monotonic clock; 0: never."""
@@ -312,6 +320,10 @@ class Members:
                 self._keepers[known] = keeper = asyncio.create_task(self._keep(known), name=f"keeper of {id}")
                 keeper.add_done_callback(partial(self._kept, known))
         self._changed()
+
+    def _changed(self) -> None:
+        for wake in [*self._waiting]:
+            wake(None)
 
     def _lost(self, lost: Member, suspects: Sequence[Request], *, is_dead: bool) -> None:
         """An instance was lost: its neighbours may be next, and whoever was its end must be found."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from deployments.fleet_settings import PolicyName
-from engines.requests import EmbedRequest, GenerateRequest, Request
+from engines.call_requests import Request
 
 
 class Candidate(Protocol):
@@ -99,8 +99,7 @@ class Direct:
 
     def choose(self, candidates: Sequence[C], request: Request) -> C | None:
         """As `Policy.choose`."""
-        wanted = request.instance if isinstance(request, GenerateRequest | EmbedRequest) else None
-        return next((candidate for candidate in candidates if candidate.id == wanted), None)
+        return next((candidate for candidate in candidates if candidate.id == request.instance), None)
 
 
 def make_policy(name: PolicyName) -> Policy:

@@ -1,197 +1,216 @@
-"""The route of one model: which of its instances takes a request, and what to say when none does."""
+"""The instances of one model, as one engine: each request goes to one of them.
+
+What fails before an instance took the request is tried on the next one here; what fails later is the stream's error,
+and passes through to the operators around it (Migration).
+"""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
+from typing import TypeVar, cast
 
-from actors.directory.known_instance import InstanceState
-from deployments.fleet_settings import RoutingSettings
-from deployments.routing.affinity import Affinity
-from deployments.routing.faults import Faults, is_fault
-from deployments.routing.members import BUSY_S, Link, Member
-from deployments.routing.policies import Direct, make_policy
-from engines.errors import Draining, InstanceNotFound, NoInstance, OtherVocabulary, Overload, Overloaded, PenstockError
-from engines.requests import EmbedRequest, GenerateRequest, Request, Session
+from actors.directory.known_instance import Instance
+from deployments.routing.fault_budget import FaultBudget, Trial, TrialSink
+from deployments.routing.faults import is_fault
+from deployments.routing.members import Link, Member, Members
+from deployments.routing.picker import InstancePicker
+from deployments.routing.sessions import LeasedSink
+from engines.call_requests import Answer, CallRequest, Request
+from engines.context import Context
+from engines.contract import Capabilities, Load, PushEngine, Sink, unsupported
+from engines.errors import Cancelled, Overload, PenstockError, Unsupported
+from engines.events import Finished, Started
+from engines.requests import GenerateRequest
 
-STARTING_RETRY_S = 5.0
-"""What a client is told to wait for an instance that boots: nobody knows how long it takes, and asking is cheap."""
+TRIAL_WAIT_S = 20.0
+"""How long a request that must be tried alone waits for its turn, at least."""
+TRIAL_POLL_S = 0.05
+
+R = TypeVar("R", bound=Request)
+T = TypeVar("T")
 
 
-class Route:
-    """Picks an instance of one model for each request.
+class Route(PushEngine):
+    """All instances of one model.
 
-    Attributes:
-        model: The model's name.
-        aliases: Other names for it.
-        settings: How it picks.
-        faults: Which instances are inhibited.
-        affinity: Where the model's sessions are.
+    A request that names the model by an alias goes on under the model's own name.
+
+    Args:
+        picker: Picks one of them.
+        members: All members of the router.
+        fault_budget: Which requests may be the end of instances.
     """
 
-    def __init__(
-        self,
-        model: str,
-        aliases: Sequence[str],
-        settings: RoutingSettings,
-        members: Callable[[], Sequence[Member]],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.model = model
-        self.aliases = tuple(aliases)
-        self.settings = settings
-        self.faults = Faults(settings.inhibit_s, clock)
-        self.affinity = Affinity(settings.sticky, clock)
+    def __init__(self, picker: InstancePicker, members: Members, fault_budget: FaultBudget) -> None:
+        self.name = picker.model
+        self._picker = picker
         self._members = members
-        self._clock = clock
-        self._policy = make_policy(settings.policy)
-        self._direct = Direct()
+        self._fault_budget = fault_budget
 
-    def session(self, request: Request) -> Session | None:
-        """The session that the request is to be kept with, or None."""
-        if self.settings.sticky.mode == "off" or not isinstance(request, GenerateRequest | EmbedRequest):
-            return None
-        return request.session
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        """Those of its instances, which are all alike; the default ones until one is ready."""
+        present = (member.capabilities for member in self._members.of(self.name) if member.is_present)
+        return next(present, Capabilities())
 
-    def choose(
-        self, request: Request, refused: Container[Link], avoid: Callable[[str], bool] = lambda _: False
-    ) -> Member | None:
-        """The instance that should take the request.
+    @property
+    def ready(self) -> bool:
+        """Whether a request can be sent to one of its instances."""
+        return any(member.is_open for member in self._members.of(self.name))
 
-        Args:
-            request: The request.
-            refused: Links on which it was refused already.
-            avoid: Which instances, by id, are not to have it.
+    async def start(self) -> None:
+        """Returns at once: the router opens the links, for all models."""
 
-        Returns:
-            An open member; None when no instance can take the request now.
-        """
-        now_s = self._clock()
-        members = self._members()
-        candidates = [
-            member
-            for member in members
-            if member.is_open
-            and member.link not in refused
-            and not avoid(member.id)
-            and not self.faults.remaining_s(member.id, member.instance.incarnation)
-        ]
-        if isinstance(request, GenerateRequest | EmbedRequest) and request.instance is not None:
-            return self._direct.choose(candidates, request)
-        session = self.session(request)
-        if session is not None and self._mode(session) == "hard":
-            present = [member.id for member in members if member.is_present]
-            return self.affinity.choose(session.id, "hard", candidates, present)
-        # One that just refused is asked again only when no other is left: asking it costs a round trip. One that may be
-        # about to die, or to hang, comes last as well: a stream that has just moved must not move again.
-        candidates = [member for member in candidates if not member.is_shaky] or candidates
-        candidates = [member for member in candidates if member.busy_until_s <= now_s] or candidates
-        if session is not None:
-            return self.affinity.choose(session.id, "soft", candidates, ())
-        return self._policy.choose(candidates, request)
+    async def stop(self, timeout_s: float = 30.0) -> None:
+        """Returns at once: the router closes the links, for all models."""
 
-    def note(self, member: Member, error: PenstockError) -> bool:
-        """Learns from a setup error; returns whether the request may be tried on another instance."""
-        if is_fault(error):
-            self.faults.inhibit(member.id, member.instance.incarnation)
-            return True
-        if isinstance(error, Overload):
-            member.busy_until_s = self._clock() + BUSY_S
-        elif isinstance(error, Draining):
-            member.mark_draining()
-        return error.retryable
-
-    def check(self, request: Request) -> None:
-        """Returns if the instance that the request names, if any, is one of the model's.
+    async def check_health(self) -> None:
+        """Returns while it hears of instances; having none to send to is not its illness.
 
         Raises:
-            InstanceNotFound: It is not.
+            RuntimeError: It does not.
         """
-        named = request.instance if isinstance(request, GenerateRequest | EmbedRequest) else None
-        if named is not None and all(member.id != named for member in self._members()):
-            raise InstanceNotFound(self.model, named)
+        self._members.check()
 
-    def refusal(self, request: Request, refusals: Sequence[PenstockError]) -> PenstockError:
-        """What the caller gets when no instance took the request.
+    def load(self) -> Load:
+        """What is under way through this router, on every instance of the model."""
+        return Load(running=self._members.in_flight(self.name))
 
-        Args:
-            request: The request.
-            refusals: What the instances said that were tried; may be empty.
+    def instances(self) -> Sequence[Instance]:
+        """Every instance of the model that is not gone, with its latest load."""
+        return [member.seen() for member in self._members.of(self.name)]
+
+    @property
+    def open_instances(self) -> int:
+        """How many of them a request can be sent to."""
+        return sum(member.is_open for member in self._members.of(self.name))
+
+    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+        """Answers into a sink; returns when an instance took the request.
+
+        Raises:
+            Unsupported: The model does not generate.
+            Overloaded: Every instance refused.
+            InstanceNotFound: It names one that the model does not have.
+            NoInstance: None can take it, or not the one that it names.
+            EngineFault: Engines die of it.
+            Quarantined: Engines died of the same request minutes ago.
+            PenstockError: As the instance says.
         """
-        if refusals and all(isinstance(error, OtherVocabulary) for error in refusals):
-            return refusals[-1]
-        busy = [error for error in refusals if isinstance(error, Overload)]
-        if busy:
-            if len(refusals) == 1:
-                who = f"The instance {busy[0].instance}" if busy[0].instance else "The instance"
+        request = self._renamed(request)
+        session = self._picker.session(request)
+
+        async def submit(member: Member, link: Link, trial: Trial | None) -> None:
+            if not member.capabilities.generate:
+                raise Unsupported(f"The model {self.name!r} does not generate text.", param="model")
+            asked, heard = request, sink
+            if trial is not None:
+                asked, heard = request.model_copy(update={"alone": True}), TrialSink(sink, trial)
+            if session is None:
+                await link.submit(asked, context, heard)
+                return
+            lease = self._picker.affinity.reserve(session.id, member.id)
+            try:
+                await link.submit(asked, context, LeasedSink(heard, lease))
+            except BaseException:
+                lease.release()
+                raise
+
+        try:
+            await self._dispatch(request, context, submit)
+        except _StoppedEarly:
+            sink.emit(Started(self.name, self.name))
+            sink.emit(Finished.cancelled(request.sampling.n, self.name))
+
+    async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
+        """As `Engine.call`; raises what `submit` raises."""
+        request = self._renamed(request)
+        session = self._picker.session(request)
+
+        async def call(member: Member, link: Link, trial: Trial | None) -> Answer:
+            if not getattr(member.capabilities, request.capability):
+                raise unsupported(request)
+            lease = None if session is None else self._picker.affinity.reserve(session.id, member.id)
+            if request.runs_model:
+                member.calls += 1
+            try:
+                answer = await link.call(request, context)
+                if lease is not None:
+                    lease.keep()
+            finally:
+                if request.runs_model:
+                    member.calls -= 1
+                if lease is not None:
+                    lease.release()
+            if trial is not None:
+                trial.acquit()
+            return answer
+
+        try:
+            return await self._dispatch(request, context, call)
+        except _StoppedEarly:
+            raise _cancelled(context) from None
+
+    def _renamed(self, request: R) -> R:
+        return request if request.model == self.name else cast("R", request.model_copy(update={"model": self.name}))
+
+    async def _dispatch(
+        self, request: Request, context: Context, ask: Callable[[Member, Link, Trial | None], Awaitable[T]]
+    ) -> T:
+        """Asks one instance after another until one takes the request.
+
+        Raises:
+            _StoppedEarly: The context was stopped before that.
+        """
+        picker, budget = self._picker, self._fault_budget
+        picker.check(request)
+        began_s = time.monotonic()
+        deadline_s = began_s + picker.settings.wait_s
+        trial_deadline_s = began_s + max(picker.settings.wait_s, TRIAL_WAIT_S)
+        refused: set[Link] = set()
+        refusals: list[PenstockError] = []
+        resumed = isinstance(request, GenerateRequest) and request.resume is not None
+        while True:
+            if context.is_killed:
+                raise _cancelled(context)
+            if context.is_stopped:
+                raise _StoppedEarly
+            suspect = await budget.suspect(request, goes_on=resumed or any(is_fault(error) for error in refusals))
+            if suspect is None:
+                member = picker.choose(request, refused)
+            elif budget.is_on_trial(suspect):
+                member = None
             else:
-                who = f"All {len(refusals)} instances"
-            known = [error.retry_after_s for error in busy if error.retry_after_s is not None]
-            return Overloaded(
-                f"{who} of the model {self.model!r} that could take the request refused it: too much work for now.",
-                # The first of them that has room can serve it.
-                retry_after_s=min(known, default=1.0),
-            )
-        named = request.instance if isinstance(request, GenerateRequest | EmbedRequest) else None
-        if named is not None:
-            return self._unable(named)
-        session = self.session(request)
-        home = self.affinity.bound(session.id) if session is not None else None
-        if session is not None and home is not None and self._mode(session) == "hard":
-            member = next((member for member in self._members() if member.id == home and member.is_present), None)
-            if member is not None:
-                return NoInstance(
-                    f"The instance {home}, which holds the session, cannot be reached for now.",
-                    retry_after_s=self._wait_s([member]),
-                    instance=home,
-                )
-        members = self._members()
-        return NoInstance(
-            f"No instance of the model {self.model!r} can take the request: {self._states(members)}.",
-            retry_after_s=self._wait_s(members),
-        )
+                member = picker.choose(request, refused, budget.has_trial)
+            if member is None:
+                # Overload does not end because another instance appears; what comes next is the caller's to decide.
+                busy = suspect is None and any(isinstance(error, Overload) for error in refusals)
+                wait_s = (deadline_s if suspect is None else trial_deadline_s) - time.monotonic()
+                if busy or wait_s <= 0:
+                    raise picker.refusal(request, refusals) from (refusals[-1] if refusals else None)
+                # Whether it is its turn to be tried alone, nothing tells.
+                await self._members.change(context, wait_s if suspect is None else min(wait_s, TRIAL_POLL_S))
+                if suspect is not None:
+                    # Another router's may have been tried there.
+                    refused.clear()
+                continue
+            link = member.link
+            assert link is not None  # an open member has one
+            tried = nullcontext() if suspect is None else budget.try_alone(suspect, member.id)
+            try:
+                with tried as trial:
+                    return await ask(member, link, trial)
+            except PenstockError as error:
+                error.at(member.id)
+                if context.is_stopped or not picker.note(member, error):
+                    raise
+                refused.add(link)
+                refusals.append(error)
 
-    def _mode(self, session: Session) -> str:
-        return session.mode or self.settings.sticky.mode
 
-    def _unable(self, id: str) -> PenstockError:
-        member = next((member for member in self._members() if member.id == id), None)
-        if member is None:  # It left while the request waited for it.
-            return InstanceNotFound(self.model, id)
-        return NoInstance(
-            f"The instance {id} of the model {self.model!r} cannot take the request: {self._states([member])}.",
-            param="instance",
-            retry_after_s=self._wait_s([member]),
-            instance=id,
-        )
+class _StoppedEarly(Exception):
+    """The context was stopped before an instance took the request."""
 
-    def _wait_s(self, members: Sequence[Member]) -> float:
-        """When another try makes sense: the end of the first inhibition, or an arbitrary while."""
-        waits = [self.faults.remaining_s(member.id, member.instance.incarnation) for member in members]
-        return min((wait_s for wait_s in waits if wait_s > 0), default=STARTING_RETRY_S)
 
-    def _states(self, members: Sequence[Member]) -> str:
-        if not members:
-            return "there is none"
-        counts: Counter[str] = Counter()
-        oldest_s: dict[str, float] = {}
-        for member in members:
-            state = self._state(member)
-            counts[state] += 1
-            since_s = member.instance.since_s
-            if since_s > 0:
-                oldest_s[state] = min(oldest_s.get(state, since_s), since_s)
-        now_s = time.time()
-        parts = []
-        for state, count in counts.items():
-            age = f" since {max(0, round(now_s - oldest_s[state]))} s" if state in oldest_s else ""
-            parts.append(f"{count} {state}{age}")
-        return ", ".join(parts)
-
-    def _state(self, member: Member) -> str:
-        if member.is_draining:
-            return InstanceState.DRAINING.value
-        if member.instance.state is not InstanceState.READY:
-            return member.instance.state.value
-        if self.faults.remaining_s(member.id, member.instance.incarnation):
-            return "left alone after a fault"
-        return "ready" if member.is_open else "not connected"
+def _cancelled(context: Context) -> Cancelled:
+    return Cancelled(f"The request {context.id} was cancelled.")

@@ -30,7 +30,7 @@ from engines.errors import (
     StreamBroken,
     Timeout,
 )
-from engines.events import Event, Finished, FinishReason, Started, TextDelta, Usage
+from engines.events import Event, Finished, Started, TextDelta, Usage
 from engines.operators.operator import Operator
 from engines.operators.replay import Diverged, Replay, Said
 from engines.requests import GenerateRequest, Resume, Sampling
@@ -85,11 +85,11 @@ class Migration(Operator):
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
         """As `Engine.submit`. A setup error is the caller's: nothing was said, and the router tried what there is."""
         if not self._limit:
-            await self._engine.submit(request, context, sink)
+            await self.inner.submit(request, context, sink)
             return
         stream = _Stream(self, self._limit, request, context, sink)
         try:
-            await self._engine.submit(request, context, stream)
+            await self.inner.submit(request, context, stream)
         except BaseException:
             stream.end()
             raise
@@ -109,7 +109,7 @@ class Migration(Operator):
         pause_s = _FIRST_PAUSE_S
         while not stream.ends_early():
             try:
-                await self._engine.submit(stream.rest(), stream.context, stream)
+                await self.inner.submit(stream.rest(), stream.context, stream)
                 return "continued"
             except PenstockError as error:
                 left_s = deadline_s - time.monotonic()
@@ -203,8 +203,7 @@ class _Stream:
         if self.context.is_stopped:
             prompt_tokens = (self._started and self._started.prompt_tokens) or 0
             usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=self._tokens())
-            reason: FinishReason = "cancelled"
-            self.end().emit(Finished((reason,) * self._request.sampling.n, usage, self._migration.name))
+            self.end().emit(Finished.cancelled(self._request.sampling.n, self._migration.name, usage))
             return True
         return False
 
@@ -237,10 +236,10 @@ class _Stream:
 
     def end(self) -> Sink:
         """Hears nothing more, and returns the caller's sink, for the last that it hears. Idempotent."""
-        sink, self._sink = self._sink, _NOBODY
+        sink, self._sink = self._sink, _CLOSED
         # Both know the stream: a large request must not wait for the garbage collector.
         self._course = None
-        self.emit = _NOBODY.emit
+        self.emit = _CLOSED.emit
         return sink
 
     def _begin(self, event: Event) -> None:
@@ -390,17 +389,17 @@ class _Replayed(_Course):
         return []
 
 
-class _Nobody:
+class _ClosedSink:
     """The sink of a stream that has ended for its caller, and not yet for its engine."""
 
     def emit(self, event: Event) -> None:
-        """Nobody listens."""
+        """Drops it."""
 
     def fail(self, error: PenstockError) -> None:
-        """Nobody listens."""
+        """Drops it."""
 
 
-_NOBODY = _Nobody()
+_CLOSED = _ClosedSink()
 
 
 def _is_greedy(sampling: Sampling) -> bool:

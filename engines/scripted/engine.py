@@ -9,14 +9,16 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from engines.call_requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
 from engines.context import Context, Unsubscribe
-from engines.contract import Capabilities, Load, Progress, PushEngine, Sink
+from engines.contract import Answers, Capabilities, Load, Progress, PushEngine, Sink, unsupported
 from engines.errors import Cancelled, EngineDead, EngineFailed, InstanceLost, NotReady, PenstockError
 from engines.events import Delta, Event, Finished, FinishReason, ReasoningDelta, Started, TextDelta, Usage
+from engines.options import EngineOptions
 from engines.registry import EngineSpec
-from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
+from engines.requests import GenerateRequest
 from engines.scripted.script import (
     Atom,
     Echo,
@@ -43,7 +45,7 @@ DEFAULT_CAPABILITIES = Capabilities(
 )
 
 
-class ScriptedOptions(BaseModel):
+class ScriptedOptions(EngineOptions):
     """Options of a scripted engine in a fleet file.
 
     Attributes:
@@ -52,8 +54,6 @@ class ScriptedOptions(BaseModel):
         boot_error: What booting ends with instead.
         embedding_size: Length of its embeddings.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     script: list[FileItem] = [Echo()]
     boot_s: float = Field(0.0, ge=0)
@@ -194,11 +194,15 @@ class ScriptedEngine(PushEngine):
         self._players[play] = player
         player.begin()
 
-    async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
-        """As `Engine.embed`."""
+    @property
+    def answers(self) -> Answers:
+        """Vectors, token ids, and their text."""
+        return {EmbedRequest: self._embed, TokenizeRequest: self._tokenize, DetokenizeRequest: self._detokenize}
+
+    async def _embed(self, request: EmbedRequest, context: Context) -> Embeddings:
         self._must_be_ready()
         if not self.capabilities.embed:
-            return await super().embed(request, context)
+            raise unsupported(request)
         inputs = [[ord(char) for char in item] if isinstance(item, str) else item for item in request.inputs]
         size = request.dimensions or self._options.embedding_size
         return Embeddings(
@@ -208,8 +212,8 @@ class ScriptedEngine(PushEngine):
             engine=self.name,
         )
 
-    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
-        """As `Engine.tokenize`: a token is a character."""
+    async def _tokenize(self, request: TokenizeRequest, context: Context) -> Tokenized:
+        # A token is a character.
         self._must_be_ready()
         text = request.prompt if request.prompt is not None else last_text(request.messages or [])
         return Tokenized(
@@ -218,8 +222,7 @@ class ScriptedEngine(PushEngine):
             tokens=list(text) if request.return_tokens else None,
         )
 
-    async def detokenize(self, request: DetokenizeRequest) -> str:
-        """As `Engine.detokenize`."""
+    async def _detokenize(self, request: DetokenizeRequest, context: Context) -> str:
         self._must_be_ready()
         return text_of(request.token_ids, "token_ids")
 

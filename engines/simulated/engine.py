@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import TypeVar
 
+from engines.call_requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
 from engines.context import Context
-from engines.contract import Capabilities, Load, Progress, PushEngine, Sink
+from engines.contract import Answers, Capabilities, Load, Progress, PushEngine, Sink, unsupported
 from engines.errors import Cancelled, ContextOverflow, EngineDead, InstanceLost, InvalidRequest, NotReady, Unsupported
 from engines.events import Started
 from engines.registry import EngineSpec
-from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
+from engines.requests import GenerateRequest
 from engines.simulated.answer import call_prefix, writer
 from engines.simulated.embedding import embeddings
 from engines.simulated.faults import Faults
@@ -149,12 +150,16 @@ class SimulatedEngine(PushEngine):
         stream.open(sequences)
         self._work.set()
 
-    async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
-        """As `Engine.embed`."""
+    @property
+    def answers(self) -> Answers:
+        """Vectors, token ids, and their text."""
+        return {EmbedRequest: self._embed, TokenizeRequest: self._tokenize, DetokenizeRequest: self._detokenize}
+
+    async def _embed(self, request: EmbedRequest, context: Context) -> Embeddings:
         self._must_be_ready()
         size = self._options.embedding_size
         if not size:
-            return await super().embed(request, context)
+            raise unsupported(request)
         if request.dimensions is not None:
             if request.dimensions > size:
                 raise InvalidRequest(f"The vectors of this model have {size} dimensions.", param="dimensions")
@@ -171,8 +176,8 @@ class SimulatedEngine(PushEngine):
         vectors = await embeddings(inputs, size)
         return Embeddings(vectors=vectors, dimension=size, prompt_tokens=tokens, engine=self.name)
 
-    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
-        """As `Engine.tokenize`. There are no special tokens to add, so `add_special_tokens` makes no difference."""
+    async def _tokenize(self, request: TokenizeRequest, context: Context) -> Tokenized:
+        # There are no special tokens to add, so `add_special_tokens` makes no difference.
         self._must_be_ready()
         param = "prompt" if request.messages is None else "messages"
         ids = await self._prompt_ids(request, param)
@@ -189,8 +194,7 @@ class SimulatedEngine(PushEngine):
             tokens = await self._beside(lambda: [decode((token_id,)) for token_id in ids], len(ids))
         return Tokenized(token_ids=ids, context_length=context_length, tokens=tokens)
 
-    async def detokenize(self, request: DetokenizeRequest) -> str:
-        """As `Engine.detokenize`."""
+    async def _detokenize(self, request: DetokenizeRequest, context: Context) -> str:
         self._must_be_ready()
         check_ids(request.token_ids, "token_ids")
         return await self._beside(lambda: decode(request.token_ids), len(request.token_ids))

@@ -4,6 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from engines.options import EngineOptions
+
 
 class StepTime(BaseModel):
     """How long one step of the engine takes, in seconds: a sum of four terms. See `engines.simulated.timing`.
@@ -39,7 +41,7 @@ class FaultOptions(BaseModel):
     after_tokens: Annotated[int, Field(ge=0)] | None = 0
 
 
-class SimulatedOptions(BaseModel):
+class SimulatedOptions(EngineOptions):
     """Options of a simulated engine.
 
     Attributes:
@@ -55,8 +57,6 @@ class SimulatedOptions(BaseModel):
         boot_s: What booting takes, in seconds.
         faults: Requests that do it harm; None: none do.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     context_length: int = Field(8192, ge=16)
     max_num_seqs: int = Field(256, ge=1)

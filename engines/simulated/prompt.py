@@ -3,9 +3,10 @@
 import json
 from collections.abc import Sequence
 
+from engines.call_requests import TokenizeRequest
 from engines.errors import ContextOverflow, InvalidRequest, Unsupported
 from engines.messages import Message, TextPart, Tool
-from engines.requests import GenerateRequest, TokenizeRequest
+from engines.requests import GenerateRequest
 from engines.simulated.tokenizer import LONGEST, VOCABULARY_SIZE, Special, decode, encode
 
 _ROLES = {

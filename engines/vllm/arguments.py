@@ -1,6 +1,5 @@
 """Our options in vLLM's words: its engine arguments, and the environment of its processes."""
 
-import difflib
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from vllm.v1.executor import Executor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from engines.errors import InvalidRequest
+from engines.nearest import did_you_mean
 from engines.vllm.options import DEMO_MODEL, VllmOptions
 from engines.vllm.scheduler import WORKER_EXTENSION
 
@@ -104,9 +104,7 @@ def _check_names(given: Mapping[str, Any]) -> None:
         if name in _RESERVED:
             raise InvalidRequest(f"{name!r} does not belong in engine_args: {_RESERVED[name]}.", param=param)
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise InvalidRequest(f"vLLM has no engine argument {name!r}.{hint}", param=param)
+            raise InvalidRequest(f"vLLM has no engine argument {name!r}.{did_you_mean(name, known)}", param=param)
 
 
 def quiet_environment() -> None:

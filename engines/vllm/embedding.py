@@ -7,9 +7,9 @@ from typing import Any, cast
 import torch
 from vllm.pooling_params import PoolingParams
 
+from engines.call_requests import FLOAT_BYTES, Embeddings, EmbedRequest
 from engines.context import Context
 from engines.errors import Cancelled, InvalidRequest
-from engines.requests import FLOAT_BYTES, Embeddings, EmbedRequest
 from engines.vllm.failures import refusal
 from engines.vllm.rendering import Rendered, Rendering
 

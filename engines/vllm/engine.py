@@ -4,10 +4,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from engines.context import Context
-from engines.contract import Capabilities, Load, Progress, PushEngine, Sink
+from engines.contract import Answers, Capabilities, Load, Progress, PushEngine, Sink
 from engines.errors import EngineDead, NotReady
 from engines.registry import EngineSpec
-from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
+from engines.requests import GenerateRequest
 from engines.vllm.boot import Boot
 from engines.vllm.options import VllmOptions
 
@@ -60,17 +60,15 @@ class VllmEngine(PushEngine):
         """Answers into a sink, as `Engine.submit` says."""
         await self._working().submit(request, context, sink)
 
-    async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
-        """Answers with one vector per input, as `Engine.embed` says."""
-        return await self._working().embed(request, context)
+    @property
+    def answers(self) -> Answers:
+        """Token ids, their text, and vectors where the model makes any.
 
-    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
-        """The token ids of a text or conversation."""
-        return await self._working().tokenize(request)
-
-    async def detokenize(self, request: DetokenizeRequest) -> str:
-        """The text of token ids."""
-        return await self._working().detokenize(request)
+        Raises:
+            NotReady: It still boots.
+            EngineDead: It is finished.
+        """
+        return self._working().answers
 
     @property
     def steps(self) -> int:

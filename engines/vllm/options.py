@@ -1,13 +1,22 @@
 """Options of a vLLM engine, as the fleet file gives them."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from engines.options import EngineOptions
 
 DEMO_MODEL = "demo"
+_LIBRARIES_BYTES = round(1.1 * 2**30)
+"""About what the two processes of an engine (its host and vLLM's core) take for the libraries that they import."""
+_CPU_KV_BYTES = 256 * 2**20
+"""What the KV cache takes on the CPU unless it is told otherwise."""
+_GPU_SHARE = 0.9
+"""How much of its share an engine takes; vLLM's own default of a whole GPU."""
 
 
-class VllmOptions(BaseModel):
+class VllmOptions(EngineOptions):
     """What one vLLM engine runs. None means vLLM's own default.
 
     Attributes:
@@ -41,7 +50,7 @@ class VllmOptions(BaseModel):
         engine_args: Any other argument of vLLM's `AsyncEngineArgs`, by name. Wins over the options above.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    packages = {"vllm": "`pip install 'penstock[cpu]'`, or `penstock[gpu]` on a machine with a GPU"}
 
     model: str = Field(DEMO_MODEL, min_length=1)
     tokenizer: str | None = None
@@ -68,3 +77,12 @@ class VllmOptions(BaseModel):
     free_grammars: bool = False
     guided_compile_s: float = Field(1.0, gt=0, le=60)
     engine_args: dict[str, Any] = {}
+
+    def memory_bytes(self, ranks: int) -> int:
+        """Libraries and KV cache, in bytes."""
+        return _LIBRARIES_BYTES + (self.kv_cache_bytes or _CPU_KV_BYTES) * ranks
+
+    @classmethod
+    def on_gpu_share(cls, share: float) -> Mapping[str, Any]:
+        """VLLM takes what it is told of the whole GPU, whoever else is on it."""
+        return {"gpu_memory_utilization": round(_GPU_SHARE * share, 3)}

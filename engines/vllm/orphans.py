@@ -16,7 +16,7 @@ from engines.vllm.scheduler import prepare_core
 _PR_SET_PDEATHSIG = 1
 
 
-def run_mortal_core(*args: Any, **kwargs: Any) -> None:
+def run_core_with_host(*args: Any, **kwargs: Any) -> None:
     """The core's process: as vLLM runs it, and killed by the kernel when the thread that started it ends.
 
     By the kernel (Linux: `PR_SET_PDEATHSIG` of prctl(2)), because a core that hangs does nothing by itself any more.
@@ -32,13 +32,13 @@ def run_mortal_core(*args: Any, **kwargs: Any) -> None:
 
 
 @contextmanager
-def mortal_core() -> Iterator[None]:
-    """While vLLM starts its core: lets it run `run_mortal_core`. vLLM has no option for it.
+def core_ends_with_host() -> Iterator[None]:
+    """While vLLM starts its core: lets it run `run_core_with_host`. vLLM has no option for it.
 
     The thread that starts it must live as long as the core is to live.
     """
     original = EngineCoreProc.run_engine_core
-    EngineCoreProc.run_engine_core = staticmethod(run_mortal_core)
+    EngineCoreProc.run_engine_core = staticmethod(run_core_with_host)
     try:
         yield
     finally:

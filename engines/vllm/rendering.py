@@ -11,9 +11,10 @@ from vllm.renderers import TokenizeParams
 from vllm.renderers.inputs.preprocess import extract_prompt_components, parse_model_prompt
 from vllm.renderers.online_renderer import OnlineRenderer
 
+from engines.call_requests import TokenizeRequest
 from engines.errors import AttachmentRefused, InvalidRequest, Unsupported
 from engines.messages import MediaPart, Message, NamedToolChoice, Tool, ToolChoice
-from engines.requests import GenerateRequest, Guided, TokenizeRequest
+from engines.requests import GenerateRequest, Guided
 from engines.vllm.failures import refusal
 from engines.vllm.options import VllmOptions
 from engines.vllm.sampling import guided_field, structured_outputs

@@ -12,18 +12,19 @@ from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.parallel_sampling import ParentRequest
 
+from engines.call_requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
 from engines.context import Context
-from engines.contract import Capabilities, Load, Progress, Sink
+from engines.contract import Answers, Capabilities, Load, Progress, Sink, unsupported
 from engines.errors import Cancelled, EngineDead, EngineFailed, Unsupported
 from engines.events import Started
-from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest, GenerateRequest, Tokenized, TokenizeRequest
+from engines.requests import GenerateRequest
 from engines.vllm.arguments import chat_template, child_environment, engine_args
 from engines.vllm.embedding import Embedding
 from engines.vllm.failures import failure, refusal
 from engines.vllm.gauges import Gauges
 from engines.vllm.grammars import Grammars
 from engines.vllm.options import VllmOptions
-from engines.vllm.orphans import mortal_core
+from engines.vllm.orphans import core_ends_with_host
 from engines.vllm.parsing import Parsing
 from engines.vllm.processes import ProcessTree
 from engines.vllm.progress import ProgressBoard
@@ -56,7 +57,7 @@ class Runtime:
         args = engine_args(options, tensor_parallel_size)
         check_core()
         self._gauges = Gauges()
-        with child_environment(options), processes.starting(), mortal_core():
+        with child_environment(options), processes.starting(), core_ends_with_host():
             self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._gauges.logger])
         if current_platform.is_cpu():
             processes.give_way()
@@ -148,20 +149,22 @@ class Runtime:
             raise stream.setup_error
         stream.start()
 
-    async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
-        """As `Engine.embed`."""
+    @property
+    def answers(self) -> Answers:
+        """Vectors, token ids, and their text."""
+        return {EmbedRequest: self._embed, TokenizeRequest: self._tokenize, DetokenizeRequest: self._detokenize}
+
+    async def _embed(self, request: EmbedRequest, context: Context) -> Embeddings:
         if not self.capabilities.embed:
-            raise Unsupported(f"The model {request.model!r} does not make embeddings.", param="model")
+            raise unsupported(request)
         return await self._embedding.embed(request, context)
 
-    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
-        """As `Engine.tokenize`."""
+    async def _tokenize(self, request: TokenizeRequest, context: Context) -> Tokenized:
         token_ids = await self._rendering.tokenize(request)
         tokens = await self._rendering.tokens(token_ids) if request.return_tokens else None
         return Tokenized(token_ids=token_ids, context_length=self._config.max_model_len, tokens=tokens)
 
-    async def detokenize(self, request: DetokenizeRequest) -> str:
-        """As `Engine.detokenize`."""
+    async def _detokenize(self, request: DetokenizeRequest, context: Context) -> str:
         return await self._rendering.detokenize(request.token_ids)
 
     async def _prepare_workers(self) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from actors.channel.frames import News
+from engines.call_requests import Request
 from engines.errors import PenstockError
-from engines.requests import Request
 
 
 class Heard:

@@ -24,7 +24,7 @@ from clusters.status import scrape
 from deployments.app import deploy
 from deployments.fleet_settings import FleetSettings
 from tests.benchmarks.servers import HOST, free_port
-from tests.chaos.mortal_nodes import CutNodes, KilledNodes, MortalNodes
+from tests.chaos.killable_nodes import CutNodes, KillableNodes, KilledNodes
 
 NODES = 3
 PLACES = 2
@@ -47,7 +47,7 @@ FLEET = FleetSettings.model_validate(
 )
 
 
-async def kill_nodes(nodes: MortalNodes, times: int, clients: int, numbers: int, pause_s: float) -> int:
+async def kill_nodes(nodes: KillableNodes, times: int, clients: int, numbers: int, pause_s: float) -> int:
     """Lets so many nodes die, one after another; 0 when no client saw more than a short pause."""
     console = Console(width=200, highlight=False)
     targets, url = Targets(FLEET.name), f"http://{HOST}:{FLEET.http.port}"
@@ -59,7 +59,7 @@ async def kill_nodes(nodes: MortalNodes, times: int, clients: int, numbers: int,
             moved = await _moved(url)
             hit: list[Answer] = []
             holding = {instance.node for instance in await targets.instances()}
-            victim = (await targets.mortal_nodes() & holding).pop()
+            victim = (await targets.killable_nodes() & holding).pop()
             taken = await nodes.end(victim, targets, lambda hit=hit: hit.extend(load.open))
             began_s = time.monotonic()
             hit = [answer for answer in hit if answer.instance in taken]
@@ -103,7 +103,7 @@ def _at(seconds: Sequence[float], share: float) -> float:
     return seconds[round(share * (len(seconds) - 1))] if seconds else 0.0
 
 
-async def run(nodes: MortalNodes, arguments: argparse.Namespace) -> int:
+async def run(nodes: KillableNodes, arguments: argparse.Namespace) -> int:
     """Starts the nodes and the fleet, and lets nodes die."""
     for _ in range(NODES):
         await nodes.add({"place": PLACES})
@@ -122,7 +122,7 @@ def main() -> int:
     parser.add_argument("--numbers", type=int, default=100, help="numbers of each answer")
     parser.add_argument("--pause", type=float, default=2.0, help="the longest pause that is good, in seconds")
     arguments = parser.parse_args()
-    nodes: MortalNodes = CutNodes(fade=arguments.fade) if arguments.cut or arguments.fade else KilledNodes()
+    nodes: KillableNodes = CutNodes(fade=arguments.fade) if arguments.cut or arguments.fade else KilledNodes()
     try:
         ray.init(address=nodes.address, namespace=FLEET.name, log_to_driver=False, configure_logging=False)
         return asyncio.run(run(nodes, arguments))

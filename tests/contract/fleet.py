@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from actors.directory.client import DirectoryClient
-from deployments.fleet_router import fleet_router
+from deployments.cluster_fleet import cluster_fleet
 from deployments.fleet_settings import FleetSettings
 from engines.contract import Engine
 from tests.contract.asking import eventually
@@ -37,11 +37,11 @@ async def fleet() -> AsyncIterator[Engine]:
     from deployments.app import build
 
     await asyncio.to_thread(serve.run, build(FLEET), name=FLEET.name, route_prefix=None)
-    router = fleet_router(FLEET, DirectoryClient(FLEET.name))
-    await router.start()
+    served = cluster_fleet(FLEET, DirectoryClient(FLEET.name))
+    await served.start()
     try:
-        await eventually(lambda: [card.ready for card in router.models()] == [2])
-        yield router
+        await eventually(lambda: [card.ready for card in served.cards()] == [2])
+        yield served.models[0].engine
     finally:
-        await router.stop(0)
+        await served.stop(0)
         await asyncio.to_thread(serve.delete, FLEET.name)

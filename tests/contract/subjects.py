@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
-from deployments.fleet_engine import FleetEngine
+from deployments.routing.route import Route
 from engines.contract import Engine
+from engines.operators.operator import Operator
 from engines.registry import EngineSpec, make_engine
 from engines.scripted.engine import ScriptedEngine
 from tests.contract.fleet import fleet
@@ -54,7 +55,9 @@ def scripted() -> AbstractAsyncContextManager[Engine]:
 
 
 def instance_ids(engine: Engine) -> Collection[str]:
-    assert isinstance(engine, FleetEngine)
+    while isinstance(engine, Operator):
+        engine = engine.inner
+    assert isinstance(engine, Route)
     return [instance.id for instance in engine.instances()]
 
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from engines.call_requests import DetokenizeRequest, EmbedRequest, TokenizeRequest
 from engines.context import Context
 from engines.errors import Unsupported
 from engines.events import (
@@ -15,7 +16,7 @@ from engines.events import (
     ToolCallFinished,
     ToolCallStarted,
 )
-from engines.requests import DetokenizeRequest, EmbedRequest, Resume, TokenizeRequest
+from engines.requests import Resume
 from tests.contract.asking import WEATHER, Running, counted
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

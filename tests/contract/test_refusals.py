@@ -2,10 +2,11 @@
 
 import pytest
 
+from engines.call_requests import TokenizeRequest
 from engines.context import Context
 from engines.errors import ContextOverflow, InvalidRequest, PenstockError, Unsupported
 from engines.events import Finished
-from engines.requests import GenerateRequest, Sampling, TokenizeRequest
+from engines.requests import GenerateRequest, Sampling
 from tests.contract.asking import Recorder, Running
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

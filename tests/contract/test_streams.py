@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
+from engines.call_requests import DetokenizeRequest, TokenizeRequest
 from engines.completion import Collector
 from engines.context import Context
 from engines.events import Delta, Finished, Started, TextDelta
-from engines.requests import DetokenizeRequest, GenerateRequest, Sampling, TokenizeRequest
+from engines.requests import GenerateRequest, Sampling
 from tests.contract.asking import DEADLINE_S, Recorder, Running, counted
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -11,6 +11,7 @@ import pytest
 
 from deployments.handle import FleetHandle
 from deployments.routing.affinity import weight
+from engines.call_requests import DetokenizeRequest, EmbedRequest, TokenizeRequest
 from engines.completion import collect
 from engines.context import Context
 from engines.errors import (
@@ -23,7 +24,7 @@ from engines.errors import (
     PenstockError,
 )
 from engines.events import Finished, Started, TextDelta
-from engines.requests import DetokenizeRequest, EmbedRequest, GenerateRequest, Session, TokenizeRequest
+from engines.requests import GenerateRequest, Session
 from tests.deployments.waiting import until
 
 ECHO = {"model": "echo", "prompt": "one two three"}

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from engines.call_requests import EmbedRequest
 from engines.completion import Collector, collect
 from engines.context import Context
 from engines.contract import Engine, Mailbox, Sink
 from engines.errors import Cancelled, EngineFailed, InstanceLost, PenstockError, QueueFull, StreamIncomplete
 from engines.events import Event, Finished, Started, TextDelta, Usage
-from engines.requests import EmbedRequest, GenerateRequest
+from engines.requests import GenerateRequest
 from engines.scripted.engine import ScriptedEngine
 from tests.contract.asking import Recorder, eventually
 

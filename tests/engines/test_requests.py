@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from engines.requests import EmbedRequest, GenerateRequest, Guided, Sampling, TokenizeRequest
+from engines.requests import GenerateRequest, Guided, Sampling
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 TOOL = {"type": "function", "function": {"name": "get_weather"}}
@@ -83,19 +83,6 @@ def test_min_tokens_above_max_tokens_is_refused() -> None:
 def test_a_guide_is_exactly_one(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="exactly one of json_schema, json_object, regex"):
         Guided(**fields)
-
-
-@pytest.mark.parametrize("inputs", [[], [[]], ["a", [1]], [[-1]]])
-def test_wrong_embedding_inputs_are_named(inputs: Any) -> None:
-    with pytest.raises(ValidationError) as caught:
-        EmbedRequest(model="model", inputs=inputs)
-    assert all(place[0] == "inputs" for place in places(caught.value))
-
-
-@pytest.mark.parametrize("fields", [{}, {"prompt": "a", "messages": MESSAGES}])
-def test_a_tokenize_request_has_one_prompt(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="exactly one of prompt, messages"):
-        TokenizeRequest(model="model", **fields)
 
 
 @pytest.mark.parametrize(

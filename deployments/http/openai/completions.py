@@ -16,9 +16,10 @@ from deployments.http.server.answer import answer_stream, answer_whole
 from deployments.http.server.asking import Asking
 from deployments.http.server.exchange import Exchange, json_response
 from deployments.http.server.long_answer import answer_in_pieces, pieces_of
+from engines.call_requests import DetokenizeRequest
 from engines.completion import Choice, Completion
 from engines.events import Usage
-from engines.requests import DetokenizeRequest, GenerateRequest
+from engines.requests import GenerateRequest
 
 
 async def completions(exchange: Exchange) -> web.StreamResponse:
@@ -56,7 +57,8 @@ async def _echo(exchange: Exchange, asking: Asking) -> str:
         return request.prompt
     token_ids = request.prompt_token_ids or []
     with asking.names.spoken():
-        return await exchange.fleet.detokenize(DetokenizeRequest(model=request.model, token_ids=token_ids))
+        engine = exchange.engine(request.model)
+        return await engine.detokenize(DetokenizeRequest(model=request.model, token_ids=token_ids))
 
 
 def _answer(

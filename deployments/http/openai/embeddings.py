@@ -14,10 +14,10 @@ from deployments.http.server.hints import DispatchFields
 from deployments.http.server.long_answer import answer_in_pieces, in_pieces
 from deployments.http.server.names import Names
 from deployments.http.server.validation import build, parse_body
+from engines.call_requests import Embeddings, EmbedRequest
 from engines.context import Context
 from engines.errors import InvalidRequest
 from engines.events import Usage
-from engines.requests import Embeddings, EmbedRequest
 
 MAX_INPUTS = 2048
 """OpenAI's."""
@@ -52,7 +52,7 @@ async def embeddings(exchange: Exchange) -> web.StreamResponse:
     context = Context(exchange.services.live_ids.take(exchange.id))
     try:
         with names.spoken():
-            answer = await exchange.fleet.embed(request, context)
+            answer = await exchange.engine(request.model).embed(request, context)
     except BaseException:
         context.kill()
         raise

@@ -6,14 +6,13 @@ from typing import Any
 
 from aiohttp import web
 
-from deployments.fleet_engine import ModelCard
+from deployments.fleet import ModelCard
 from deployments.http.server.exchange import Exchange, json_response
-from engines.errors import ModelNotFound
 
 
 async def models(exchange: Exchange) -> web.StreamResponse:
     """What is served."""
-    data = [_model(name, card) for card in exchange.fleet.models() for name in (card.name, *card.aliases)]
+    data = [_model(name, card) for card in exchange.fleet.cards() for name in (card.name, *card.aliases)]
     return json_response(json.dumps({"object": "list", "data": data}))
 
 
@@ -23,11 +22,8 @@ async def model(exchange: Exchange) -> web.StreamResponse:
     Raises:
         ModelNotFound: It is not served.
     """
-    cards = exchange.fleet.models()
-    for card in cards:
-        if exchange.argument == card.name or exchange.argument in card.aliases:
-            return json_response(json.dumps(_model(exchange.argument, card)))
-    raise ModelNotFound(exchange.argument, tuple(card.name for card in cards))
+    card = exchange.fleet.find(exchange.argument).card()
+    return json_response(json.dumps(_model(exchange.argument, card)))
 
 
 def _model(name: str, card: ModelCard) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from deployments.http.server.exchange import Exchange, json_response
 from deployments.http.server.long_answer import answer_in_pieces, in_pieces
 from deployments.http.server.names import Names
 from deployments.http.server.validation import build, parse_body
+from engines.call_requests import DetokenizeRequest, Tokenized, TokenizeRequest
 from engines.messages import Message, Tool
-from engines.requests import DetokenizeRequest, Tokenized, TokenizeRequest
 
 
 class TokenizeBody(BaseModel):
@@ -56,7 +56,7 @@ async def tokenize(exchange: Exchange) -> web.StreamResponse:
     fields = {name: getattr(body, name) for name in _SAME_NAME}
     request = build(TokenizeRequest, Names(data), model=model, return_tokens=body.return_token_strs, **fields)
     await exchange.turn()
-    answer = await exchange.fleet.tokenize(request)
+    answer = await exchange.engine(model).tokenize(request)
     return await answer_in_pieces(exchange, _pieces(answer))
 
 
@@ -82,12 +82,12 @@ async def detokenize(exchange: Exchange) -> web.StreamResponse:
     request = build(DetokenizeRequest, names, model=model, token_ids=body.tokens)
     await exchange.turn()
     with names.spoken():
-        text = await exchange.fleet.detokenize(request)
+        text = await exchange.engine(model).detokenize(request)
     return json_response(json.dumps({"prompt": text}))
 
 
 def _model(exchange: Exchange, name: str | None) -> str:
     """The model asked for; without a name the first one, as vLLM does."""
-    model = exchange.fleet.models()[0].name if name is None else name
+    model = exchange.fleet.models[0].name if name is None else name
     exchange.name_model(model)
     return model

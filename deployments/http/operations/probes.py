@@ -4,6 +4,7 @@ import json
 
 from aiohttp import web
 
+from deployments.http.server.api import Endpoint
 from deployments.http.server.exchange import Exchange, json_response
 from deployments.metrics import CONTENT_TYPE
 
@@ -38,3 +39,13 @@ async def metrics(exchange: Exchange) -> web.StreamResponse:
     """The fleet's figures, for Prometheus."""
     text = await exchange.services.metrics.text(exchange.fleet.instances())
     return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
+
+
+PROBES = (
+    Endpoint("/health", "GET", ready),
+    Endpoint("/live", "GET", live),
+    Endpoint("/ready", "GET", ready),
+    Endpoint("/metrics", "GET", metrics),
+    Endpoint("/-/healthz", "GET", ray_health),
+    Endpoint("/-/routes", "GET", ray_routes),
+)

@@ -113,7 +113,7 @@ async def _open(exchange: Exchange, stream: SseStream, connection: Connection) -
             "X-Accel-Buffering": "no",
         }
     )
-    exchange.dress(response)
+    exchange.set_headers(response)
     await response.prepare(request)
     chunked = request.version >= HttpVersion11
     connection.attach(stream)
@@ -156,12 +156,14 @@ async def _submit(exchange: Exchange, askings: Sequence[Asking], context: Contex
     await exchange.turn()
     if len(askings) == 1:
         with askings[0].names.spoken():
-            await exchange.fleet.submit(askings[0].request, context, sinks[0])
+            await exchange.engine(askings[0].request.model).submit(askings[0].request, context, sinks[0])
         return
 
     async def submit(index: int) -> None:
         with askings[index].names.spoken():
-            await exchange.fleet.submit(askings[index].request, context.child(f"{context.id}-{index}"), sinks[index])
+            request = askings[index].request
+            engine = exchange.engine(request.model)
+            await engine.submit(request, context.child(f"{context.id}-{index}"), sinks[index])
 
     await asyncio.gather(*(submit(index) for index in range(len(askings))))
 

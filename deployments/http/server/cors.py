@@ -53,7 +53,7 @@ class Cors:
             answer.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = names
         return answer
 
-    def dress(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+    def set_headers(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Says on an answer, whatever it is, that the page may read it."""
         if not self._origins:
             return

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import hdrs, web
 
-from deployments.fleet_engine import FleetEngine
+from deployments.fleet import Fleet
 from deployments.fleet_settings import HttpSettings
 from deployments.http.server.bodies import LARGE_BYTES, Bodies
 from deployments.http.server.body import read_json
@@ -17,7 +18,8 @@ from deployments.http.server.readiness import Readiness
 from deployments.http.server.request_id import HEADER, LiveIds
 from deployments.http.server.sse_stream import Flusher
 from deployments.metrics import Metrics, RequestMeter
-from engines.errors import PenstockError
+from engines.contract import Engine
+from engines.errors import ModelNotFound, PenstockError
 
 
 @dataclass(slots=True)
@@ -29,7 +31,7 @@ class Services:
         draining: The ingress is about to stop: probes say so, and connections are not kept.
     """
 
-    fleet: FleetEngine
+    fleet: Fleet
     settings: HttpSettings
     metrics: Metrics
     flusher: Flusher
@@ -65,7 +67,7 @@ class Exchange:
     failed_with: PenstockError | None = None
 
     @property
-    def fleet(self) -> FleetEngine:
+    def fleet(self) -> Fleet:
         """Who serves."""
         return self.services.fleet
 
@@ -95,18 +97,24 @@ class Exchange:
 
     def name_model(self, name: str) -> None:
         """Counts the request for its model. A name that is not served would be a new time series per typo."""
-        for card in self.fleet.models():
-            if name == card.name or name in card.aliases:
-                self.meter.model = card.name
-                return
+        with suppress(ModelNotFound):
+            self.meter.model = self.fleet.find(name).name
 
-    def dress(self, response: web.StreamResponse) -> None:
+    def engine(self, model: str) -> Engine:
+        """What answers for a model.
+
+        Raises:
+            ModelNotFound: It is not served.
+        """
+        return self.fleet.find(model).engine
+
+    def set_headers(self, response: web.StreamResponse) -> None:
         """Sets the headers that every answer has; before its head is sent."""
         response.headers[HEADER] = self.id
         response.headers[hdrs.SERVER] = "penstock"
         if self.instance is not None:
             response.headers[INSTANCE_HEADER] = self.instance
-        self.services.cors.dress(self.request, response)
+        self.services.cors.set_headers(self.request, response)
         if self.services.draining:
             response.force_close()
 

@@ -70,6 +70,6 @@ async def answer_in_pieces(exchange: Exchange, pieces: Iterable[str]) -> web.Str
 
 async def _open(exchange: Exchange) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
-    exchange.dress(response)
+    exchange.set_headers(response)
     await response.prepare(exchange.request)
     return response

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from deployments.fleet_engine import FleetEngine
+from deployments.fleet import Fleet
 
 
 class Readiness:
@@ -17,11 +17,11 @@ class Readiness:
     def __init__(self) -> None:
         self._booted = False
 
-    def status(self, fleet: FleetEngine, *, draining: bool) -> Literal["ready", "starting", "draining", "unavailable"]:
+    def status(self, fleet: Fleet, *, draining: bool) -> Literal["ready", "starting", "draining", "unavailable"]:
         """Where the ingress is in its life."""
         if draining:
             return "draining"
         if not self._booted:
             self._booted = fleet.ready
             return "ready" if self._booted else "starting"
-        return "ready" if any(card.ready for card in fleet.models()) else "unavailable"
+        return "ready" if any(model.engine.ready for model in fleet.models) else "unavailable"

@@ -1,6 +1,5 @@
 """Pydantic's complaints, as one short error that names the field as the caller wrote it."""
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from pydantic_core import ErrorDetails
 from deployments.http.server.names import Location, Names, notation
 from engines.errors import InvalidRequest
 from engines.garbage import CollectorPaused
+from engines.nearest import did_you_mean
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -61,9 +61,7 @@ def check_known(data: Mapping[str, Any], known: Iterable[str], where: str = "") 
     if unknown is None:
         return
     short = unknown[:80]
-    near = difflib.get_close_matches(short, list(known), n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise InvalidRequest(f"Unknown field {short!r}.{hint}", param=where + short)
+    raise InvalidRequest(f"Unknown field {short!r}.{did_you_mean(short, known)}", param=where + short)
 
 
 def invalid_request(error: ValidationError, names: Names) -> InvalidRequest:

@@ -14,12 +14,13 @@ from actors.channel.egress import Egress
 from actors.channel.frames import DRAINING
 from actors.directory.known_instance import Instance
 from actors.settings import AdmissionSettings, ChannelSettings, PatienceSettings
+from engines.call_requests import DetokenizeRequest, EmbedRequest, TokenizeRequest
 from engines.completion import Collector, collect
 from engines.context import Context
 from engines.errors import Cancelled, Draining, InstanceLost, InvalidRequest, PenstockError, QueueFull, Timeout
 from engines.events import Event, Finished, Started
 from engines.registry import EngineSpec
-from engines.requests import DetokenizeRequest, EmbedRequest, Resume, Sampling, TokenizeRequest
+from engines.requests import Resume, Sampling
 from engines.scripted.engine import ScriptedEngine, ScriptedOptions
 from tests.actors.channel_reader import eventually, request, spec, until
 from tests.actors.conftest import BRISK, Start

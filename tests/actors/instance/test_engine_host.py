@@ -10,6 +10,7 @@ from actors.channel.frames import DRAINING, ENGINE_DIED, SESSIONS, News
 from actors.directory.known_instance import Instance, InstanceState
 from actors.instance.engine_host import EngineHost
 from actors.settings import AdmissionSettings, ChannelSettings, LaneSettings
+from engines.call_requests import Embeddings, EmbedRequest, TokenizeRequest
 from engines.context import Context
 from engines.contract import Load
 from engines.errors import (
@@ -26,7 +27,7 @@ from engines.errors import (
 )
 from engines.events import Finished, TextDelta
 from engines.registry import EngineSpec
-from engines.requests import Embeddings, EmbedRequest, Session, TokenizeRequest
+from engines.requests import Session
 from engines.scripted.engine import ScriptedEngine
 from tests.actors.channel_reader import Reader, eventually, host, request, until
 
@@ -150,7 +151,7 @@ async def test_an_instance_that_drains_while_it_boots_takes_no_work_when_it_has(
     with pytest.raises(NotReady):
         await instance.check_health(30.0, 1.0, 30.0)
     with pytest.raises(Draining):
-        await instance.tokenize(TokenizeRequest(model="m", prompt="hi"))
+        await instance.call(TokenizeRequest(model="m", prompt="hi"))
     await booting
     assert instance.describe().state is InstanceState.DRAINING
     await instance.check_health(0.0, 1.0, 30.0)
@@ -326,7 +327,7 @@ async def test_other_routers_hear_of_a_session_and_later_ones_too(booted: Booted
     await sender.end(2)
     await until(lambda: other.news)
     assert other.news == [News(SESSIONS, [("s", 0.0)])]
-    await instance.embed(EmbedRequest(model="m", inputs=["a"], session=Session(id="t")))
+    await instance.call(EmbedRequest(model="m", inputs=["a"], session=Session(id="t")))
     await until(lambda: sender.news and len(other.news) == 2)
     assert sender.news == other.news[1:] == [News(SESSIONS, [("t", 0.0)])]
     late = Reader(instance, "late")
@@ -363,29 +364,29 @@ async def test_embeddings_have_a_lane_of_their_own(booted: Booted) -> None:
     await reader.is_open()
     reader.submit(request())
     await reader.has_started(1)
-    assert len(await instance.embed(EmbedRequest(model="m", inputs=["a", "b"]))) == 2
+    assert len(await instance.call(EmbedRequest(model="m", inputs=["a", "b"]))) == 2
     assert instance.describe().load.running == 1
     with pytest.raises(RequestTooLarge):
-        await instance.embed(EmbedRequest(model="m", inputs=["a" * 60, "b" * 60]))
+        await instance.call(EmbedRequest(model="m", inputs=["a" * 60, "b" * 60]))
     reader.close()
 
 
 async def test_what_is_too_much_for_the_lane_waits_or_is_refused(booted: Booted) -> None:
     instance = await booted(HANGING, admission=AdmissionSettings(embeddings=ONE_AT_A_TIME))
     held = asyncio.Event()
-    embed = instance.engine.embed
+    answer = instance.engine.call
 
     async def slow(request: EmbedRequest, context: Context) -> Embeddings:
         await held.wait()
-        return await embed(request, context)
+        return await answer(request, context)
 
-    instance.engine.embed = slow  # type: ignore[method-assign]
+    instance.engine.call = slow  # type: ignore[method-assign]
     one = EmbedRequest(model="m", inputs=["a"])
-    first, second = (asyncio.ensure_future(instance.embed(one)) for _ in range(2))
+    first, second = (asyncio.ensure_future(instance.call(one)) for _ in range(2))
     await until(lambda: instance.describe().load.queued == 1)
     assert instance.describe().load.running == 1
     with pytest.raises(QueueFull):
-        await instance.embed(one)
+        await instance.call(one)
     # Who waits is turned away when the instance drains; who runs may finish.
     draining = asyncio.ensure_future(instance.drain(10.0))
     with pytest.raises(Draining):
@@ -398,9 +399,9 @@ async def test_what_is_too_much_for_the_lane_waits_or_is_refused(booted: Booted)
 
 async def test_an_embedding_that_waits_can_be_cancelled(booted: Booted) -> None:
     instance = await booted(HANGING, admission=AdmissionSettings(embeddings=ONE_AT_A_TIME))
-    instance.engine.embed = lambda *_: asyncio.Event().wait()  # type: ignore[assignment, method-assign]
+    instance.engine.call = lambda *_: asyncio.Event().wait()  # type: ignore[assignment, method-assign]
     one = EmbedRequest(model="m", inputs=["a"])
-    first, second = (asyncio.ensure_future(instance.embed(one)) for _ in range(2))
+    first, second = (asyncio.ensure_future(instance.call(one)) for _ in range(2))
     await until(lambda: instance.describe().load.queued == 1)
     second.cancel()
     await until(lambda: instance.describe().load.queued == 0)
@@ -414,6 +415,6 @@ async def test_tokenizing_does_not_wait_at_the_gate(booted: Booted) -> None:
     await reader.is_open()
     reader.submit(request())
     await reader.has_started(1)
-    tokenized = await instance.tokenize(TokenizeRequest(model="m", prompt="hi"))
+    tokenized = await instance.call(TokenizeRequest(model="m", prompt="hi"))
     assert tokenized.token_ids == [104, 105]
     reader.close()

@@ -2,10 +2,9 @@ import asyncio
 
 import pytest
 
-from actors.instance.lane import Lane, size_of
+from actors.instance.lane import Lane
 from actors.settings import LaneSettings
 from engines.errors import Draining, QueueFull, RequestTooLarge
-from engines.requests import DetokenizeRequest, EmbedRequest, TokenizeRequest
 
 SETTINGS = LaneSettings(running_bytes=10, queued_bytes=20, max_bytes=50, least_bytes=2)
 
@@ -113,12 +112,3 @@ async def test_who_waits_can_be_turned_away() -> None:
         await waits.task
     assert (lane.running, lane.queued) == (1, 0)
     await runs.end()
-
-
-def test_sizes() -> None:
-    assert size_of(DetokenizeRequest(model="m", token_ids=[1, 2])) == 8
-    assert size_of(EmbedRequest(model="m", inputs=["abc", "de"])) == 5
-    assert size_of(EmbedRequest(model="m", inputs=[[1], [2, 3]])) == 12
-    assert size_of(TokenizeRequest(model="m", prompt="abc")) == 3
-    messages = [{"role": "user", "content": "abc"}, {"role": "user", "content": [{"type": "text", "text": "d"}]}]
-    assert size_of(TokenizeRequest.model_validate({"model": "m", "messages": messages})) == 64 + 3 + 64 + 1

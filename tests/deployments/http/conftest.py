@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from deployments.fleet_settings import HttpSettings
+from deployments.fleet_settings import HttpSettings, RoutingSettings
 from deployments.http.ingress import HttpIngress
 from deployments.local_fleet import LocalFleet
 from deployments.metrics import Metrics
@@ -87,7 +87,7 @@ async def serving_one(
     script: Any = None, *, engines: list[Engine] | None = None, aliases: dict[str, str] | None = None, **settings: Any
 ) -> AsyncIterator[Served]:
     engine = ScriptedEngine("demo-0", script=script)
-    fleet = LocalFleet({"demo": engines if engines is not None else [engine]}, aliases)
+    fleet = LocalFleet({"demo": engines if engines is not None else [engine]}, aliases, RoutingSettings(inhibit_s=0))
     await fleet.start()
     metrics = Metrics()
     ingress = HttpIngress(fleet, HttpSettings(port=0, **settings), metrics)

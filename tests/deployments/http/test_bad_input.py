@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engines.errors import ContextOverflow, EngineFailed, InvalidRequest, QueueFull
+from engines.errors import ContextOverflow, EngineFailed, InvalidRequest, Overloaded, QueueFull
 from tests.deployments.http.conftest import HELLO, Serving
 
 
@@ -246,16 +246,16 @@ async def test_what_is_not_declared_as_json_is_refused(serving: Serving, content
 
 async def test_errors_of_the_engine_keep_their_status(serving: Serving) -> None:
     cases = [
-        (ContextOverflow("Too long.", context_length=8, prompt_tokens=9, param="messages"), 400),
-        (InvalidRequest("The schema is not valid.", param="response_format"), 400),
-        (QueueFull("Full.", retry_after_s=2.4), 429),
+        (ContextOverflow("Too long.", context_length=8, prompt_tokens=9, param="messages"), 400, ContextOverflow.code),
+        (InvalidRequest("The schema is not valid.", param="response_format"), 400, InvalidRequest.code),
+        (QueueFull("Full.", retry_after_s=2.4), 429, Overloaded.code),
     ]
-    for error, status in cases:
+    for error, status, code in cases:
         async with serving([error]) as served:
             for stream in (False, True):
                 answer = await served.chat(stream=stream)
                 assert answer.status == status
-                assert answer.json["error"]["code"] == error.code
+                assert answer.json["error"]["code"] == code
                 assert answer.json["error"]["param"] == error.param
                 assert answer.headers.get("Retry-After") == ("3" if status == 429 else None)
 

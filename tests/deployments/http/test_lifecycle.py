@@ -4,6 +4,7 @@ import socket
 import aiohttp
 import pytest
 
+from deployments.fleet import Fleet
 from deployments.fleet_settings import HttpSettings
 from deployments.http.ingress import QUIET_S, HttpIngress
 from deployments.http.server.refusals import CannotListen
@@ -61,9 +62,9 @@ async def test_draining_shows_in_ready_alone(serving: Serving) -> None:
 
 async def test_what_it_counted_is_not_lost_when_it_ends() -> None:
     board = MemoryBoard()
-    engine = ScriptedEngine("a")
-    await engine.start()
-    ingress = HttpIngress(LocalFleet({"demo": [engine]}), HttpSettings(port=0), Metrics("ends", board))
+    fleet = LocalFleet({"demo": [ScriptedEngine("a")]})
+    await fleet.start()
+    ingress = HttpIngress(fleet, HttpSettings(port=0), Metrics("ends", board))
     await ingress.start()
     url = f"http://127.0.0.1:{ingress.port}/v1/chat/completions"
     body = {"model": "demo", "messages": HELLO}
@@ -77,6 +78,7 @@ async def test_what_it_counted_is_not_lost_when_it_ends() -> None:
 async def test_ready_waits_for_every_model_and_then_needs_one() -> None:
     engines = [ScriptedEngine("a"), ScriptedEngine("b")]
     fleet = LocalFleet({"a": [engines[0]], "b": [engines[1]]})
+    await Fleet.start(fleet)  # Its engines boot one by one.
     ingress = HttpIngress(fleet, HttpSettings(port=0), Metrics())
     await ingress.start()
     try:
@@ -87,8 +89,10 @@ async def test_ready_waits_for_every_model_and_then_needs_one() -> None:
                     return response.status, (await response.json())["status"]
 
             await engines[0].start()
+            await until(lambda: fleet.find("a").engine.ready)
             assert await ready() == (503, "starting")
             await engines[1].start()
+            await until(lambda: fleet.ready)
             assert await ready() == (200, "ready")
             await engines[0].stop()
             assert await ready() == (200, "ready")

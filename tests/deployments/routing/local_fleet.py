@@ -7,55 +7,43 @@ from dataclasses import replace
 
 from actors.channel.listener import Listener
 from actors.directory.known_instance import Instance, InstanceState
-from deployments.fleet_settings import ModelSettings
+from deployments.fleet_settings import RoutingSettings
+from deployments.routing.local_link import LocalLink
+from deployments.routing.route import Route
 from deployments.routing.router import PushRouter
+from engines.call_requests import Request
 from engines.context import Context
 from engines.contract import Engine, Load, Sink
-from engines.errors import Draining, InstanceLost, PenstockError
-from engines.events import Event, Finished
-from engines.requests import (
-    DetokenizeRequest,
-    Embeddings,
-    EmbedRequest,
-    GenerateRequest,
-    Request,
-    Tokenized,
-    TokenizeRequest,
-)
+from engines.errors import Draining, InstanceLost
+from engines.requests import GenerateRequest
 from engines.scripted.engine import ScriptedEngine
 from tests.deployments.waiting import until
 
 
-class LocalLink:
-    """A link to an engine of this process."""
+class FaultyLink(LocalLink):
+    """A link that a test breaks."""
 
     def __init__(self, fleet: "LocalFleet", engine: Engine, listener: Listener) -> None:
-        self.in_flight = 0
-        self.is_draining = False
-        self.reported = Load()
-        self.heard_s = self.spoke_s = 0.0
-        self.is_stalled = False
-        self.ready = False
-        self.sinks: set[_CountingSink] = set()
-        self._fleet = fleet
-        self._engine = engine
-        self.listener = listener
+        super().__init__(engine, listener)
+        self.load = Load()
         self.hear = listener.heard
+        self._fleet = fleet
+
+    @property
+    def reported(self) -> Load:
+        return self.load
 
     async def start(self) -> None:
         if self._engine.name in self._fleet.unreachable:
             raise InstanceLost("unreachable", instance=self._engine.name)
-        self.ready = True
-
-    async def stop(self, timeout_s: float = 30.0) -> None:
-        self.ready = False
+        await super().start()
 
     def lose(self, *suspects: Request, is_dead: bool = True) -> None:
-        self.ready = False
+        self._is_open = False
         error = InstanceLost("lost", instance=self._engine.name)
         self.listener.lost(error, suspects, is_dead=is_dead)
-        for sink in [*self.sinks]:
-            sink.fail(error)
+        for stream in [*self.streams]:
+            stream.fail(error)
 
     async def probe(self, timeout_s: float) -> None:
         self._fleet.probes.append(self._engine.name)
@@ -63,61 +51,26 @@ class LocalLink:
             raise InstanceLost("hangs")
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
-        counting = _CountingSink(self, sink, request.sampling.n)
-        try:
-            if self._engine.name in self._fleet.draining:
-                raise Draining("draining")
-            await self._engine.submit(request, context, counting)
-        except BaseException:
-            counting.end()
-            raise
-
-    async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
-        return await self._engine.embed(request, context)
-
-    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
-        return await self._engine.tokenize(request)
-
-    async def detokenize(self, request: DetokenizeRequest) -> str:
-        return await self._engine.detokenize(request)
-
-
-class _CountingSink:
-    def __init__(self, link: LocalLink, sink: Sink, weight: int) -> None:
-        self._link: LocalLink | None = link
-        self._sink = sink
-        self._weight = weight
-        link.in_flight += weight
-        link.sinks.add(self)
-
-    def emit(self, event: Event) -> None:
-        if self._link is not None:
-            if isinstance(event, Finished):
-                self.end()
-            self._sink.emit(event)
-
-    def fail(self, error: PenstockError) -> None:
-        if self._link is not None:
-            self.end()
-            self._sink.fail(error)
-
-    def end(self) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            link.in_flight -= self._weight
-            link.sinks.discard(self)
+        if self._engine.name in self._fleet.draining:
+            raise Draining("draining")
+        await super().submit(request, context, sink)
 
 
 class LocalFleet:
-    """Instances that a PushRouter of the same process can route over."""
+    """Instances that a PushRouter of the same process can route over.
+
+    Attributes:
+        router: The one of the latest `route`.
+    """
 
     def __init__(self) -> None:
         self.engines: dict[str, ScriptedEngine] = {}
-        self.links: dict[str, list[LocalLink]] = {}
+        self.links: dict[str, list[FaultyLink]] = {}
         self.unreachable: set[str] = set()
         self.draining: set[str] = set()
         self.hanging: set[str] = set()
         self.probes: list[str] = []
+        self.router: PushRouter
         self._instances: dict[str, Instance] = {}
         self._changed = asyncio.Event()
         self._broken: Exception | None = None
@@ -160,7 +113,7 @@ class LocalFleet:
         self._broken = error
         self._changed.set()
 
-    def link(self, id: str) -> LocalLink:
+    def link(self, id: str) -> FaultyLink:
         """The latest link to the instance."""
         return self.links[id][-1]
 
@@ -172,21 +125,26 @@ class LocalFleet:
             yield list(self._instances.values())
             await self._changed.wait()
 
-    def connect(self, instance: Instance, listener: Listener) -> LocalLink:
-        link = LocalLink(self, self.engines[instance.id], listener)
+    def connect(self, instance: Instance, listener: Listener) -> FaultyLink:
+        link = FaultyLink(self, self.engines[instance.id], listener)
         self.links.setdefault(instance.id, []).append(link)
         return link
 
     async def convict(self, fingerprint: str) -> None:
         """Tells nobody."""
 
-    async def router(self, *models: ModelSettings, **routing: object) -> PushRouter:
-        """A router over the fleet, started and connected to all that is ready now."""
-        settings = models or (ModelSettings(name="m", engine="scripted", routing=routing),)
-        router = PushRouter(settings, self.watch, self.connect, convict=self.convict)
+    async def serve(self, *models: str, **routing: object) -> PushRouter:
+        """A router over these instances, started and connected to all that is ready now."""
+        settings = RoutingSettings.model_validate(routing)
+        router = PushRouter(dict.fromkeys(models, settings), self.watch, self.connect, convict=self.convict)
         await router.start()
         await until(lambda: all(self._is_linked(id) for id, one in self._instances.items()))
         return router
+
+    async def route(self, **routing: object) -> Route:
+        """The route to the model `m`, of a router of its own."""
+        self.router = await self.serve("m", **routing)
+        return self.router.routes["m"]
 
     def _is_linked(self, id: str) -> bool:
         if self._instances[id].state is not InstanceState.READY:

@@ -1,9 +1,10 @@
 import pytest
 
 from deployments.routing.fault_budget import MEMORY_S, SAME_CAUSE_S, FaultBudget, TrialSink
+from engines.call_requests import EmbedRequest
 from engines.errors import EngineFault, InstanceLost, Quarantined
 from engines.events import Finished, Started, TextDelta, Usage
-from engines.requests import EmbedRequest, GenerateRequest, Resume, Sampling, Session
+from engines.requests import GenerateRequest, Resume, Sampling, Session
 from tests.clock import Clock
 
 POISON = GenerateRequest(model="m", prompt="poison")
@@ -20,7 +21,10 @@ class Budget(FaultBudget):
         self.time = Clock()
         self.dead: set[str] = set()
         self.convicted: list[str] = []
-        super().__init__(lambda node, _: node not in self.dead, self.convicted.append, self.time)
+        super().__init__(lambda node, _: node not in self.dead, clock=self.time)
+
+    def _convict(self, fingerprint: str) -> None:
+        self.convicted.append(fingerprint)
 
     def must_be_tried_alone(self, request: GenerateRequest) -> bool:
         return self.is_suspect(self.fingerprint(request))

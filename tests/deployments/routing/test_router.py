@@ -7,9 +7,9 @@ import pytest
 
 from actors.channel.frames import SESSIONS, News
 from actors.directory.known_instance import InstanceState
-from deployments.fleet_settings import ModelSettings, RoutingSettings
 from deployments.routing.affinity import weight
-from deployments.routing.router import PushRouter
+from deployments.routing.route import Route
+from engines.call_requests import DetokenizeRequest, EmbedRequest, TokenizeRequest
 from engines.completion import Collector, collect
 from engines.context import Context
 from engines.contract import Capabilities, Load, Sink
@@ -21,7 +21,6 @@ from engines.errors import (
     InstanceLost,
     InstanceNotFound,
     InvalidRequest,
-    ModelNotFound,
     NoInstance,
     OtherVocabulary,
     Overloaded,
@@ -34,7 +33,7 @@ from engines.errors import (
 )
 from engines.events import Finished
 from engines.operators.migration import Migration
-from engines.requests import DetokenizeRequest, EmbedRequest, GenerateRequest, Sampling, Session, TokenizeRequest
+from engines.requests import GenerateRequest, Sampling, Session
 from engines.scripted.engine import ScriptedEngine
 from engines.scripted.script import Hang, Hold
 from tests.deployments.routing.local_fleet import LocalFleet
@@ -45,8 +44,8 @@ def ask(text: str = "hello", **fields: object) -> GenerateRequest:
     return GenerateRequest(**{"model": "m", "prompt": text, **fields})
 
 
-async def engine_of(router: PushRouter, request: GenerateRequest) -> str:
-    return (await collect(router.generate(request, Context()))).engine
+async def engine_of(route: Route, request: GenerateRequest) -> str:
+    return (await collect(route.generate(request, Context()))).engine
 
 
 @pytest.fixture
@@ -58,54 +57,45 @@ async def fleet() -> AsyncIterator[LocalFleet]:
 async def test_answers_from_an_instance_of_the_model(fleet: LocalFleet) -> None:
     await fleet.add("a-1", model="a")
     await fleet.add("b-1", model="b")
-    router = await fleet.router(
-        ModelSettings(name="a", aliases=["first"], engine="scripted"), ModelSettings(name="b", engine="scripted")
-    )
-    assert await engine_of(router, ask(model="a")) == "a-1"
-    assert await engine_of(router, ask(model="b")) == "b-1"
-    assert await engine_of(router, ask(model="first")) == "a-1"
+    router = await fleet.serve("a", "b")
+    assert await engine_of(router.routes["a"], ask(model="a")) == "a-1"
+    assert await engine_of(router.routes["b"], ask(model="b")) == "b-1"
+    assert await engine_of(router.routes["a"], ask(model="alias")) == "a-1"
     # The engine is asked for the model that it serves, whatever the client calls it.
     assert [request.model for request in fleet.engines["a-1"].requests] == ["a", "a"]
-
-
-async def test_an_unknown_model_names_those_that_are_served(fleet: LocalFleet) -> None:
-    router = await fleet.router(ModelSettings(name="a", aliases=["first"], engine="scripted"))
-    with pytest.raises(ModelNotFound) as caught:
-        await engine_of(router, ask(model="nope"))
-    assert caught.value.served == ("a", "first")
 
 
 async def test_a_burst_spreads_before_any_of_it_is_answered(fleet: LocalFleet) -> None:
     for id in ("a", "b", "c"):
         await fleet.add(id, ScriptedEngine(id, script=[Hang()]))
-    router = await fleet.router()
+    route = await fleet.route()
     contexts = [Context() for _ in range(30)]
-    await asyncio.gather(*(router.submit(ask(), context, Collector()) for context in contexts))
+    await asyncio.gather(*(route.submit(ask(), context, Collector()) for context in contexts))
     assert {id: len(engine.active) for id, engine in fleet.engines.items()} == {"a": 10, "b": 10, "c": 10}
-    assert router.load().running == 30
+    assert route.load().running == 30
     for context in contexts:
         context.kill()
-    assert router.load().running == 0
+    assert route.load().running == 0
 
 
 async def test_the_load_of_others_counts(fleet: LocalFleet) -> None:
     await fleet.add("a")
     await fleet.add("b")
-    router = await fleet.router()
-    fleet.link("a").reported = Load(running=4, queued=1)
-    assert [await engine_of(router, ask()) for _ in range(5)] == ["b"] * 5
+    route = await fleet.route()
+    fleet.link("a").load = Load(running=4, queued=1)
+    assert [await engine_of(route, ask()) for _ in range(5)] == ["b"] * 5
 
 
 async def test_our_own_load_is_not_counted_twice(fleet: LocalFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id, ScriptedEngine(id, script=[Hang()]))
-    router = await fleet.router()
+    route = await fleet.route()
     contexts = [Context() for _ in range(20)]
     for context in contexts[:10]:
-        await router.submit(ask(instance="a"), context, Collector())
-    fleet.link("a").reported = Load(running=10)  # ours, every one
+        await route.submit(ask(instance="a"), context, Collector())
+    fleet.link("a").load = Load(running=10)  # ours, every one
     for context in contexts[10:]:
-        await router.submit(ask(), context, Collector())
+        await route.submit(ask(), context, Collector())
     assert {id: len(engine.active) for id, engine in fleet.engines.items()} == {"a": 10, "b": 10}
     for context in contexts:
         context.kill()
@@ -114,11 +104,11 @@ async def test_our_own_load_is_not_counted_twice(fleet: LocalFleet) -> None:
 async def test_every_choice_counts_as_load(fleet: LocalFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id, ScriptedEngine(id, script=[Hang()]))
-    router = await fleet.router()
+    route = await fleet.route()
     contexts = [Context() for _ in range(11)]
-    await router.submit(ask(instance="a", sampling=Sampling(n=10)), contexts[0], Collector())
+    await route.submit(ask(instance="a", sampling=Sampling(n=10)), contexts[0], Collector())
     for context in contexts[1:]:
-        await router.submit(ask(), context, Collector())
+        await route.submit(ask(), context, Collector())
     assert {id: len(engine.active) for id, engine in fleet.engines.items()} == {"a": 1, "b": 10}
     for context in contexts:
         context.kill()
@@ -127,26 +117,26 @@ async def test_every_choice_counts_as_load(fleet: LocalFleet) -> None:
 async def test_who_waited_long_enough_at_one_instance_does_not_wait_at_the_next(fleet: LocalFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id, ScriptedEngine(id, script=[QueueTimeout("waited", retry_after_s=3.0)]))
-    router = await fleet.router()
+    route = await fleet.route()
     with pytest.raises(QueueTimeout):
-        await engine_of(router, ask())
+        await engine_of(route, ask())
     assert sum(len(engine.requests) for engine in fleet.engines.values()) == 1
 
 
 async def test_an_instance_that_announced_its_drain_gets_nothing_new(fleet: LocalFleet) -> None:
     await fleet.add("a")
     await fleet.add("b")
-    router = await fleet.router(policy="round_robin")
+    route = await fleet.route(policy="round_robin")
     fleet.link("a").is_draining = True
-    assert [await engine_of(router, ask()) for _ in range(3)] == ["b"] * 3
+    assert [await engine_of(route, ask()) for _ in range(3)] == ["b"] * 3
 
 
 @pytest.mark.parametrize("error", [QueueFull("full"), InstanceLost("lost"), EngineDead("dead")])
 async def test_a_refused_request_goes_to_the_next_instance(fleet: LocalFleet, error: PenstockError) -> None:
     await fleet.add("a", ScriptedEngine("a", script=[error]))
     await fleet.add("b")
-    router = await fleet.router(policy="round_robin")
-    assert [await engine_of(router, ask()) for _ in range(4)] == ["b"] * 4
+    route = await fleet.route(policy="round_robin")
+    assert [await engine_of(route, ask()) for _ in range(4)] == ["b"] * 4
     # It was asked once: from then on it is inhibited, or known to be busy.
     assert len(fleet.engines["a"].requests) == 1
 
@@ -154,31 +144,31 @@ async def test_a_refused_request_goes_to_the_next_instance(fleet: LocalFleet, er
 async def test_what_no_tokenizer_here_understands_says_so(fleet: LocalFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id, ScriptedEngine(id, script=[OtherVocabulary("Begun with another tokenizer.")]))
-    router = await fleet.router()
+    route = await fleet.route()
     with pytest.raises(OtherVocabulary, match="another tokenizer"):
-        await engine_of(router, ask())
+        await engine_of(route, ask())
     await fleet.add("c")
-    await until(lambda: router.models()[0].ready == 3)
-    assert await engine_of(router, ask()) == "c"
+    await until(lambda: route.open_instances == 3)
+    assert await engine_of(route, ask()) == "c"
 
 
 async def test_an_instance_that_says_it_drains_is_asked_no_more(fleet: LocalFleet) -> None:
     await fleet.add("a")
     await fleet.add("b")
-    router = await fleet.router(policy="round_robin")
+    route = await fleet.route(policy="round_robin")
     fleet.draining.add("a")
-    assert await engine_of(router, ask()) == "b"
-    assert {one.id: one.state for one in router.instances()} == {"a": "draining", "b": "ready"}
+    assert await engine_of(route, ask()) == "b"
+    assert {one.id: one.state for one in route.instances()} == {"a": "draining", "b": "ready"}
     fleet.draining.clear()
-    assert [await engine_of(router, ask()) for _ in range(3)] == ["b"] * 3
+    assert [await engine_of(route, ask()) for _ in range(3)] == ["b"] * 3
 
 
 async def test_an_error_that_would_be_the_same_anywhere_is_not_tried_elsewhere(fleet: LocalFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id, ScriptedEngine(id, script=[InvalidRequest("no", param="prompt")]))
-    router = await fleet.router()
+    route = await fleet.route()
     with pytest.raises(InvalidRequest) as caught:
-        await engine_of(router, ask())
+        await engine_of(route, ask())
     assert caught.value.instance in ("a", "b")
     assert sum(len(engine.requests) for engine in fleet.engines.values()) == 1
 
@@ -186,10 +176,10 @@ async def test_an_error_that_would_be_the_same_anywhere_is_not_tried_elsewhere(f
 async def test_overloaded_when_all_refuse_with_the_shortest_wait(fleet: LocalFleet) -> None:
     await fleet.add("a", ScriptedEngine("a", script=[QueueFull("full", retry_after_s=3.0)]))
     await fleet.add("b", ScriptedEngine("b", script=[QueueFull("full", retry_after_s=7.0)]))
-    router = await fleet.router(wait_s=60)  # is not waited: more instances are not in sight
+    route = await fleet.route(wait_s=60)  # is not waited: more instances are not in sight
     for _ in range(2):
         with pytest.raises(Overloaded) as caught:
-            await engine_of(router, ask())
+            await engine_of(route, ask())
         assert caught.value.retry_after_s == 3.0
     assert [len(engine.requests) for engine in fleet.engines.values()] == [2, 2]
 
@@ -197,43 +187,43 @@ async def test_overloaded_when_all_refuse_with_the_shortest_wait(fleet: LocalFle
 async def test_a_stream_error_passes_through(fleet: LocalFleet) -> None:
     await fleet.add("a", ScriptedEngine("a", script=["so far", EngineFailed("broke")]))
     await fleet.add("b")
-    router = await fleet.router()
+    route = await fleet.route()
     request = ask(instance="a")
     with pytest.raises(EngineFailed):
-        await engine_of(router, request)
+        await engine_of(route, request)
     assert not fleet.engines["b"].requests
 
 
 async def test_without_instances_it_says_so(fleet: LocalFleet) -> None:
-    router = await fleet.router()
+    route = await fleet.route()
     with pytest.raises(NoInstance, match="there is none"):
-        await engine_of(router, ask())
-    assert not router.ready
+        await engine_of(route, ask())
+    assert not route.ready
 
 
 async def test_without_a_ready_instance_it_says_what_they_do(fleet: LocalFleet) -> None:
     await fleet.add("a", state=InstanceState.STARTING)
     await fleet.add("b", state=InstanceState.STARTING)
     await fleet.add("c", state=InstanceState.DRAINING)
-    router = await fleet.router()
+    route = await fleet.route()
     with pytest.raises(NoInstance, match=r"2 starting since \d s, 1 draining since \d s") as caught:
-        await engine_of(router, ask())
+        await engine_of(route, ask())
     assert caught.value.retry_after_s is not None
 
 
 async def test_a_request_waits_for_the_first_instance(fleet: LocalFleet) -> None:
     await fleet.add("a", state=InstanceState.STARTING)
-    router = await fleet.router(wait_s=60)
-    waiting = asyncio.create_task(engine_of(router, ask()))
+    route = await fleet.route(wait_s=60)
+    waiting = asyncio.create_task(engine_of(route, ask()))
     await asyncio.sleep(0)
     fleet.set_state("a", InstanceState.READY)
     assert await waiting == "a"
 
 
 async def test_killing_a_request_that_waits(fleet: LocalFleet) -> None:
-    router = await fleet.router(wait_s=60)
+    route = await fleet.route(wait_s=60)
     context = Context()
-    waiting = asyncio.create_task(router.submit(ask(), context, Collector()))
+    waiting = asyncio.create_task(route.submit(ask(), context, Collector()))
     await asyncio.sleep(0)
     context.kill()
     with pytest.raises(Cancelled):
@@ -241,9 +231,9 @@ async def test_killing_a_request_that_waits(fleet: LocalFleet) -> None:
 
 
 async def test_stopping_a_request_that_waits_finishes_it(fleet: LocalFleet) -> None:
-    router = await fleet.router(wait_s=60)
+    route = await fleet.route(wait_s=60)
     context, collector = Context(), Collector()
-    waiting = asyncio.create_task(router.submit(ask(), context, collector))
+    waiting = asyncio.create_task(route.submit(ask(), context, collector))
     await asyncio.sleep(0)
     context.stop()
     await waiting
@@ -254,83 +244,83 @@ async def test_direct_dispatch(fleet: LocalFleet) -> None:
     await fleet.add("a")
     await fleet.add("b")
     await fleet.add("c", state=InstanceState.STARTING)
-    router = await fleet.router()
-    assert [await engine_of(router, ask(instance="b")) for _ in range(5)] == ["b"] * 5
-    patient = await fleet.router(wait_s=60)  # is not waited: nobody knows of it
-    for one in (router, patient):
+    route = await fleet.route()
+    assert [await engine_of(route, ask(instance="b")) for _ in range(5)] == ["b"] * 5
+    patient = await fleet.route(wait_s=60)  # is not waited: nobody knows of it
+    for one in (route, patient):
         with pytest.raises(InstanceNotFound, match="no instance 'nope'") as caught:
             await engine_of(one, ask(instance="nope"))
         assert (caught.value.param, caught.value.status) == ("instance", 404)
     with pytest.raises(NoInstance, match=r"instance c .* 1 starting"):
-        await engine_of(router, ask(instance="c"))
+        await engine_of(route, ask(instance="c"))
 
 
 async def test_a_lost_link_inhibits_the_instance_until_it_is_back(fleet: LocalFleet) -> None:
     await fleet.add("a", ScriptedEngine("a", script=[Hang()]))
-    router = await fleet.router(inhibit_s=0.0)
+    route = await fleet.route(inhibit_s=0.0)
     collector = Collector()
-    await router.submit(ask(), Context(), collector)
+    await route.submit(ask(), Context(), collector)
     fleet.link("a").lose()
     with pytest.raises(InstanceLost):
         await collector.completion
     with pytest.raises(NoInstance, match=r"not connected|left alone"):
-        await engine_of(router, ask())
-    await until(lambda: len(fleet.links["a"]) == 2 and router.ready)
+        await engine_of(route, ask())
+    await until(lambda: len(fleet.links["a"]) == 2 and route.ready)
 
 
 async def test_an_instance_that_was_lost_must_give_a_token_before_it_is_used_again(fleet: LocalFleet) -> None:
     await fleet.add("a")
-    router = await fleet.router(inhibit_s=0.0)
+    route = await fleet.route(inhibit_s=0.0)
     assert not fleet.probes
     fleet.hanging.add("a")
     fleet.link("a").lose()
     await until(lambda: len(fleet.probes) == 2)
-    assert not router.ready
+    assert not route.ready
     fleet.hanging.clear()
-    await until(lambda: router.ready)
+    await until(lambda: route.ready)
 
 
 async def test_a_newer_incarnation_is_used_at_once(fleet: LocalFleet) -> None:
     await fleet.add("a", incarnation=1)
-    router = await fleet.router(inhibit_s=1000.0)
+    route = await fleet.route(inhibit_s=1000.0)
     fleet.link("a").lose()
-    await until(lambda: not router.ready)
+    await until(lambda: not route.ready)
     await fleet.add("a", ScriptedEngine("a"), incarnation=2)
-    await until(lambda: router.ready)
-    assert await engine_of(router, ask()) == "a"
+    await until(lambda: route.ready)
+    assert await engine_of(route, ask()) == "a"
 
 
 async def test_an_unreachable_instance_is_tried_again(fleet: LocalFleet) -> None:
     fleet.unreachable.add("a")
     await fleet.add("a")
-    router = await fleet.router(inhibit_s=0.0)
+    route = await fleet.route(inhibit_s=0.0)
     await until(lambda: len(fleet.links["a"]) == 2)
-    assert not router.ready
+    assert not route.ready
     fleet.unreachable.clear()
-    await until(lambda: router.ready)
+    await until(lambda: route.ready)
 
 
 async def test_instances_join_and_leave(fleet: LocalFleet) -> None:
     await fleet.add("a")
-    router = await fleet.router()
+    route = await fleet.route()
     await fleet.add("b")
-    await until(lambda: router.models()[0].ready == 2)
+    await until(lambda: route.open_instances == 2)
     fleet.remove("a")
-    await until(lambda: router.models()[0].instances == 1)
-    assert [await engine_of(router, ask()) for _ in range(3)] == ["b"] * 3
+    await until(lambda: len(route.instances()) == 1)
+    assert [await engine_of(route, ask()) for _ in range(3)] == ["b"] * 3
     await until(lambda: not fleet.link("a").ready)
 
 
 async def test_what_runs_on_a_vanished_instance_may_end(fleet: LocalFleet) -> None:
     # A directory that starts anew shows nobody for a moment; streams must not be cut for that.
     engine = await fleet.add("a", ScriptedEngine("a", script=["x", Hang()]))
-    router = await fleet.router()
+    route = await fleet.route()
     context, collector = Context(), Collector()
-    await router.submit(ask(), context, collector)
+    await route.submit(ask(), context, collector)
     fleet.remove("a")
-    await until(lambda: not router.ready)
+    await until(lambda: not route.ready)
     await fleet.add("a", engine)
-    await until(lambda: router.ready)
+    await until(lambda: route.ready)
     assert fleet.links["a"][0].ready
     context.stop()
     assert (await collector.completion).text == "x"
@@ -340,33 +330,33 @@ async def test_what_runs_on_a_vanished_instance_may_end(fleet: LocalFleet) -> No
 
 async def test_embeddings_tokens_and_back(fleet: LocalFleet) -> None:
     await fleet.add("a")
-    router = await fleet.router()
-    assert len(await router.embed(EmbedRequest(model="m", inputs=["x", "y"]), Context())) == 2
-    tokens = await router.tokenize(TokenizeRequest(model="m", prompt="hi"))
-    assert await router.detokenize(DetokenizeRequest(model="m", token_ids=tokens.token_ids)) == "hi"
+    route = await fleet.route()
+    assert len(await route.embed(EmbedRequest(model="m", inputs=["x", "y"]), Context())) == 2
+    tokens = await route.tokenize(TokenizeRequest(model="m", prompt="hi"))
+    assert await route.detokenize(DetokenizeRequest(model="m", token_ids=tokens.token_ids)) == "hi"
 
 
 async def test_what_the_model_cannot_do_is_refused_before_the_engine_sees_it(fleet: LocalFleet) -> None:
     await fleet.add("g", ScriptedEngine("g", capabilities=Capabilities()), model="generates")
     await fleet.add("e", ScriptedEngine("e", capabilities=Capabilities(generate=False, embed=True)), model="embeds")
-    router = await fleet.router(
-        ModelSettings(name="generates", engine="scripted"), ModelSettings(name="embeds", engine="scripted")
-    )
+    router = await fleet.serve("generates", "embeds")
+    with pytest.raises(Unsupported, match="does not make embeddings"):
+        await router.routes["generates"].embed(EmbedRequest(model="generates", inputs=["x"]), Context())
+    with pytest.raises(Unsupported, match="does not tokenize"):
+        await router.routes["embeds"].tokenize(TokenizeRequest(model="embeds", prompt="x"), Context())
     with pytest.raises(Unsupported):
-        await router.embed(EmbedRequest(model="generates", inputs=["x"]), Context())
-    with pytest.raises(Unsupported):
-        await engine_of(router, ask(model="embeds"))
+        await engine_of(router.routes["embeds"], ask(model="embeds"))
     assert not fleet.engines["e"].requests
 
 
 async def test_sessions_stay_on_their_instance_in_every_replica(fleet: LocalFleet) -> None:
     for id in ("a", "b", "c"):
         await fleet.add(id)
-    one, other = await fleet.router(), await fleet.router()
+    one, other = await fleet.route(), await fleet.route()
     homes: Counter[str] = Counter()
     for index in range(20):
         request = ask(session=Session(id=f"session {index}"))
-        places = {await engine_of(router, request) for router in (one, other, one)}
+        places = {await engine_of(route, request) for route in (one, other, one)}
         assert len(places) == 1
         homes[places.pop()] += 1
     assert len(homes) == 3
@@ -380,44 +370,44 @@ async def test_a_hard_session_stays_though_its_instance_refuses(fleet: LocalFlee
 
     await fleet.add("a", script("a"))
     await fleet.add("b", ScriptedEngine("b"))
-    router = await fleet.router()
+    route = await fleet.route()
     name = next(name for name in map(str, range(100)) if weight(name, "a") > weight(name, "b"))
     session = Session(id=name, mode="hard")
-    assert await engine_of(router, ask(session=session)) == "a"
+    assert await engine_of(route, ask(session=session)) == "a"
     full[0] = True
     with pytest.raises(Overloaded) as caught:
-        await engine_of(router, ask(session=session))
+        await engine_of(route, ask(session=session))
     assert caught.value.retry_after_s == 4.0
-    assert await engine_of(router, ask(session=Session(id=session.id, mode="soft"))) == "b"
+    assert await engine_of(route, ask(session=Session(id=session.id, mode="soft"))) == "b"
 
 
 async def test_a_hard_session_waits_for_an_unreachable_instance_and_leaves_a_draining_one(fleet: LocalFleet) -> None:
     await fleet.add("a")
-    router = await fleet.router(inhibit_s=1000.0)
+    route = await fleet.route(inhibit_s=1000.0)
     request = ask(session=Session(id="s", mode="hard"))
-    assert await engine_of(router, request) == "a"
+    assert await engine_of(route, request) == "a"
     await fleet.add("b")
-    await until(lambda: router.models()[0].ready == 2)
+    await until(lambda: route.open_instances == 2)
     fleet.link("a").lose()
-    await until(lambda: router.models()[0].ready == 1)
+    await until(lambda: route.open_instances == 1)
     with pytest.raises(NoInstance, match="holds the session"):
-        await engine_of(router, request)
+        await engine_of(route, request)
     fleet.set_state("a", InstanceState.DRAINING)
-    await until(lambda: router.instances()[0].state is InstanceState.DRAINING)
-    assert await engine_of(router, request) == "b"
+    await until(lambda: route.instances()[0].state is InstanceState.DRAINING)
+    assert await engine_of(route, request) == "b"
 
 
 async def test_a_hard_session_does_not_split_while_its_first_request_waits(fleet: LocalFleet) -> None:
     newcomer, first = sorted(("a", "b"), key=lambda id: weight("s", id), reverse=True)
     await fleet.add(first, ScriptedEngine(first, script=[Hold(hold_s=0.1), "x"]))
-    router = await fleet.router()
+    route = await fleet.route()
     request = ask(session=Session(id="s", mode="hard"))
-    waiting = asyncio.create_task(engine_of(router, request))
+    waiting = asyncio.create_task(engine_of(route, request))
     await until(lambda: fleet.engines[first].requests)
     # It would win the session, had it been there before.
     await fleet.add(newcomer)
-    await until(lambda: router.models()[0].ready == 2)
-    assert await engine_of(router, request) == first
+    await until(lambda: route.open_instances == 2)
+    assert await engine_of(route, request) == first
     assert await waiting == first
 
 
@@ -425,13 +415,13 @@ async def test_a_hard_session_that_nobody_took_is_free_again(fleet: LocalFleet) 
     last, first = sorted(("a", "b"), key=lambda id: weight("s", id))
     await fleet.add(first, ScriptedEngine(first, script=[QueueFull("full")]))
     await fleet.add(last)
-    router = await fleet.router()
-    assert await engine_of(router, ask(session=Session(id="s", mode="hard"))) == last
+    route = await fleet.route()
+    assert await engine_of(route, ask(session=Session(id="s", mode="hard"))) == last
     context = Context()
     await fleet.add("c", ScriptedEngine("c", script=[Hold(hold_s=60)]))
-    await until(lambda: router.models()[0].ready == 3)
-    cancelled = asyncio.ensure_future(router.submit(ask(session=Session(id="t"), instance="c"), context, Collector()))
-    affinity = router._routes[0].affinity
+    await until(lambda: route.open_instances == 3)
+    cancelled = asyncio.ensure_future(route.submit(ask(session=Session(id="t"), instance="c"), context, Collector()))
+    affinity = route._picker.affinity
     await until(lambda: affinity.bound("t") == "c")
     cancelled.cancel()
     await until(lambda: affinity.bound("t") is None)
@@ -440,29 +430,29 @@ async def test_a_hard_session_that_nobody_took_is_free_again(fleet: LocalFleet) 
 async def test_a_session_goes_where_another_replica_bound_it(fleet: LocalFleet) -> None:
     await fleet.add("a")
     await fleet.add("b")
-    router = await fleet.router()
+    route = await fleet.route()
     home, loser = sorted(("a", "b"), key=lambda id: weight("s", id), reverse=True)
     request = ask(session=Session(id="s", mode="hard"))
-    assert await engine_of(router, request) == home
+    assert await engine_of(route, request) == home
     fleet.link(loser).hear(News("what nobody knows"))
     fleet.link(loser).hear(News(SESSIONS, [("s", 0.0), ("t", 3.0)]))
-    assert await engine_of(router, request) == loser
+    assert await engine_of(route, request) == loser
 
 
 async def test_sticky_off_ignores_sessions(fleet: LocalFleet) -> None:
     await fleet.add("a")
     await fleet.add("b")
-    router = await fleet.router(policy="round_robin", sticky={"mode": "off"})
+    route = await fleet.route(policy="round_robin", sticky={"mode": "off"})
     request = ask(session=Session(id="s"))
-    assert [await engine_of(router, request) for _ in range(4)] == ["a", "b", "a", "b"]
+    assert [await engine_of(route, request) for _ in range(4)] == ["a", "b", "a", "b"]
 
 
 async def test_a_session_is_leased_while_a_stream_of_it_runs(fleet: LocalFleet) -> None:
     await fleet.add("a", ScriptedEngine("a", script=[Hang()]))
-    router = await fleet.router(sticky={"idle_s": 0.001})
-    affinity = router._routes[0].affinity
+    route = await fleet.route(sticky={"idle_s": 0.001})
+    affinity = route._picker.affinity
     context, collector = Context(), Collector()
-    await router.submit(ask(session=Session(id="s")), context, collector)
+    await route.submit(ask(session=Session(id="s")), context, collector)
     await asyncio.sleep(0.01)
     assert affinity.bound("s") == "a"
     context.stop()
@@ -473,21 +463,21 @@ async def test_a_session_is_leased_while_a_stream_of_it_runs(fleet: LocalFleet) 
 
 async def test_unhealthy_when_it_no_longer_hears_of_instances(fleet: LocalFleet) -> None:
     await fleet.add("a")
-    router = await fleet.router()
-    await router.check_health()
+    route = await fleet.route()
+    await route.check_health()
     fleet.fall_silent(ConnectionError("gone"))
-    await until(lambda: router._members._watcher.done())
+    await until(lambda: route._members._watcher.done())
     with pytest.raises(RuntimeError):
-        await router.check_health()
-    assert await engine_of(router, ask()) == "a"  # the last view still serves
+        await route.check_health()
+    assert await engine_of(route, ask()) == "a"  # the last view still serves
 
 
 async def test_stop_lets_streams_end_and_closes_the_links(fleet: LocalFleet) -> None:
     await fleet.add("a", ScriptedEngine("a", script=[Hang()]))
-    router = await fleet.router()
+    route = await fleet.route()
     context, collector = Context(), Collector()
-    await router.submit(ask(), context, collector)
-    stopping = asyncio.create_task(router.stop(60))
+    await route.submit(ask(), context, collector)
+    stopping = asyncio.create_task(fleet.router.stop(60))
     await asyncio.sleep(0)
     assert fleet.link("a").ready
     context.stop()
@@ -496,17 +486,15 @@ async def test_stop_lets_streams_end_and_closes_the_links(fleet: LocalFleet) -> 
     assert not fleet.link("a").ready
 
 
-async def test_the_fleet_as_a_whole(fleet: LocalFleet) -> None:
+async def test_a_model_is_an_engine(fleet: LocalFleet) -> None:
     await fleet.add("a")
     await fleet.add("b", state=InstanceState.STARTING)
-    router = await fleet.router(ModelSettings(name="m", engine="scripted", routing=RoutingSettings()))
-    (card,) = router.models()
-    assert (card.name, card.ready, card.instances) == ("m", 1, 2)
-    assert card.capabilities.embed
-    assert router.capabilities.embed
-    assert router.ready
-    assert {instance.id for instance in router.instances()} == {"a", "b"}
-    events = [event async for event in router.generate(ask(), Context())]
+    route = await fleet.route()
+    assert route.name == "m" and route.open_instances == 1
+    assert route.capabilities.embed
+    assert route.ready
+    assert {instance.id for instance in route.instances()} == {"a", "b"}
+    events = [event async for event in route.generate(ask(), Context())]
     assert isinstance(events[-1], Finished)
 
 
@@ -524,15 +512,15 @@ async def test_a_request_that_kills_takes_three_instances_and_then_no_more(fleet
 
     for number in range(6):
         await fleet.add(f"i-{number}", Dying(f"i-{number}"))
-    router = await fleet.router(inhibit_s=60)
+    route = await fleet.route(inhibit_s=60)
     with pytest.raises(EngineFault):
-        await engine_of(router, poison)
+        await engine_of(route, poison)
     assert len(tried) == 3
     for _ in range(10):
         with pytest.raises(Quarantined):
-            await engine_of(router, poison)
+            await engine_of(route, poison)
     assert len(tried) == 3
-    assert await engine_of(router, ask("bystander")) not in tried
+    assert await engine_of(route, ask("bystander")) not in tried
 
 
 async def test_who_is_convicted_is_answered_when_the_other_routers_know(
@@ -553,8 +541,8 @@ async def test_who_is_convicted_is_answered_when_the_other_routers_know(
     monkeypatch.setattr(fleet, "convict", convict)
     for id in ("a", "b", "c"):
         await fleet.add(id, Dying(id))
-    router = await fleet.router(inhibit_s=60)
-    asked = asyncio.create_task(engine_of(router, ask("poison")))
+    route = await fleet.route(inhibit_s=60)
+    asked = asyncio.create_task(engine_of(route, ask("poison")))
     await until(lambda: bool(told))
     await asyncio.sleep(0)
     assert not asked.done()
@@ -566,15 +554,15 @@ async def test_who_is_convicted_is_answered_when_the_other_routers_know(
 async def test_two_suspects_are_never_tried_on_one_instance(fleet: LocalFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id, ScriptedEngine(id, script=[Hang()]))
-    router = await fleet.router(policy="round_robin")
+    route = await fleet.route(policy="round_robin")
     suspects = [ask("one"), ask("two"), ask("three")]
     for id in ("x", "y"):
-        router.fault_budget.died(id, "", suspects)
+        fleet.router.fault_budget.died(id, "", suspects)
     contexts = [Context() for _ in suspects]
     for suspect, context in zip(suspects[:2], contexts, strict=False):
-        await router.submit(suspect, context, Collector())
+        await route.submit(suspect, context, Collector())
     assert {id: len(engine.active) for id, engine in fleet.engines.items()} == {"a": 1, "b": 1}
-    waiting = asyncio.ensure_future(router.submit(suspects[2], contexts[2], Collector()))
+    waiting = asyncio.ensure_future(route.submit(suspects[2], contexts[2], Collector()))
     await asyncio.wait([waiting], timeout=0.2)
     assert not waiting.done()
     contexts[0].kill()
@@ -586,49 +574,49 @@ async def test_two_suspects_are_never_tried_on_one_instance(fleet: LocalFleet) -
 async def test_the_neighbours_of_a_lost_instance_come_last_until_they_are_heard_of(fleet: LocalFleet) -> None:
     for id, node in (("a1", "a"), ("a2", "a"), ("b1", "b")):
         await fleet.add(id, node=node)
-    router = await fleet.router(policy="round_robin", inhibit_s=60)
+    route = await fleet.route(policy="round_robin", inhibit_s=60)
     fleet.link("a1").lose()
-    assert [await engine_of(router, ask()) for _ in range(3)] == ["b1"] * 3
+    assert [await engine_of(route, ask()) for _ in range(3)] == ["b1"] * 3
     fleet.link("a2").spoke_s = time.monotonic()
-    assert {await engine_of(router, ask()) for _ in range(3)} == {"a2", "b1"}
+    assert {await engine_of(route, ask()) for _ in range(3)} == {"a2", "b1"}
 
 
 async def test_an_instance_whose_engine_takes_no_step_comes_last(fleet: LocalFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id)
-    router = await fleet.router(policy="round_robin")
+    route = await fleet.route(policy="round_robin")
     fleet.link("a").is_stalled = True
-    assert [await engine_of(router, ask()) for _ in range(3)] == ["b"] * 3
+    assert [await engine_of(route, ask()) for _ in range(3)] == ["b"] * 3
     fleet.link("b").is_stalled = True
-    assert {await engine_of(router, ask()) for _ in range(3)} == {"a", "b"}
+    assert {await engine_of(route, ask()) for _ in range(3)} == {"a", "b"}
 
 
 async def test_an_instance_on_which_a_stream_stalled_is_left_alone_for_a_while(fleet: LocalFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id)
-    router = await fleet.router(policy="round_robin", inhibit_s=60)
+    route = await fleet.route(policy="round_robin", inhibit_s=60)
     fleet.link("a").listener.stalled(Timeout("stall", 30.0))
-    assert [await engine_of(router, ask()) for _ in range(3)] == ["b"] * 3
+    assert [await engine_of(route, ask()) for _ in range(3)] == ["b"] * 3
 
 
 async def test_an_instance_that_falls_silent_and_comes_back_did_not_die(fleet: LocalFleet) -> None:
     await fleet.add("a")
-    router = await fleet.router(inhibit_s=0.0)
+    await fleet.route(inhibit_s=0.0)
     for deaths in range(3):
         before = fleet.link("a")
         before.lose(ask("innocent"), is_dead=False)
         await until(lambda link=before: fleet.link("a") is not link and fleet.link("a").ready)
-        assert not router.fault_budget.is_watching, deaths
+        assert not fleet.router.fault_budget.is_watching, deaths
 
 
 async def test_an_instance_that_falls_silent_for_good_died(fleet: LocalFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id)
-    router = await fleet.router(inhibit_s=0.0)
+    await fleet.route(inhibit_s=0.0)
     for id in ("a", "b"):
         fleet.unreachable.add(id)
         fleet.link(id).lose(ask("poison"), is_dead=False)
-    await until(lambda: router.fault_budget.is_watching)
+    await until(lambda: fleet.router.fault_budget.is_watching)
 
 
 async def test_a_stream_of_an_engine_without_ids_is_not_said_twice_beside_a_model_that_has_them(
@@ -642,24 +630,21 @@ async def test_a_stream_of_an_engine_without_ids_is_not_said_twice_beside_a_mode
         engine = ScriptedEngine(f"old-{number}", script=lambda _: forgetful.pop(0), capabilities=without)
         await fleet.add(f"old-{number}", engine, model="old")
         await fleet.add(f"new-{number}", ScriptedEngine(f"new-{number}", script=script), model="new")
-    router = await fleet.router(
-        ModelSettings(name="old", engine="scripted"), ModelSettings(name="new", engine="scripted")
-    )
-    assert router.capabilities.resume
-    migration = Migration(router)
-    for model in ("old", "new"):
+    router = await fleet.serve("old", "new")
+    assert [route.capabilities.resume for route in router.routes.values()] == [False, True]
+    for model, route in router.routes.items():
         request = ask(model=model, sampling=Sampling(temperature=0.0))
-        assert (await collect(migration.generate(request, Context()))).text == "one two three"
+        assert (await collect(Migration(route).generate(request, Context()))).text == "one two three"
 
 
 async def test_the_trial_of_a_request_whose_caller_leaves_before_it_starts_is_over(fleet: LocalFleet) -> None:
     await fleet.add("a", ScriptedEngine("a", script=[Hold(hold_s=60.0)]))
-    router = await fleet.router()
+    route = await fleet.route()
     suspect = ask("suspect")
     for id in ("x", "y"):
-        router.fault_budget.died(id, "", [suspect])
-    submitting = asyncio.ensure_future(router.submit(suspect, Context(), Collector()))
-    await until(lambda: router.fault_budget.has_trial("a"))
+        fleet.router.fault_budget.died(id, "", [suspect])
+    submitting = asyncio.ensure_future(route.submit(suspect, Context(), Collector()))
+    await until(lambda: fleet.router.fault_budget.has_trial("a"))
     submitting.cancel()
     await asyncio.wait([submitting])
-    assert not router.fault_budget.has_trial("a")
+    assert not fleet.router.fault_budget.has_trial("a")

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from engines.call_requests import EmbedRequest, TokenizeRequest
 from engines.context import Context
 from engines.errors import ContextOverflow, InvalidRequest, PenstockError, Unsupported
 from engines.events import ReasoningDelta, TextDelta, ToolCallArgumentsDelta
-from engines.requests import EmbedRequest, GenerateRequest, TokenizeRequest
+from engines.requests import GenerateRequest
 from tests.engines.simulated.making import answer, asking, engine
 
 WEATHER = {

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from engines.call_requests import EmbedRequest, TokenizeRequest
 from engines.context import Context
 from engines.contract import Load
 from engines.errors import Cancelled, ContextOverflow, InvalidRequest, Unsupported
-from engines.requests import EmbedRequest, TokenizeRequest
 from engines.vllm.engine import VllmEngine
 from tests.engines.vllm.asking import Recorder, counting, eventually
 from tests.engines.vllm.booted import booted

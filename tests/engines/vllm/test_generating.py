@@ -2,11 +2,12 @@
 
 import pytest
 
+from engines.call_requests import DetokenizeRequest, TokenizeRequest
 from engines.context import Context
 from engines.contract import Load
 from engines.errors import ContextOverflow, InvalidRequest, Unsupported
 from engines.events import Finished, Started, TextDelta
-from engines.requests import DetokenizeRequest, GenerateRequest, TokenizeRequest
+from engines.requests import GenerateRequest
 from engines.vllm.engine import VllmEngine
 from tests.engines.vllm.asking import answer, ask, chat, counted, counting, ids_of, listen, text_of
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from engines.call_requests import DetokenizeRequest, TokenizeRequest
 from engines.errors import InvalidRequest
-from engines.requests import DetokenizeRequest, GenerateRequest, TokenizeRequest
+from engines.requests import GenerateRequest
 from engines.vllm.engine import VllmEngine
 from tests.engines.vllm.asking import ask
 from tests.turns import longest_turn, slowness

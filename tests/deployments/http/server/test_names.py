@@ -8,10 +8,10 @@ from deployments.http.openai.chat_body import parse_chat
 from deployments.http.openai.completion_body import parse_completion
 from deployments.http.server.hints import DispatchHints
 from deployments.http.server.names import Names
+from engines.call_requests import Answer, CallRequest
 from engines.context import Context
 from engines.errors import InvalidRequest, Unsupported
 from engines.registry import EngineSpec, make_engine
-from engines.requests import DetokenizeRequest, Embeddings, EmbedRequest
 from engines.scripted.engine import ScriptedEngine
 from tests.deployments.http.conftest import HELLO, Serving
 
@@ -26,10 +26,7 @@ class Refuses(ScriptedEngine):
         super().__init__(name, script=script)
         self._error = error
 
-    async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
-        raise self._error
-
-    async def detokenize(self, request: DetokenizeRequest) -> str:
+    async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
         raise self._error
 
 

@@ -29,7 +29,7 @@ _SUBNET = "10.77.0"
 _BRIDGE = "pst-bridge"
 
 
-class MortalNodes(Protocol):
+class KillableNodes(Protocol):
     """A cluster whose nodes can die. This process must be connected to it before one is added.
 
     Attributes:
@@ -56,16 +56,16 @@ class KilledNodes:
         self.address: str = self._cluster.address
 
     async def add(self, resources: dict[str, float]) -> None:
-        """As `MortalNodes.add`."""
+        """As `KillableNodes.add`."""
         # Here and not in a thread: Ray sets a signal handler.
         self._cluster.add_node(num_cpus=0, resources=resources, object_store_memory=STORE_BYTES)
 
     async def end(self, node: str, targets: Targets, about_to: Callable[[], None]) -> list[str]:
-        """As `MortalNodes.end`."""
+        """As `KillableNodes.end`."""
         return await targets.kill_node(node, about_to)
 
     def close(self) -> None:
-        """As `MortalNodes.close`."""
+        """As `KillableNodes.close`."""
         self._cluster.shutdown()
 
 
@@ -89,7 +89,7 @@ class CutNodes:
         self.address: str = self._cluster.address
 
     async def add(self, resources: dict[str, float]) -> None:
-        """As `MortalNodes.add`."""
+        """As `KillableNodes.add`."""
         self._nodes += 1
         address, name, outside, inside = f"{_SUBNET}.{self._nodes + 1}", *_names(self._nodes)
         _ip("netns", "add", name)
@@ -109,7 +109,7 @@ class CutNodes:
             await asyncio.sleep(0.1)
 
     async def end(self, node: str, targets: Targets, about_to: Callable[[], None]) -> list[str]:
-        """As `MortalNodes.end`."""
+        """As `KillableNodes.end`."""
         [address] = [one["NodeManagerAddress"] for one in ray.nodes() if one["NodeID"] == node]
         _, outside, _ = _names(int(address.rpartition(".")[2]) - 1)
         first = next(instance for instance in await targets.instances() if instance.node == node)
@@ -124,7 +124,7 @@ class CutNodes:
         return taken
 
     def close(self) -> None:
-        """As `MortalNodes.close`; also what an earlier run left."""
+        """As `KillableNodes.close`; also what an earlier run left."""
         for namespace in _lines("netns", "list"):
             if (name := namespace.split()[0]).startswith("pst-"):
                 for pid in map(int, _lines("netns", "pids", name)):

@@ -1,4 +1,4 @@
-"""The router of a fleet on this Ray cluster, in whatever process asks for it.
+"""The fleet that is deployed on this Ray cluster, in whatever process asks for it.
 
 A router replica is one such process; a Python program on the cluster may be another, and then calls the fleet's
 instances without a hop in between.
@@ -6,6 +6,7 @@ instances without a hop in between.
 
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 
 import ray
 from ray.exceptions import RayError
@@ -14,22 +15,21 @@ from actors.channel.egress import Egress
 from actors.channel.listener import Listener
 from actors.directory.client import DirectoryClient
 from actors.directory.known_instance import Instance
-from deployments.fleet_engine import FleetEngine
-from deployments.fleet_pipeline import FleetPipeline
-from deployments.fleet_settings import FleetSettings
+from deployments.fleet import Fleet, Model
+from deployments.fleet_settings import FleetSettings, ModelSettings
 from deployments.routing.fault_budget import MEMORY_S
 from deployments.routing.router import PushRouter
-from engines.operators.migration import Move
+from engines.operators.migration import Migration, Move
 
 logger = logging.getLogger(__name__)
 
 
-def fleet_router(
+def cluster_fleet(
     settings: FleetSettings,
     directory: DirectoryClient,
     on_move: Callable[[str, Move], None] = lambda model, move: None,
-) -> FleetEngine:
-    """The router of a deployed fleet, with its operators; `start` it first.
+) -> Fleet:
+    """A deployed fleet, each model with its operators; `start` it first.
 
     This process must be connected to the fleet's Ray cluster.
 
@@ -58,5 +58,13 @@ def fleet_router(
         return Egress(instance, settings.channel, listener, patience.get(instance.model))
 
     node = ray.get_runtime_context().get_node_id()
-    router = PushRouter(settings.models, watch, connect, name=settings.name, node=node, convict=convict)
-    return FleetPipeline(router, settings.models, on_move)
+    routing = {model.name: model.routing for model in settings.models}
+    router = PushRouter(routing, watch, connect, node=node, convict=convict)
+
+    def served(model: ModelSettings) -> Model:
+        route = router.routes[model.name]
+        migration = model.migration
+        engine = Migration(route, migration.limit, migration.wait_s, partial(on_move, model.name))
+        return Model(route, engine, tuple(model.aliases))
+
+    return Fleet(settings.name, router, [served(model) for model in settings.models])

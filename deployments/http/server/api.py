@@ -1,0 +1,45 @@
+"""What an API is made of: its endpoints, and how it writes errors."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from deployments.http.server.exchange import Exchange
+from engines.errors import PenstockError
+
+REST = "{id}"
+"""Ends the path of an endpoint that takes whatever follows, slashes included (`Exchange.argument`)."""
+
+Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
+
+ErrorText = Callable[[PenstockError], str]
+"""The body of an error, as JSON text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One thing that can be asked.
+
+    Attributes:
+        path: Where, and its name in metrics.
+        method: HTTP method.
+        handler: Answers it.
+    """
+
+    path: str
+    method: str
+    handler: Handler
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What one kind of client speaks.
+
+    Attributes:
+        endpoints: What it can ask.
+        error_text: How it reads errors.
+    """
+
+    endpoints: Sequence[Endpoint]
+    error_text: ErrorText

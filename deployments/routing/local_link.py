@@ -1,0 +1,108 @@
+"""The way to an instance that is an engine of this process."""
+
+from actors.channel.listener import Listener
+from engines.call_requests import Answer, CallRequest
+from engines.context import Context
+from engines.contract import Engine, Load, Sink
+from engines.errors import NotReady, PenstockError
+from engines.events import Event, Finished
+from engines.requests import GenerateRequest
+
+
+class LocalLink:
+    """A link to an engine that somebody else starts and stops; what it has of a `Link` is said there.
+
+    Args:
+        engine: The engine.
+        listener: Hears what becomes of it.
+    """
+
+    def __init__(self, engine: Engine, listener: Listener) -> None:
+        self.listener = listener
+        self.in_flight = 0
+        self.is_draining = False
+        self.is_stalled = False
+        self.heard_s = self.spoke_s = 0.0
+        self.streams: set[CountedSink] = set()
+        self._engine = engine
+        self._is_open = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is open, and the engine takes requests."""
+        return self._is_open and self._engine.ready
+
+    @property
+    def reported(self) -> Load:
+        """The engine's load."""
+        return self._engine.load()
+
+    async def start(self) -> None:
+        """Opens it.
+
+        Raises:
+            NotReady: The engine does not work.
+        """
+        if not self._engine.ready:
+            raise NotReady(f"The engine {self._engine.name} is not ready.")
+        self._is_open = True
+
+    async def probe(self, timeout_s: float) -> None:
+        """Returns when the engine can work; raises what its `check_health` raises."""
+        await self._engine.check_health()
+
+    async def stop(self, timeout_s: float = 30.0) -> None:
+        """Closes it; what is under way ends with the engine."""
+        self._is_open = False
+
+    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+        """As `Engine.submit`."""
+        counted = CountedSink(self, sink, request.sampling.n)
+        try:
+            await self._engine.submit(request, context, counted)
+        except BaseException:
+            counted.end()
+            raise
+
+    async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
+        """As `Engine.call`."""
+        return await self._engine.call(request, context)
+
+
+class CountedSink:
+    """Passes a stream on, and counts it as in flight until it has ended.
+
+    Args:
+        link: What carries it.
+        sink: Who hears it.
+        choices: What it counts for.
+    """
+
+    __slots__ = ("_choices", "_link", "_sink")
+
+    def __init__(self, link: LocalLink, sink: Sink, choices: int) -> None:
+        self._link: LocalLink | None = link
+        self._sink = sink
+        self._choices = choices
+        link.in_flight += choices
+        link.streams.add(self)
+
+    def emit(self, event: Event) -> None:
+        """Takes the next event; nothing after the end."""
+        if self._link is not None:
+            if isinstance(event, Finished):
+                self.end()
+            self._sink.emit(event)
+
+    def fail(self, error: PenstockError) -> None:
+        """Takes the error that ends the stream; nothing after the end."""
+        if self._link is not None:
+            self.end()
+            self._sink.fail(error)
+
+    def end(self) -> None:
+        """It is not in flight any more. Idempotent."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.in_flight -= self._choices
+            link.streams.discard(self)
