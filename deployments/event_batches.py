@@ -9,7 +9,7 @@ from engines.requests import GenerateRequest
 
 
 async def in_batches(engine: Engine, request: GenerateRequest, context: Context) -> AsyncIterator[list[Event]]:
-    """As `engine.generate`, in batches: a batch is never waited for, and grows while its reader is busy.
+    """The events of an answer, in batches: a batch is never waited for, and grows while its reader is busy.
 
     Dropping the iterator kills the context.
 

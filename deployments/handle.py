@@ -64,7 +64,7 @@ class FleetHandle(Engine):
     async def generate(
         self, request: GenerateRequest | Mapping[str, Any], context: Context | None = None
     ) -> AsyncIterator[Event]:
-        """As `Engine.generate`; takes a plain dict as well.
+        """The events of the answer; takes a plain dict as well.
 
         Raises:
             PenstockError: As `Engine.generate`.
@@ -105,7 +105,7 @@ class FleetHandle(Engine):
         return completion
 
     async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
-        """As `Engine.call`."""
+        """Answers at once, without a stream. Raises a PenstockError where it cannot."""
         answer: Answer = await self._call(context, "call", request, context.id)
         return answer
 

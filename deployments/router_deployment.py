@@ -199,7 +199,7 @@ class _DirectoryBoard:
         self._directory = directory
 
     async def post(self, key: str, value: bytes, ttl_s: float | None) -> None:
-        """As `Board.post`."""
+        """Leaves a value, in place of an earlier one of that key, for `ttl_s` seconds; None: for good."""
         try:
             await self._directory.post(key, value, math.inf if ttl_s is None else ttl_s)
         except (RayError, TimeoutError, ValueError) as error:
@@ -207,7 +207,7 @@ class _DirectoryBoard:
             logger.info("Metrics were not posted: %s", type(error).__name__)
 
     async def read(self, prefix: str) -> dict[str, bytes]:
-        """As `Board.read`.
+        """The values whose key has this prefix, by key.
 
         Raises:
             Unavailable: The directory cannot be reached. A scrape that fails is better than sums that fall.

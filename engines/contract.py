@@ -237,10 +237,10 @@ class PushEngine(Engine):
 
     @abstractmethod
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
-        """As `Engine.submit`."""
+        """Answers into a sink; returns once the request is accepted. Raises a PenstockError before that."""
 
     async def generate(self, request: GenerateRequest, context: Context) -> AsyncIterator[Event]:
-        """As `Engine.generate`."""
+        """The events of the answer; a PenstockError of the first `anext` is a setup error, a later one the stream's."""
         inner = Context(context.id)
         unlink = context.link(inner)
         mailbox = Mailbox()

@@ -62,11 +62,29 @@ class Sampling(RequestModel):
     Names and meanings are those of OpenAI's and vLLM's APIs.
 
     Attributes:
-        max_tokens: Most tokens to generate; None: what fits the context.
+        temperature: Divides the logits; 0: always the most likely token.
+        top_p: Draws among the most likely tokens whose probabilities add up to this.
+        top_k: Draws among so many of the most likely tokens; 0 and -1: among all.
+        min_p: Draws among tokens at least this times as likely as the most likely one.
+        presence_penalty: Taken off the logit of each token that was generated already.
+        frequency_penalty: Taken off it once for each time that it was.
+        repetition_penalty: Divides a positive logit, and multiplies a negative one, of each token of prompt and answer.
+        seed: Makes the draws of this request reproducible on the same engine.
+        stop: Texts that end the answer.
+        stop_token_ids: Tokens that end it.
+        include_stop_str_in_output: Whether the text that ended it is said.
+        bad_words: Texts that are not generated.
+        allowed_token_ids: The only tokens that are; None: all.
         logprobs: How many of the most likely tokens to report at each position besides the one drawn; None: report
             nothing; 0: only the one drawn.
         logit_bias: Added to the logits, by token id.
+        max_tokens: Most tokens to generate, for each choice; None: what fits the context.
+        min_tokens: As long as there are fewer, neither the end of the text nor `stop_token_ids` is drawn.
+        ignore_eos: Whether it goes on past the model's own end of the text.
+        skip_special_tokens: Whether special tokens are left out of the text.
+        spaces_between_special_tokens: Whether they are set apart by spaces where they are not left out.
         n: Number of choices.
+        guided: What the output must look like; None: whatever the model says.
     """
 
     temperature: float | None = Field(None, ge=0, le=100)

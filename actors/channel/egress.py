@@ -172,7 +172,7 @@ class Egress(PushEngine):
         self._disconnect(InstanceLost(f"The channel to instance {self.name} was closed.", instance=self.name))
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
-        """As `Engine.submit`; returns at `Started`. It is counted in `in_flight` before anything is awaited."""
+        """Answers into a sink; returns at `Started`. It is counted in `in_flight` before anything is awaited."""
         if context.is_killed:
             raise Cancelled("The request was cancelled.")
         with CollectorPaused():
@@ -193,7 +193,7 @@ class Egress(PushEngine):
             raise
 
     async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
-        """As `Engine.call`; it ends with the channel, if that is lost first."""
+        """Answers at once, without a stream; ends with the channel, if that is lost first."""
         with CollectorPaused():
             call = self._actor.call.remote(request)
         waiting = asyncio.ensure_future(self._ask(request, call))
@@ -214,7 +214,7 @@ class Egress(PushEngine):
         return answer
 
     async def check_health(self) -> None:
-        """As `Engine.check_health`, asked of the instance."""
+        """Returns when the instance says that it can work; raises what it says otherwise."""
         await result(self._actor.check_health.remote(), self.name)
 
     async def probe(self, timeout_s: float) -> None:

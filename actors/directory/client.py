@@ -43,7 +43,7 @@ class DirectoryClient:
         self._finding: asyncio.Future[Any] | None = None
 
     async def announce(self, instance: Instance) -> bool:
-        """As `Directory.announce`.
+        """Adds an instance, or renews its lease; false when a newer incarnation has taken its place.
 
         Raises:
             RayError, TimeoutError: The directory cannot be reached now.
@@ -52,7 +52,7 @@ class DirectoryClient:
         return renewed
 
     async def withdraw(self, id: str, incarnation: int) -> None:
-        """As `Directory.withdraw`.
+        """Removes an instance, unless a newer incarnation has taken its place.
 
         Raises:
             RayError, TimeoutError: The directory cannot be reached now.
@@ -60,7 +60,7 @@ class DirectoryClient:
         await self._call("withdraw", id, incarnation)
 
     async def snapshot(self) -> View:
-        """As `Directory.snapshot`.
+        """What the directory knows now.
 
         Raises:
             RayError, TimeoutError: The directory cannot be reached now.
@@ -69,7 +69,7 @@ class DirectoryClient:
         return view
 
     async def post(self, key: str, value: bytes, ttl_s: float) -> None:
-        """As `Directory.post`.
+        """Puts a value on the board for `ttl_s` seconds.
 
         Raises:
             RayError, TimeoutError: The directory cannot be reached now.
@@ -77,7 +77,7 @@ class DirectoryClient:
         await self._call("post", key, value, ttl_s)
 
     async def board(self, prefix: str = "") -> dict[str, bytes]:
-        """As `Directory.board`.
+        """The values on the board whose keys start so.
 
         Raises:
             RayError, TimeoutError: The directory cannot be reached now.

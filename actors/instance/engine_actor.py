@@ -113,11 +113,11 @@ class EngineActor:
         self._host.close(channel_id)
 
     async def call(self, request: CallRequest[Answer]) -> Answer:
-        """As `Engine.call`; cancelling the call kills the request."""
+        """Answers at once, without a stream; cancelling the call kills the request."""
         return await self._host.call(request)
 
     async def drain(self, timeout_s: float) -> None:
-        """As `EngineHost.drain`."""
+        """Takes no new work, and hands over what still runs after `timeout_s` seconds."""
         await self._host.drain(timeout_s)
 
     async def stop(self, timeout_s: float = 30.0) -> None:

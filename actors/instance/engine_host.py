@@ -225,7 +225,7 @@ class EngineHost(Host):
     # Plain calls.
 
     async def call(self, request: CallRequest[Answer]) -> Answer:
-        """As `Engine.call`, in the lane of its kind. Cancelling the waiter kills the request."""
+        """Answers at once, without a stream, in the lane of its kind. Cancelling the waiter kills the request."""
         refusal = self.refusal()
         # One that drains still answers what costs nothing, if it ever could.
         costs_nothing = not request.runs_model and isinstance(refusal, Draining) and self._has_booted

@@ -55,7 +55,7 @@ class Targets:
         return [instance for instance in instances if instance.state is InstanceState.READY]
 
     async def engine_processes(self, instance: Instance) -> list[int]:
-        """As `engine_pids`, on whatever node it is."""
+        """The processes that an engine has besides its actor's, its core first, on whatever node it is."""
         pids: list[int] = await _on_node(instance.node, engine_pids, instance.pid)
         return pids
 
@@ -147,7 +147,7 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
 
 
 def _signal_all(pids: list[int], number: signal.Signals) -> None:
-    """As `_signal`; those that are gone are left out, and this process comes last."""
+    """Signals processes; those that are gone are left out, and this process comes last."""
     for pid in sorted(pids, key=lambda pid: pid == os.getpid()):
         with suppress(ProcessLookupError):
             os.kill(pid, number)

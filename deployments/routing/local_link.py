@@ -56,7 +56,7 @@ class LocalLink:
         self._is_open = False
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
-        """As `Engine.submit`."""
+        """Answers into a sink; returns once the request is accepted. Raises a PenstockError before that."""
         counted = CountedSink(self, sink, request.sampling.n)
         try:
             await self._engine.submit(request, context, counted)
@@ -65,7 +65,7 @@ class LocalLink:
             raise
 
     async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
-        """As `Engine.call`."""
+        """Answers at once, without a stream. Raises a PenstockError where it cannot."""
         return await self._engine.call(request, context)
 
 

@@ -79,10 +79,10 @@ class Link(Protocol):
         """Closes it; what is under way fails."""
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
-        """As `Engine.submit`."""
+        """Answers into a sink; returns once the request is accepted. Raises a PenstockError before that."""
 
     async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
-        """As `Engine.call`."""
+        """Answers at once, without a stream. Raises a PenstockError where it cannot."""
 
 
 Connect = Callable[[Instance, Listener], Link]

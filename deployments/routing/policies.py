@@ -42,7 +42,7 @@ class RoundRobin:
         self._last = ""
 
     def choose(self, candidates: Sequence[C], request: Request) -> C | None:
-        """As `Policy.choose`."""
+        """One of the candidates; None where none will do."""
         following = [candidate for candidate in candidates if candidate.id > self._last]
         chosen = min(following or candidates, key=_id, default=None)
         if chosen is not None:
@@ -57,7 +57,7 @@ class Random:
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
 
     def choose(self, candidates: Sequence[C], request: Request) -> C | None:
-        """As `Policy.choose`."""
+        """One of the candidates; None where none will do."""
         return self._rng.choice(candidates) if candidates else None
 
 
@@ -72,7 +72,7 @@ class PowerOfTwo:
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
 
     def choose(self, candidates: Sequence[C], request: Request) -> C | None:
-        """As `Policy.choose`."""
+        """One of the candidates; None where none will do."""
         if len(candidates) < 2:
             return candidates[0] if candidates else None
         first, second = self._rng.sample(candidates, 2)
@@ -86,7 +86,7 @@ class LeastLoaded:
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
 
     def choose(self, candidates: Sequence[C], request: Request) -> C | None:
-        """As `Policy.choose`."""
+        """One of the candidates; None where none will do."""
         if not candidates:
             return None
         loads = [candidate.load for candidate in candidates]
@@ -98,7 +98,7 @@ class Direct:
     """The one that the request names."""
 
     def choose(self, candidates: Sequence[C], request: Request) -> C | None:
-        """As `Policy.choose`."""
+        """One of the candidates; None where none will do."""
         return next((candidate for candidate in candidates if candidate.id == request.instance), None)
 
 

@@ -123,7 +123,7 @@ class Route(PushEngine):
             sink.emit(Finished.cancelled(request.sampling.n, self.name))
 
     async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
-        """As `Engine.call`; raises what `submit` raises."""
+        """Answers at once, without a stream; raises what `submit` raises."""
         request = self._renamed(request)
         session = self._picker.session(request)
 

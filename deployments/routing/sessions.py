@@ -20,7 +20,7 @@ class LeasedSink:
         self._lease = lease
 
     def emit(self, event: Event) -> None:
-        """As `Sink.emit`."""
+        """Takes the next event."""
         if event.__class__ is Finished:
             self._lease.release()
         elif event.__class__ is Started:
@@ -28,6 +28,6 @@ class LeasedSink:
         self._emit(event)
 
     def fail(self, error: PenstockError) -> None:
-        """As `Sink.fail`."""
+        """Takes the error that ends the stream; nothing comes after it."""
         self._lease.release()
         self._sink.fail(error)

@@ -83,7 +83,7 @@ class Migration(Operator):
         self._moves: set[asyncio.Task[None]] = set()
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
-        """As `Engine.submit`. A setup error is the caller's: nothing was said, and the router tried what there is."""
+        """Answers into a sink. A setup error is the caller's: nothing was said, and the router tried what there is."""
         if not self._limit:
             await self.inner.submit(request, context, sink)
             return
@@ -316,11 +316,11 @@ class _FromIds(_Course):
 
     @property
     def tokens(self) -> int:  # type: ignore[override]
-        """As `_Course.tokens`."""
+        """Ids that came, over all choices."""
         return sum(map(len, self._ids))
 
     def emit(self, event: Event) -> None:
-        """As `_Course.emit`."""
+        """Takes an event of the stream's instance, whichever it is."""
         if type(event) is TextDelta:
             self._ids[event.index].extend(event.token_ids)
             self._emit(event)
@@ -331,10 +331,10 @@ class _FromIds(_Course):
             self._emit(event)
 
     def broke(self) -> None:
-        """As `_Course.broke`."""
+        """The instance was lost; the next event is another one's."""
 
     def generated(self) -> list[list[int]]:
-        """As `_Course.generated`."""
+        """Of each choice, the ids that the next instance goes on from; nothing: it starts over."""
         return [ids.tolist() for ids in self._ids] if any(self._ids) else []
 
 
@@ -359,11 +359,11 @@ class _Replayed(_Course):
 
     @property
     def tokens(self) -> int:  # type: ignore[override]
-        """As `_Course.tokens`."""
+        """Ids that came, over all choices."""
         return self._said.tokens
 
     def emit(self, event: Event) -> None:
-        """As `_Course.emit`."""
+        """Takes an event of the stream's instance, whichever it is."""
         if isinstance(event, Started):
             return
         try:
@@ -381,11 +381,11 @@ class _Replayed(_Course):
             self._emit(new)
 
     def broke(self) -> None:
-        """As `_Course.broke`."""
+        """The instance was lost; the next event is another one's."""
         self._replay = Replay(self._said)
 
     def generated(self) -> list[list[int]]:
-        """As `_Course.generated`."""
+        """Of each choice, the ids that the next instance goes on from; nothing: it starts over."""
         return []
 
 

@@ -47,29 +47,29 @@ class Operator(PushEngine):
         return self.inner.progress(context)
 
     async def start(self) -> None:
-        """As `Engine.start`."""
+        """Boots; returns when ready. Raises a PenstockError where it cannot."""
         await self.inner.start()
 
     async def stop(self, timeout_s: float = 30.0) -> None:
-        """As `Engine.stop`."""
+        """Releases everything within the deadline. Idempotent."""
         await self.inner.stop(timeout_s)
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
-        """As `Engine.submit`."""
+        """Answers into a sink; returns once the request is accepted. Raises a PenstockError before that."""
         await self.inner.submit(request, context, sink)
 
     async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
-        """As `Engine.call`."""
+        """Answers at once, without a stream. Raises a PenstockError where it cannot."""
         return await self.inner.call(request, context)
 
     def converse(self, inputs: AsyncIterator[GenerateRequest], context: Context) -> AsyncIterator[Event]:
-        """As `Engine.converse`."""
+        """Answers a stream of inputs with a stream of events. Raises a PenstockError where it cannot."""
         return self.inner.converse(inputs, context)
 
     def load(self) -> Load:
-        """As `Engine.load`."""
+        """How busy it is now."""
         return self.inner.load()
 
     async def check_health(self) -> None:
-        """As `Engine.check_health`."""
+        """Returns when it can work. Raises NotReady while it boots, EngineDead when it is finished."""
         await self.inner.check_health()

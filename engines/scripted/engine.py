@@ -134,7 +134,7 @@ class ScriptedEngine(PushEngine):
 
     @property
     def ready(self) -> bool:
-        """As `Engine.ready`."""
+        """Whether it has booted, and has neither died nor been stopped."""
         return self._ready
 
     @property
@@ -147,7 +147,7 @@ class ScriptedEngine(PushEngine):
         return next((player.progress for play, player in self._players.items() if play.context is context), None)
 
     async def start(self) -> None:
-        """As `Engine.start`."""
+        """Boots; returns when ready. Raises a PenstockError where it cannot."""
         if self._options.boot_s:
             await asyncio.sleep(self._options.boot_s)
         if self._options.boot_error is not None:
@@ -155,13 +155,13 @@ class ScriptedEngine(PushEngine):
         self._ready = True
 
     async def stop(self, timeout_s: float = 30.0) -> None:
-        """As `Engine.stop`; what is active ends with InstanceLost."""
+        """Stops at once; what is active ends with InstanceLost."""
         self._ready = False
         for player in list(self._players.values()):
             player.fail(InstanceLost(f"The engine {self.name} was stopped.", instance=self.name))
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
-        """As `Engine.submit`."""
+        """Answers into a sink; returns once the request is accepted. Raises a PenstockError before that."""
         self._must_be_ready()
         play = Play(request, context)
         self.plays.append(play)
@@ -227,11 +227,11 @@ class ScriptedEngine(PushEngine):
         return text_of(request.token_ids, "token_ids")
 
     def load(self) -> Load:
-        """As `Engine.load`."""
+        """How busy it is now."""
         return Load(running=len(self._players))
 
     async def check_health(self) -> None:
-        """As `Engine.check_health`."""
+        """Returns when it can work. Raises NotReady while it boots, EngineDead when it is finished."""
         if self._dead is not None:
             raise self._dead
         await super().check_health()

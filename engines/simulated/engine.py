@@ -75,12 +75,12 @@ class SimulatedEngine(PushEngine):
 
     @property
     def ready(self) -> bool:
-        """As `Engine.ready`."""
+        """Whether it has booted, and has neither died nor been stopped."""
         return self._loop is not None and self._dead is None
 
     @property
     def steps(self) -> int:
-        """As `Engine.steps`."""
+        """Steps taken so far; grows as the engine works."""
         return self._steps
 
     @property
@@ -89,7 +89,7 @@ class SimulatedEngine(PushEngine):
         return self._scheduler.preemptions
 
     async def start(self) -> None:
-        """As `Engine.start`."""
+        """Boots; returns when ready. Raises a PenstockError where it cannot."""
         if self._options.boot_s:
             await asyncio.sleep(self._options.boot_s)
         if self._loop is None:
@@ -97,7 +97,7 @@ class SimulatedEngine(PushEngine):
             self._loop = asyncio.get_running_loop().create_task(self._run(), name=f"steps of {self.name}")
 
     async def stop(self, timeout_s: float = 30.0) -> None:
-        """As `Engine.stop`; what is under way ends with InstanceLost."""
+        """Stops at once; what is under way ends with InstanceLost."""
         loop, self._loop = self._loop, None
         if loop is not None:
             loop.cancel()
@@ -107,7 +107,7 @@ class SimulatedEngine(PushEngine):
             stream.fail(InstanceLost(f"The engine {self.name} was stopped.", instance=self.name))
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
-        """As `Engine.submit`."""
+        """Answers into a sink; returns once the request is accepted. Raises a PenstockError before that."""
         self._must_be_ready()
         _refuse_unsupported(request)
         if context.is_killed:
@@ -200,7 +200,7 @@ class SimulatedEngine(PushEngine):
         return await self._beside(lambda: decode(request.token_ids), len(request.token_ids))
 
     def load(self) -> Load:
-        """As `Engine.load`; each choice of a request counts."""
+        """How busy it is now; each choice of a request counts."""
         return Load(len(self._scheduler.running), len(self._scheduler.waiting), self._cache.use)
 
     def progress(self, context: Context) -> Progress | None:
@@ -209,7 +209,7 @@ class SimulatedEngine(PushEngine):
         return stream.progress() if stream is not None else None
 
     async def check_health(self) -> None:
-        """As `Engine.check_health`."""
+        """Returns when it can work. Raises NotReady while it boots, EngineDead when it is finished."""
         if self._dead is not None:
             raise self._dead
         await super().check_health()

@@ -72,7 +72,7 @@ class VllmEngine(PushEngine):
 
     @property
     def steps(self) -> int:
-        """As `Engine.steps`."""
+        """Steps taken so far; grows as the engine works."""
         runtime = self._boot.runtime
         return runtime.steps if runtime is not None else 0
 

@@ -116,7 +116,7 @@ class Runtime:
         self._llm.shutdown(timeout=timeout_s)
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
-        """As `Engine.submit`."""
+        """Answers into a sink; returns once the request is accepted. Raises a PenstockError before that."""
         if not self.capabilities.generate:
             raise Unsupported(f"The model {request.model!r} does not generate.", param="model")
         self._grammars.check(request.sampling.guided)

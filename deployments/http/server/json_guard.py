@@ -195,7 +195,7 @@ def parse_object(body: bytes, max_depth: int) -> dict[str, Any]:
 
 
 def parse_in_slices(body: bytes, max_depth: int) -> Generator[None, None, dict[str, Any]]:
-    """As `parse_object`, which is what this returns; yields wherever it can wait.
+    """The JSON object of a body, checked while it is parsed; yields wherever it can wait, and returns the object.
 
     Raises:
         InvalidRequest: As `parse_object`.

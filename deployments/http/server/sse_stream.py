@@ -405,7 +405,7 @@ class SseSink:
         return choices[0].take() if len(choices) == 1 else "".join([choice.take() for choice in choices])
 
     def settle(self) -> tuple[str, int]:
-        """As `_Choice.settle`, of all choices."""
+        """Takes out the chunks of all choices that do not grow any more; and the characters of those that do."""
         settled = [choice.settle() for choice in self._choices]
         return "".join([text for text, _ in settled]), sum(chars for _, chars in settled)
 
