@@ -53,13 +53,17 @@ class LocalFleet(Fleet):
         """
         await asyncio.gather(*(engine.start() for _, engine in self._engines.values()))
         await super().start()
-        while not self.ready:  # noqa: ASYNC110 - a link does not say that it was opened
+        while not self._is_linked():  # noqa: ASYNC110 - a link does not say that it was opened
             await asyncio.sleep(_LOOK_EVERY_S / 10)
 
     async def stop(self, timeout_s: float = 30.0) -> None:
         """Waits for what is under way, no longer than the deadline, then stops every engine."""
         await super().stop(timeout_s)
         await asyncio.gather(*(engine.stop(timeout_s) for _, engine in self._engines.values()))
+
+    def _is_linked(self) -> bool:
+        working = sum(engine.ready for _, engine in self._engines.values())
+        return sum(model.route.open_instances for model in self.models) >= working
 
     async def _watch(self) -> AsyncIterator[Sequence[Instance]]:
         known: list[Instance] | None = None

@@ -15,12 +15,13 @@ async def engine_of(fleet: LocalFleet, model: str = "demo") -> str:
 
 
 async def test_a_model_answers_under_its_name_and_its_alias() -> None:
-    fleet = LocalFleet({"demo": [ScriptedEngine("a")], "other": [ScriptedEngine("b")]}, {"alias": "demo"})
+    engines = {"demo": [ScriptedEngine("a")], "other": [ScriptedEngine("b")], "none": []}
+    fleet = LocalFleet(engines, {"alias": "demo"})
     await fleet.start()
     assert [await engine_of(fleet, model) for model in ("demo", "alias", "other")] == ["a", "a", "b"]
     with pytest.raises(ModelNotFound) as caught:
         fleet.find("nope")
-    assert caught.value.served == ("demo", "alias", "other")
+    assert caught.value.served == ("demo", "alias", "other", "none")
     await fleet.stop()
 
 
