@@ -1,16 +1,11 @@
 """One booted vLLM, and everything that serves requests with it."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from copy import copy
+from collections.abc import Sequence
 
 from vllm.platforms import current_platform
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.detokenizer import IncrementalDetokenizer
-from vllm.v1.engine.exceptions import EngineDeadError
-from vllm.v1.engine.parallel_sampling import ParentRequest
 
 from engines.call_requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
 from engines.context import Context
@@ -20,7 +15,8 @@ from engines.events import Started
 from engines.requests import GenerateRequest
 from engines.vllm.arguments import chat_template, child_environment, engine_args
 from engines.vllm.embedding import Embedding
-from engines.vllm.failures import failure, refusal
+from engines.vllm.failures import refusal
+from engines.vllm.frontend import Frontend
 from engines.vllm.gauges import Gauges
 from engines.vllm.grammars import Grammars
 from engines.vllm.options import VllmOptions
@@ -61,8 +57,7 @@ class Runtime:
             self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._gauges.logger])
         if current_platform.is_cpu():
             processes.give_way()
-        # The scheduler's figures are wanted, those that vLLM's frontend adds for each token are not.
-        self._llm.log_stats = self._llm.output_processor.log_stats = False
+        self._frontend = Frontend(self._llm)
         self._config = self._llm.model_config
         self._vocabulary = vocabulary(self._llm.renderer.tokenizer)
         self._rendering = Rendering(self._llm, options, template)
@@ -73,15 +68,14 @@ class Runtime:
         self._rendering.online.warmup()
         self._tasks: tuple[str, ...] = ()
         self._streams: set[Stream] = set()
-        self._progress = ProgressBoard(self._llm.engine_core)
-        self._aborts: set[asyncio.Task[None]] = set()
+        self._progress = ProgressBoard(self._frontend.core)
         self.capabilities = Capabilities()
 
     async def open(self) -> None:
         """Starts to listen to the engine."""
         await self._prepare_workers()
         self._tasks = await self._llm.get_supported_tasks()
-        self._llm._run_output_handler()
+        self._frontend.listen()
         self.capabilities = self._capabilities()
 
     @property
@@ -100,15 +94,14 @@ class Runtime:
 
     def load(self) -> Load:
         """How busy it is."""
-        return self._gauges.load(len(self._llm.output_processor.request_states))
+        return self._gauges.load(self._frontend.requests)
 
     def end_streams(self, error: EngineDead) -> None:
         """Fails every stream with this error, and stops listening to the engine."""
         for stream in list(self._streams):
             stream.fail(error)
         self._progress.close()
-        if self._llm.output_handler is not None:
-            self._llm.output_handler.cancel()
+        self._frontend.stop_listening()
 
     def close(self, timeout_s: float) -> None:
         """Ends vLLM's processes; those that are not gone by then are left to the caller. Blocks."""
@@ -132,7 +125,7 @@ class Runtime:
             choices,
             sink,
             context,
-            abort=lambda: self._abort_soon(stream),
+            abort=lambda: self._frontend.abort_soon(stream),
             release=self._release,
         )
         starts = await self._starts(core, request, choices)
@@ -140,11 +133,11 @@ class Runtime:
             stream.start()
             stream.finish()
             return
-        parts = self._register(core, stream, request.sampling.n, starts)
+        parts = self._frontend.register(core, stream, request.sampling.n, starts)
         self._streams.add(stream)
         self._progress.add(stream)
         stream.watch()
-        await self._send(parts, stream)
+        await self._frontend.send(parts, stream)
         if stream.setup_error is not None:
             raise stream.setup_error
         stream.start()
@@ -214,84 +207,16 @@ class Runtime:
         for index, token_ids in enumerate(request.generated):
             start = Start(token_ids)
             if token_ids:
-                start.detokenizer = IncrementalDetokenizer.from_new_request(self._llm.renderer.tokenizer, core)
+                start.detokenizer = self._frontend.detokenizer(core)
                 if replay(core.sampling_params, start.detokenizer, choices[index], token_ids):
                     continue
                 await asyncio.sleep(0)  # A long answer is read in some milliseconds; there may be many.
             starts[index] = start
         return starts
 
-    def _register(
-        self, core: EngineCoreRequest, stream: Stream, n: int, starts: Mapping[int, Start]
-    ) -> list[EngineCoreRequest]:
-        """Lets vLLM's output handler know the request, with the stream as its collector.
-
-        This is what `AsyncLLM.add_request` does, which makes a collector of its own.
-
-        Returns:
-            What is to be sent to the core: one request for each choice that has not ended.
-        """
-        processor = self._llm.output_processor
-        self._llm.input_processor.assign_request_id(core)
-        stream.request_id = core.request_id
-        try:
-            self._llm.check_admission(len(starts), core.request_id)
-        except Exception as error:
-            raise refusal(error, param=None, context_length=self._config.max_model_len) from error
-        if n == 1:
-            core.sampling_params = starts[0].params(core.sampling_params)
-            processor.add_request(core, None, None, 0, stream)
-            starts[0].place(processor.request_states[core.request_id])
-            stream.parts = [core.request_id]
-            return [core]
-        # Only now: vLLM refuses several choices of greedy decoding, which are dull, but what was asked for.
-        core.sampling_params.n = n
-        parent = ParentRequest(core)
-        parts = []
-        for index, start in starts.items():
-            part = copy(core)
-            part.request_id, params = parent.get_child_info(index)
-            part.sampling_params = start.params(params)
-            processor.add_request(part, None, parent, index, stream)
-            start.place(processor.request_states[part.request_id])
-            parts.append(part)
-        stream.parts = [part.request_id for part in parts]
-        return parts
-
     def _release(self, stream: Stream) -> None:
         self._streams.discard(stream)
         self._progress.discard(stream)
-
-    async def _send(self, parts: list[EngineCoreRequest], stream: Stream) -> None:
-        """Hands a registered request to vLLM's core."""
-        states = self._llm.output_processor.request_states
-        try:
-            for part in parts:
-                # Aborted in the meantime: the core would never hear of its end.
-                if part.request_id in states:
-                    await self._llm.engine_core.add_request_async(part)
-        except asyncio.CancelledError:
-            stream.abandon(Cancelled("The request was cancelled."))
-            raise
-        except Exception as error:  # noqa: BLE001 - the sink waits, if the engine answered before it failed
-            stream.abandon(failure(error))
-
-    def _abort_soon(self, stream: Stream) -> None:
-        # Not at once: a sink may cancel from inside of an output, and vLLM's output handler, which is in the middle of
-        # that request then, does not survive its disappearance.
-        asyncio.get_running_loop().call_soon(self._abort, stream.request_id)
-
-    def _abort(self, request_id: str) -> None:
-        aborted = self._llm.output_processor.abort_requests((request_id,), internal=True)
-        if aborted and self.is_alive:
-            task = asyncio.get_running_loop().create_task(self._tell_core(aborted))
-            self._aborts.add(task)
-            task.add_done_callback(self._aborts.discard)
-
-    async def _tell_core(self, aborted: list[str]) -> None:
-        # A core that is dead by now runs nothing any more, which is what is wanted.
-        with suppress(EngineDeadError):
-            await self._llm.engine_core.abort_requests_async(aborted)
 
     def _capabilities(self) -> Capabilities:
         generate = "generate" in self._tasks
