@@ -39,7 +39,7 @@ _STALLED_PULSES = 3
 """Heartbeats without a step after which an engine with work is the last choice for more."""
 
 
-class _Stream:
+class _OpenStream:
     """One request under way: its sink, and who waits for it to start."""
 
     __slots__ = (
@@ -113,7 +113,7 @@ class Egress(PushEngine):
         self._stall_s = (patience if patience is not None else PatienceSettings()).stall_s
         self._stall_pulses = self._stall_s / settings.heartbeat_s
         self._numbers = 0
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, _OpenStream] = {}
         self._in_flight = 0
         self._upward: list[Upward] = []
         # Calls without a stream: what was asked, and what they wait for.
@@ -181,7 +181,7 @@ class Egress(PushEngine):
         self._numbers += 1
         number = self._numbers
         accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        stream = self._streams[number] = _Stream(sink, request, accepted, came_late=self._still_pulses > 1)
+        stream = self._streams[number] = _OpenStream(sink, request, accepted, came_late=self._still_pulses > 1)
         self._in_flight += stream.weight
         self._say(number, stream, (context.id, data))
         stream.unsubscribe_stop = context.on_stop(lambda context: self._stop_stream(number, context))
@@ -291,7 +291,7 @@ class Egress(PushEngine):
             upward, self._upward = self._upward, []
             self._actor.send.remote(self._channel, upward)
 
-    def _say(self, number: int, stream: _Stream, message: Message) -> None:
+    def _say(self, number: int, stream: _OpenStream, message: Message) -> None:
         """Says the next thing of a stream."""
         self._upward.append((number, stream.places, message))
         stream.places += 1
@@ -359,7 +359,7 @@ class Egress(PushEngine):
         if self._received - self._acknowledged >= self._settings.ack_every or self.is_draining:
             self._acknowledge()
 
-    def _deliver(self, stream: _Stream, entry: Entry) -> None:
+    def _deliver(self, stream: _OpenStream, entry: Entry) -> None:
         number, item = entry
         if isinstance(item, PenstockError):
             self._fail(number, item)
@@ -464,14 +464,14 @@ class Egress(PushEngine):
         elif not stream.accepted.done():
             stream.accepted.set_exception(error)
 
-    def _forget(self, number: int) -> _Stream:
+    def _forget(self, number: int) -> _OpenStream:
         stream = self._streams.pop(number)
         self._in_flight -= stream.weight
         stream.unsubscribe_stop()
         stream.unsubscribe_kill()
         return stream
 
-    def _on_sink_error(self, number: int, stream: _Stream, error: Exception) -> None:
+    def _on_sink_error(self, number: int, stream: _OpenStream, error: Exception) -> None:
         if number in self._streams:
             self._say(number, stream, "kill")
             self._forget(number)

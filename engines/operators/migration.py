@@ -87,25 +87,25 @@ class Migration(Operator):
         if not self._limit:
             await self.inner.submit(request, context, sink)
             return
-        stream = _Stream(self, self._limit, request, context, sink)
+        stream = _MovableStream(self, self._limit, request, context, sink)
         try:
             await self.inner.submit(request, context, stream)
         except BaseException:
             stream.end()
             raise
 
-    def move(self, stream: "_Stream", lost: PenstockError) -> None:
+    def move(self, stream: "_MovableStream", lost: PenstockError) -> None:
         """Submits a broken stream again, in the background."""
         task = asyncio.get_running_loop().create_task(self._move(stream, lost))
         self._moves.add(task)
         task.add_done_callback(self._moves.discard)
 
-    async def _move(self, stream: "_Stream", lost: PenstockError) -> None:
+    async def _move(self, stream: "_MovableStream", lost: PenstockError) -> None:
         began_s = time.monotonic()
         outcome = await self._find_another(stream, lost, stream.broke_s + self.wait_s)
         self._on_move(Move(outcome, time.monotonic() - began_s))
 
-    async def _find_another(self, stream: "_Stream", lost: PenstockError, deadline_s: float) -> MoveOutcome:
+    async def _find_another(self, stream: "_MovableStream", lost: PenstockError, deadline_s: float) -> MoveOutcome:
         pause_s = _FIRST_PAUSE_S
         while not stream.ends_early():
             try:
@@ -129,7 +129,7 @@ class Migration(Operator):
         return "cancelled"
 
 
-class _Stream:
+class _MovableStream:
     """One answer, carried by one instance after another: the sink of each, in front of the caller's.
 
     Attributes:
@@ -303,7 +303,7 @@ class _FromIds(_Course):
 
     counts_tokens = True
 
-    def __init__(self, stream: _Stream, request: GenerateRequest, sink: Sink) -> None:
+    def __init__(self, stream: _MovableStream, request: GenerateRequest, sink: Sink) -> None:
         self._stream = stream
         self._emit = sink.emit
         # Four bytes each: a thousand long answers are kept at a time.
@@ -345,7 +345,7 @@ class _Replayed(_Course):
 
     counts_tokens = False
 
-    def __init__(self, stream: _Stream, request: GenerateRequest, sink: Sink) -> None:
+    def __init__(self, stream: _MovableStream, request: GenerateRequest, sink: Sink) -> None:
         self._stream = stream
         self._sampling = request.sampling
         self._emit = sink.emit

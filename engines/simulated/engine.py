@@ -21,7 +21,7 @@ from engines.simulated.options import SimulatedOptions
 from engines.simulated.output import Output
 from engines.simulated.prompt import budget, check_ids, check_size, prompt_ids, text_size
 from engines.simulated.scheduler import Scheduler, Sequence
-from engines.simulated.stream import Stream
+from engines.simulated.stream import SimulatedStream
 from engines.simulated.timing import StepClock
 from engines.simulated.tokenizer import VOCABULARY, Special, decode, encode
 
@@ -64,8 +64,8 @@ class SimulatedEngine(PushEngine):
         )
         self._clock = StepClock(options.step_time, options.speed)
         self._faults = Faults(options.faults)
-        self._streams: dict[Stream, None] = {}
-        self._by_context: dict[Context, Stream] = {}
+        self._streams: dict[SimulatedStream, None] = {}
+        self._by_context: dict[Context, SimulatedStream] = {}
         self._arrivals = count()
         self._steps = 0
         self._work = asyncio.Event()
@@ -128,7 +128,7 @@ class SimulatedEngine(PushEngine):
             for token_ids in request.resume.choices:
                 check_ids(token_ids, "resume.choices")
         await self._faults.arrives(prompt)
-        stream = Stream(self.name, context, sink, self._scheduler, self._ended)
+        stream = SimulatedStream(self.name, context, sink, self._scheduler, self._ended)
         arrival = next(self._arrivals)
         sequences = []
         for index, ((prefix, words), resumed) in enumerate(zip(spoken, request.generated, strict=True)):
@@ -246,7 +246,7 @@ class SimulatedEngine(PushEngine):
             if output.reason is not None and not sequence.over:
                 sequence.stream.choice_ended(sequence)
 
-    def _ended(self, stream: Stream) -> None:
+    def _ended(self, stream: SimulatedStream) -> None:
         del self._streams[stream]
         self._by_context.pop(stream.context, None)
 

@@ -13,7 +13,7 @@ from engines.simulated.kv_cache import ROOT, KVCache, block_hashes
 from engines.simulated.output import Output
 
 if TYPE_CHECKING:
-    from engines.simulated.stream import Stream
+    from engines.simulated.stream import SimulatedStream
 
 
 class Sequence:
@@ -58,7 +58,7 @@ class Sequence:
     def __init__(
         self,
         key: tuple[int, int, int],
-        stream: "Stream",
+        stream: "SimulatedStream",
         prompt: list[int],
         resumed: list[int],
         writer: Writer,

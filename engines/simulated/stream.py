@@ -9,7 +9,7 @@ from engines.events import Finished, Usage
 from engines.simulated.scheduler import Scheduler, Sequence
 
 
-class Stream:
+class SimulatedStream:
     """Joins the choices of a request into one stream, and ends it exactly once.
 
     Args:
@@ -23,7 +23,12 @@ class Stream:
     __slots__ = ("_ended", "_engine", "_left", "_over", "_scheduler", "_sequences", "_unsubscribe", "context", "sink")
 
     def __init__(
-        self, engine: str, context: Context, sink: Sink, scheduler: Scheduler, ended: "Callable[[Stream], None]"
+        self,
+        engine: str,
+        context: Context,
+        sink: Sink,
+        scheduler: Scheduler,
+        ended: "Callable[[SimulatedStream], None]",
     ) -> None:
         self.sink = sink
         self.context = context

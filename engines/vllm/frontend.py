@@ -28,7 +28,7 @@ from vllm.v1.engine.parallel_sampling import ParentRequest
 from engines.errors import Cancelled
 from engines.vllm.failures import failure, refusal
 from engines.vllm.resuming import Start
-from engines.vllm.streaming import Stream
+from engines.vllm.streaming import VllmStream
 
 
 class Frontend:
@@ -68,7 +68,7 @@ class Frontend:
         return IncrementalDetokenizer.from_new_request(self._llm.renderer.tokenizer, core)
 
     def register(
-        self, core: EngineCoreRequest, stream: Stream, n: int, starts: Mapping[int, Start]
+        self, core: EngineCoreRequest, stream: VllmStream, n: int, starts: Mapping[int, Start]
     ) -> list[EngineCoreRequest]:
         """Lets vLLM's output handler know the request, with the stream as its collector.
 
@@ -111,7 +111,7 @@ class Frontend:
         stream.parts = [part.request_id for part in parts]
         return parts
 
-    async def send(self, parts: list[EngineCoreRequest], stream: Stream) -> None:
+    async def send(self, parts: list[EngineCoreRequest], stream: VllmStream) -> None:
         """Hands a registered request to vLLM's core; where that fails, the stream is told."""
         states = self._llm.output_processor.request_states
         try:
@@ -125,7 +125,7 @@ class Frontend:
         except Exception as error:  # noqa: BLE001 - the sink waits, if the engine answered before it failed
             stream.abandon(failure(error))
 
-    def abort_soon(self, stream: Stream) -> None:
+    def abort_soon(self, stream: VllmStream) -> None:
         """Takes a request back."""
         # Not at once: a sink may cancel from inside of an output, and vLLM's output handler, which is in the middle of
         # that request then, does not survive its disappearance.

@@ -20,7 +20,7 @@ from engines.events import (
 from engines.requests import GenerateRequest
 from engines.vllm.options import VllmOptions
 from engines.vllm.rendering import Rendered
-from engines.vllm.streaming import Choice, Emit
+from engines.vllm.streaming import Emit, VllmChoice
 
 
 class Parsing:
@@ -56,14 +56,14 @@ class Parsing:
             model_config=self._model_config,
         )
 
-    def choices(self, request: GenerateRequest, rendered: Rendered) -> list[Choice]:
+    def choices(self, request: GenerateRequest, rendered: Rendered) -> list[VllmChoice]:
         """The choices of a request, by index."""
         top_logprobs = request.sampling.logprobs
-        choices: list[Choice] = []
+        choices: list[VllmChoice] = []
         for index in range(request.sampling.n):
             parser = self.parser(rendered)
             if parser is None:
-                choices.append(Choice(index, top_logprobs))
+                choices.append(VllmChoice(index, top_logprobs))
             else:
                 assert rendered.chat is not None
                 choices.append(
@@ -79,7 +79,7 @@ class Parsing:
         return choices
 
 
-class ParsedChoice(Choice):
+class ParsedChoice(VllmChoice):
     """A choice whose text is read by a parser."""
 
     __slots__ = (

@@ -9,7 +9,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from engines.context import Context
 from engines.contract import Progress
 from engines.vllm.scheduler import PROGRESS
-from engines.vllm.streaming import Stream
+from engines.vllm.streaming import VllmStream
 
 _INTERVAL_S = 1.0
 """The core answers between two steps: it is asked no more often than this, for all silent streams at once."""
@@ -24,15 +24,15 @@ class ProgressBoard:
 
     def __init__(self, core: Any) -> None:
         self._core = core
-        self._streams: dict[Context, Stream] = {}
-        self._silent: set[Stream] = set()
+        self._streams: dict[Context, VllmStream] = {}
+        self._silent: set[VllmStream] = set()
         self._asking: asyncio.Task[None] | None = None
 
-    def add(self, stream: Stream) -> None:
+    def add(self, stream: VllmStream) -> None:
         """Follows a stream from now on."""
         self._streams[stream.context] = stream
 
-    def discard(self, stream: Stream) -> None:
+    def discard(self, stream: VllmStream) -> None:
         """Follows it no more."""
         self._streams.pop(stream.context, None)
         self._silent.discard(stream)
@@ -69,7 +69,7 @@ class ProgressBoard:
         finally:
             self._asking = None
 
-    def _note(self, asked: set[Stream], cores: list[dict[str, tuple[int, bool]]]) -> None:
+    def _note(self, asked: set[VllmStream], cores: list[dict[str, tuple[int, bool]]]) -> None:
         told = {part: answer for core in cores for part, answer in core.items()}
         for stream in asked:
             # The scheduler knows no more of those that have ended; what it said last is on its way.

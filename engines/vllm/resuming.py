@@ -22,7 +22,7 @@ from vllm.v1.engine.output_processor import RequestState
 
 from engines.events import Event
 from engines.vllm.scheduler import with_generated
-from engines.vllm.streaming import Choice
+from engines.vllm.streaming import VllmChoice
 
 
 def vocabulary(tokenizer: Any) -> str:
@@ -62,7 +62,7 @@ class Start:
 
 
 def replay(
-    params: SamplingParams, detokenizer: IncrementalDetokenizer, choice: Choice, token_ids: Sequence[int]
+    params: SamplingParams, detokenizer: IncrementalDetokenizer, choice: VllmChoice, token_ids: Sequence[int]
 ) -> bool:
     """Feeds the ids to a new detokenizer and a new choice, silently.
 

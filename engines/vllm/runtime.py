@@ -28,7 +28,7 @@ from engines.vllm.rendering import Rendered, Rendering
 from engines.vllm.resuming import Start, replay, vocabulary
 from engines.vllm.sampling import SamplingMapper, guided_field
 from engines.vllm.scheduler import PREPARE_WORKER, check_core
-from engines.vllm.streaming import Choice, Stream
+from engines.vllm.streaming import VllmChoice, VllmStream
 
 
 class Runtime:
@@ -67,7 +67,7 @@ class Runtime:
         self._embedding = Embedding(name, self._llm, self._rendering)
         self._rendering.online.warmup()
         self._tasks: tuple[str, ...] = ()
-        self._streams: set[Stream] = set()
+        self._streams: set[VllmStream] = set()
         self._progress = ProgressBoard(self._frontend.core)
         self.capabilities = Capabilities()
 
@@ -120,7 +120,7 @@ class Runtime:
             raise Cancelled("The request was cancelled.")
         started = Started(self._name, self._model, len(rendered.token_ids), self._vocabulary, resumable=True)
         choices = self._parsing.choices(request, rendered)
-        stream = Stream(
+        stream = VllmStream(
             started,
             choices,
             sink,
@@ -200,7 +200,7 @@ class Runtime:
                 raise refusal(error, param="resume.choices", context_length=self._config.max_model_len) from error
 
     async def _starts(
-        self, core: EngineCoreRequest, request: GenerateRequest, choices: Sequence[Choice]
+        self, core: EngineCoreRequest, request: GenerateRequest, choices: Sequence[VllmChoice]
     ) -> dict[int, Start]:
         """Where the choices go on, by index; those that had ended already are missing, and know that they have."""
         starts = {}
@@ -214,7 +214,7 @@ class Runtime:
             starts[index] = start
         return starts
 
-    def _release(self, stream: Stream) -> None:
+    def _release(self, stream: VllmStream) -> None:
         self._streams.discard(stream)
         self._progress.discard(stream)
 

@@ -1,8 +1,8 @@
 """The way of the tokens: vLLM's outputs become events at the moment they exist.
 
-vLLM's output handler calls `put` of each request's collector, once per engine step. A `Stream` takes the collector's
-place: its `put` turns the output into events and hands them to the sink, so there is no task, queue or wake-up per
-token between the engine's socket and the outbox.
+vLLM's output handler calls `put` of each request's collector, once per engine step. A `VllmStream` takes the place of
+the collector: its `put` turns the output into events and hands them to the sink, so there is no task, queue or wake-up
+per token between the engine's socket and the outbox.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ _LEAST_LOGPROB = -9999.0
 Emit = Callable[[Event], None]
 
 
-class Choice:
+class VllmChoice:
     """One choice of a request under way, without parsers: its text is its answer.
 
     Attributes:
@@ -102,7 +102,7 @@ class Choice:
         return logprobs
 
 
-class Stream:
+class VllmStream:
     """One request under way: vLLM's collector on one side, a sink on the other.
 
     Until `start` is called, an error is kept in `setup_error` for whoever is submitting the request; from then on the
@@ -139,11 +139,11 @@ class Stream:
     def __init__(
         self,
         started: Started,
-        choices: Sequence[Choice],
+        choices: Sequence[VllmChoice],
         sink: Sink,
         context: Context,
         abort: Callable[[], None],
-        release: Callable[["Stream"], None],
+        release: Callable[["VllmStream"], None],
     ) -> None:
         """Makes the stream of a request that is about to be handed to the engine.
 

@@ -36,7 +36,7 @@ from engines.operators.migration import Migration
 from engines.requests import GenerateRequest, Sampling, Session
 from engines.scripted.engine import ScriptedEngine
 from engines.scripted.script import Hang, Hold
-from tests.deployments.routing.local_fleet import LocalFleet
+from tests.deployments.routing.faulty_fleet import FaultyFleet
 from tests.deployments.waiting import until
 
 
@@ -49,12 +49,12 @@ async def engine_of(route: Route, request: GenerateRequest) -> str:
 
 
 @pytest.fixture
-async def fleet() -> AsyncIterator[LocalFleet]:
-    yield LocalFleet()
+async def fleet() -> AsyncIterator[FaultyFleet]:
+    yield FaultyFleet()
     # What a test left running belongs to its own loop and ends with it.
 
 
-async def test_answers_from_an_instance_of_the_model(fleet: LocalFleet) -> None:
+async def test_answers_from_an_instance_of_the_model(fleet: FaultyFleet) -> None:
     await fleet.add("a-1", model="a")
     await fleet.add("b-1", model="b")
     router = await fleet.serve("a", "b")
@@ -65,7 +65,7 @@ async def test_answers_from_an_instance_of_the_model(fleet: LocalFleet) -> None:
     assert [request.model for request in fleet.engines["a-1"].requests] == ["a", "a"]
 
 
-async def test_a_burst_spreads_before_any_of_it_is_answered(fleet: LocalFleet) -> None:
+async def test_a_burst_spreads_before_any_of_it_is_answered(fleet: FaultyFleet) -> None:
     for id in ("a", "b", "c"):
         await fleet.add(id, ScriptedEngine(id, script=[Hang()]))
     route = await fleet.route()
@@ -78,7 +78,7 @@ async def test_a_burst_spreads_before_any_of_it_is_answered(fleet: LocalFleet) -
     assert route.load().running == 0
 
 
-async def test_the_load_of_others_counts(fleet: LocalFleet) -> None:
+async def test_the_load_of_others_counts(fleet: FaultyFleet) -> None:
     await fleet.add("a")
     await fleet.add("b")
     route = await fleet.route()
@@ -86,7 +86,7 @@ async def test_the_load_of_others_counts(fleet: LocalFleet) -> None:
     assert [await engine_of(route, ask()) for _ in range(5)] == ["b"] * 5
 
 
-async def test_our_own_load_is_not_counted_twice(fleet: LocalFleet) -> None:
+async def test_our_own_load_is_not_counted_twice(fleet: FaultyFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id, ScriptedEngine(id, script=[Hang()]))
     route = await fleet.route()
@@ -101,7 +101,7 @@ async def test_our_own_load_is_not_counted_twice(fleet: LocalFleet) -> None:
         context.kill()
 
 
-async def test_every_choice_counts_as_load(fleet: LocalFleet) -> None:
+async def test_every_choice_counts_as_load(fleet: FaultyFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id, ScriptedEngine(id, script=[Hang()]))
     route = await fleet.route()
@@ -114,7 +114,7 @@ async def test_every_choice_counts_as_load(fleet: LocalFleet) -> None:
         context.kill()
 
 
-async def test_who_waited_long_enough_at_one_instance_does_not_wait_at_the_next(fleet: LocalFleet) -> None:
+async def test_who_waited_long_enough_at_one_instance_does_not_wait_at_the_next(fleet: FaultyFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id, ScriptedEngine(id, script=[QueueTimeout("waited", retry_after_s=3.0)]))
     route = await fleet.route()
@@ -123,7 +123,7 @@ async def test_who_waited_long_enough_at_one_instance_does_not_wait_at_the_next(
     assert sum(len(engine.requests) for engine in fleet.engines.values()) == 1
 
 
-async def test_an_instance_that_announced_its_drain_gets_nothing_new(fleet: LocalFleet) -> None:
+async def test_an_instance_that_announced_its_drain_gets_nothing_new(fleet: FaultyFleet) -> None:
     await fleet.add("a")
     await fleet.add("b")
     route = await fleet.route(policy="round_robin")
@@ -132,7 +132,7 @@ async def test_an_instance_that_announced_its_drain_gets_nothing_new(fleet: Loca
 
 
 @pytest.mark.parametrize("error", [QueueFull("full"), InstanceLost("lost"), EngineDead("dead")])
-async def test_a_refused_request_goes_to_the_next_instance(fleet: LocalFleet, error: PenstockError) -> None:
+async def test_a_refused_request_goes_to_the_next_instance(fleet: FaultyFleet, error: PenstockError) -> None:
     await fleet.add("a", ScriptedEngine("a", script=[error]))
     await fleet.add("b")
     route = await fleet.route(policy="round_robin")
@@ -141,7 +141,7 @@ async def test_a_refused_request_goes_to_the_next_instance(fleet: LocalFleet, er
     assert len(fleet.engines["a"].requests) == 1
 
 
-async def test_what_no_tokenizer_here_understands_says_so(fleet: LocalFleet) -> None:
+async def test_what_no_tokenizer_here_understands_says_so(fleet: FaultyFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id, ScriptedEngine(id, script=[OtherVocabulary("Begun with another tokenizer.")]))
     route = await fleet.route()
@@ -152,7 +152,7 @@ async def test_what_no_tokenizer_here_understands_says_so(fleet: LocalFleet) -> 
     assert await engine_of(route, ask()) == "c"
 
 
-async def test_an_instance_that_says_it_drains_is_asked_no_more(fleet: LocalFleet) -> None:
+async def test_an_instance_that_says_it_drains_is_asked_no_more(fleet: FaultyFleet) -> None:
     await fleet.add("a")
     await fleet.add("b")
     route = await fleet.route(policy="round_robin")
@@ -163,7 +163,7 @@ async def test_an_instance_that_says_it_drains_is_asked_no_more(fleet: LocalFlee
     assert [await engine_of(route, ask()) for _ in range(3)] == ["b"] * 3
 
 
-async def test_an_error_that_would_be_the_same_anywhere_is_not_tried_elsewhere(fleet: LocalFleet) -> None:
+async def test_an_error_that_would_be_the_same_anywhere_is_not_tried_elsewhere(fleet: FaultyFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id, ScriptedEngine(id, script=[InvalidRequest("no", param="prompt")]))
     route = await fleet.route()
@@ -173,7 +173,7 @@ async def test_an_error_that_would_be_the_same_anywhere_is_not_tried_elsewhere(f
     assert sum(len(engine.requests) for engine in fleet.engines.values()) == 1
 
 
-async def test_overloaded_when_all_refuse_with_the_shortest_wait(fleet: LocalFleet) -> None:
+async def test_overloaded_when_all_refuse_with_the_shortest_wait(fleet: FaultyFleet) -> None:
     await fleet.add("a", ScriptedEngine("a", script=[QueueFull("full", retry_after_s=3.0)]))
     await fleet.add("b", ScriptedEngine("b", script=[QueueFull("full", retry_after_s=7.0)]))
     route = await fleet.route(wait_s=60)  # is not waited: more instances are not in sight
@@ -184,7 +184,7 @@ async def test_overloaded_when_all_refuse_with_the_shortest_wait(fleet: LocalFle
     assert [len(engine.requests) for engine in fleet.engines.values()] == [2, 2]
 
 
-async def test_a_stream_error_passes_through(fleet: LocalFleet) -> None:
+async def test_a_stream_error_passes_through(fleet: FaultyFleet) -> None:
     await fleet.add("a", ScriptedEngine("a", script=["so far", EngineFailed("broke")]))
     await fleet.add("b")
     route = await fleet.route()
@@ -194,14 +194,14 @@ async def test_a_stream_error_passes_through(fleet: LocalFleet) -> None:
     assert not fleet.engines["b"].requests
 
 
-async def test_without_instances_it_says_so(fleet: LocalFleet) -> None:
+async def test_without_instances_it_says_so(fleet: FaultyFleet) -> None:
     route = await fleet.route()
     with pytest.raises(NoInstance, match="there is none"):
         await engine_of(route, ask())
     assert not route.ready
 
 
-async def test_without_a_ready_instance_it_says_what_they_do(fleet: LocalFleet) -> None:
+async def test_without_a_ready_instance_it_says_what_they_do(fleet: FaultyFleet) -> None:
     await fleet.add("a", state=InstanceState.STARTING)
     await fleet.add("b", state=InstanceState.STARTING)
     await fleet.add("c", state=InstanceState.DRAINING)
@@ -211,7 +211,7 @@ async def test_without_a_ready_instance_it_says_what_they_do(fleet: LocalFleet) 
     assert caught.value.retry_after_s is not None
 
 
-async def test_a_request_waits_for_the_first_instance(fleet: LocalFleet) -> None:
+async def test_a_request_waits_for_the_first_instance(fleet: FaultyFleet) -> None:
     await fleet.add("a", state=InstanceState.STARTING)
     route = await fleet.route(wait_s=60)
     waiting = asyncio.create_task(engine_of(route, ask()))
@@ -220,7 +220,7 @@ async def test_a_request_waits_for_the_first_instance(fleet: LocalFleet) -> None
     assert await waiting == "a"
 
 
-async def test_killing_a_request_that_waits(fleet: LocalFleet) -> None:
+async def test_killing_a_request_that_waits(fleet: FaultyFleet) -> None:
     route = await fleet.route(wait_s=60)
     context = Context()
     waiting = asyncio.create_task(route.submit(ask(), context, Collector()))
@@ -230,7 +230,7 @@ async def test_killing_a_request_that_waits(fleet: LocalFleet) -> None:
         await waiting
 
 
-async def test_stopping_a_request_that_waits_finishes_it(fleet: LocalFleet) -> None:
+async def test_stopping_a_request_that_waits_finishes_it(fleet: FaultyFleet) -> None:
     route = await fleet.route(wait_s=60)
     context, collector = Context(), Collector()
     waiting = asyncio.create_task(route.submit(ask(), context, collector))
@@ -240,7 +240,7 @@ async def test_stopping_a_request_that_waits_finishes_it(fleet: LocalFleet) -> N
     assert (await collector.completion).choices[0].reason == "cancelled"
 
 
-async def test_direct_dispatch(fleet: LocalFleet) -> None:
+async def test_direct_dispatch(fleet: FaultyFleet) -> None:
     await fleet.add("a")
     await fleet.add("b")
     await fleet.add("c", state=InstanceState.STARTING)
@@ -255,7 +255,7 @@ async def test_direct_dispatch(fleet: LocalFleet) -> None:
         await engine_of(route, ask(instance="c"))
 
 
-async def test_a_lost_link_inhibits_the_instance_until_it_is_back(fleet: LocalFleet) -> None:
+async def test_a_lost_link_inhibits_the_instance_until_it_is_back(fleet: FaultyFleet) -> None:
     await fleet.add("a", ScriptedEngine("a", script=[Hang()]))
     route = await fleet.route(inhibit_s=0.0)
     collector = Collector()
@@ -268,7 +268,7 @@ async def test_a_lost_link_inhibits_the_instance_until_it_is_back(fleet: LocalFl
     await until(lambda: len(fleet.links["a"]) == 2 and route.ready)
 
 
-async def test_an_instance_that_was_lost_must_give_a_token_before_it_is_used_again(fleet: LocalFleet) -> None:
+async def test_an_instance_that_was_lost_must_give_a_token_before_it_is_used_again(fleet: FaultyFleet) -> None:
     await fleet.add("a")
     route = await fleet.route(inhibit_s=0.0)
     assert not fleet.probes
@@ -280,7 +280,7 @@ async def test_an_instance_that_was_lost_must_give_a_token_before_it_is_used_aga
     await until(lambda: route.ready)
 
 
-async def test_a_newer_incarnation_is_used_at_once(fleet: LocalFleet) -> None:
+async def test_a_newer_incarnation_is_used_at_once(fleet: FaultyFleet) -> None:
     await fleet.add("a", incarnation=1)
     route = await fleet.route(inhibit_s=1000.0)
     fleet.link("a").lose()
@@ -290,7 +290,7 @@ async def test_a_newer_incarnation_is_used_at_once(fleet: LocalFleet) -> None:
     assert await engine_of(route, ask()) == "a"
 
 
-async def test_an_unreachable_instance_is_tried_again(fleet: LocalFleet) -> None:
+async def test_an_unreachable_instance_is_tried_again(fleet: FaultyFleet) -> None:
     fleet.unreachable.add("a")
     await fleet.add("a")
     route = await fleet.route(inhibit_s=0.0)
@@ -300,7 +300,7 @@ async def test_an_unreachable_instance_is_tried_again(fleet: LocalFleet) -> None
     await until(lambda: route.ready)
 
 
-async def test_instances_join_and_leave(fleet: LocalFleet) -> None:
+async def test_instances_join_and_leave(fleet: FaultyFleet) -> None:
     await fleet.add("a")
     route = await fleet.route()
     await fleet.add("b")
@@ -311,7 +311,7 @@ async def test_instances_join_and_leave(fleet: LocalFleet) -> None:
     await until(lambda: not fleet.link("a").ready)
 
 
-async def test_what_runs_on_a_vanished_instance_may_end(fleet: LocalFleet) -> None:
+async def test_what_runs_on_a_vanished_instance_may_end(fleet: FaultyFleet) -> None:
     # A directory that starts anew shows nobody for a moment; streams must not be cut for that.
     engine = await fleet.add("a", ScriptedEngine("a", script=["x", Hang()]))
     route = await fleet.route()
@@ -328,7 +328,7 @@ async def test_what_runs_on_a_vanished_instance_may_end(fleet: LocalFleet) -> No
     assert fleet.links["a"][1].ready
 
 
-async def test_embeddings_tokens_and_back(fleet: LocalFleet) -> None:
+async def test_embeddings_tokens_and_back(fleet: FaultyFleet) -> None:
     await fleet.add("a")
     route = await fleet.route()
     assert len(await route.embed(EmbedRequest(model="m", inputs=["x", "y"]), Context())) == 2
@@ -336,7 +336,7 @@ async def test_embeddings_tokens_and_back(fleet: LocalFleet) -> None:
     assert await route.detokenize(DetokenizeRequest(model="m", token_ids=tokens.token_ids)) == "hi"
 
 
-async def test_what_the_model_cannot_do_is_refused_before_the_engine_sees_it(fleet: LocalFleet) -> None:
+async def test_what_the_model_cannot_do_is_refused_before_the_engine_sees_it(fleet: FaultyFleet) -> None:
     await fleet.add("g", ScriptedEngine("g", capabilities=Capabilities()), model="generates")
     await fleet.add("e", ScriptedEngine("e", capabilities=Capabilities(generate=False, embed=True)), model="embeds")
     router = await fleet.serve("generates", "embeds")
@@ -349,7 +349,7 @@ async def test_what_the_model_cannot_do_is_refused_before_the_engine_sees_it(fle
     assert not fleet.engines["e"].requests
 
 
-async def test_sessions_stay_on_their_instance_in_every_replica(fleet: LocalFleet) -> None:
+async def test_sessions_stay_on_their_instance_in_every_replica(fleet: FaultyFleet) -> None:
     for id in ("a", "b", "c"):
         await fleet.add(id)
     one, other = await fleet.route(), await fleet.route()
@@ -362,7 +362,7 @@ async def test_sessions_stay_on_their_instance_in_every_replica(fleet: LocalFlee
     assert len(homes) == 3
 
 
-async def test_a_hard_session_stays_though_its_instance_refuses(fleet: LocalFleet) -> None:
+async def test_a_hard_session_stays_though_its_instance_refuses(fleet: FaultyFleet) -> None:
     full = [False]
 
     def script(id: str) -> ScriptedEngine:
@@ -381,7 +381,7 @@ async def test_a_hard_session_stays_though_its_instance_refuses(fleet: LocalFlee
     assert await engine_of(route, ask(session=Session(id=session.id, mode="soft"))) == "b"
 
 
-async def test_a_hard_session_waits_for_an_unreachable_instance_and_leaves_a_draining_one(fleet: LocalFleet) -> None:
+async def test_a_hard_session_waits_for_an_unreachable_instance_and_leaves_a_draining_one(fleet: FaultyFleet) -> None:
     await fleet.add("a")
     route = await fleet.route(inhibit_s=1000.0)
     request = ask(session=Session(id="s", mode="hard"))
@@ -397,7 +397,7 @@ async def test_a_hard_session_waits_for_an_unreachable_instance_and_leaves_a_dra
     assert await engine_of(route, request) == "b"
 
 
-async def test_a_hard_session_does_not_split_while_its_first_request_waits(fleet: LocalFleet) -> None:
+async def test_a_hard_session_does_not_split_while_its_first_request_waits(fleet: FaultyFleet) -> None:
     newcomer, first = sorted(("a", "b"), key=lambda id: weight("s", id), reverse=True)
     await fleet.add(first, ScriptedEngine(first, script=[Hold(hold_s=0.1), "x"]))
     route = await fleet.route()
@@ -411,7 +411,7 @@ async def test_a_hard_session_does_not_split_while_its_first_request_waits(fleet
     assert await waiting == first
 
 
-async def test_a_hard_session_that_nobody_took_is_free_again(fleet: LocalFleet) -> None:
+async def test_a_hard_session_that_nobody_took_is_free_again(fleet: FaultyFleet) -> None:
     last, first = sorted(("a", "b"), key=lambda id: weight("s", id))
     await fleet.add(first, ScriptedEngine(first, script=[QueueFull("full")]))
     await fleet.add(last)
@@ -427,7 +427,7 @@ async def test_a_hard_session_that_nobody_took_is_free_again(fleet: LocalFleet) 
     await until(lambda: affinity.bound("t") is None)
 
 
-async def test_a_session_goes_where_another_replica_bound_it(fleet: LocalFleet) -> None:
+async def test_a_session_goes_where_another_replica_bound_it(fleet: FaultyFleet) -> None:
     await fleet.add("a")
     await fleet.add("b")
     route = await fleet.route()
@@ -439,7 +439,7 @@ async def test_a_session_goes_where_another_replica_bound_it(fleet: LocalFleet) 
     assert await engine_of(route, request) == loser
 
 
-async def test_sticky_off_ignores_sessions(fleet: LocalFleet) -> None:
+async def test_sticky_off_ignores_sessions(fleet: FaultyFleet) -> None:
     await fleet.add("a")
     await fleet.add("b")
     route = await fleet.route(policy="round_robin", sticky={"mode": "off"})
@@ -447,7 +447,7 @@ async def test_sticky_off_ignores_sessions(fleet: LocalFleet) -> None:
     assert [await engine_of(route, request) for _ in range(4)] == ["a", "b", "a", "b"]
 
 
-async def test_a_session_is_leased_while_a_stream_of_it_runs(fleet: LocalFleet) -> None:
+async def test_a_session_is_leased_while_a_stream_of_it_runs(fleet: FaultyFleet) -> None:
     await fleet.add("a", ScriptedEngine("a", script=[Hang()]))
     route = await fleet.route(sticky={"idle_s": 0.001})
     affinity = route._picker.affinity
@@ -461,7 +461,7 @@ async def test_a_session_is_leased_while_a_stream_of_it_runs(fleet: LocalFleet) 
     assert affinity.bound("s") is None
 
 
-async def test_unhealthy_when_it_no_longer_hears_of_instances(fleet: LocalFleet) -> None:
+async def test_unhealthy_when_it_no_longer_hears_of_instances(fleet: FaultyFleet) -> None:
     await fleet.add("a")
     route = await fleet.route()
     await route.check_health()
@@ -472,7 +472,7 @@ async def test_unhealthy_when_it_no_longer_hears_of_instances(fleet: LocalFleet)
     assert await engine_of(route, ask()) == "a"  # the last view still serves
 
 
-async def test_stop_lets_streams_end_and_closes_the_links(fleet: LocalFleet) -> None:
+async def test_stop_lets_streams_end_and_closes_the_links(fleet: FaultyFleet) -> None:
     await fleet.add("a", ScriptedEngine("a", script=[Hang()]))
     route = await fleet.route()
     context, collector = Context(), Collector()
@@ -486,7 +486,7 @@ async def test_stop_lets_streams_end_and_closes_the_links(fleet: LocalFleet) -> 
     assert not fleet.link("a").ready
 
 
-async def test_a_model_is_an_engine(fleet: LocalFleet) -> None:
+async def test_a_model_is_an_engine(fleet: FaultyFleet) -> None:
     await fleet.add("a")
     await fleet.add("b", state=InstanceState.STARTING)
     route = await fleet.route()
@@ -498,7 +498,7 @@ async def test_a_model_is_an_engine(fleet: LocalFleet) -> None:
     assert isinstance(events[-1], Finished)
 
 
-async def test_a_request_that_kills_takes_three_instances_and_then_no_more(fleet: LocalFleet) -> None:
+async def test_a_request_that_kills_takes_three_instances_and_then_no_more(fleet: FaultyFleet) -> None:
     poison = ask("poison")
     tried: list[str] = []
 
@@ -524,7 +524,7 @@ async def test_a_request_that_kills_takes_three_instances_and_then_no_more(fleet
 
 
 async def test_who_is_convicted_is_answered_when_the_other_routers_know(
-    fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
+    fleet: FaultyFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     knows = asyncio.Event()
     told: list[str] = []
@@ -551,7 +551,7 @@ async def test_who_is_convicted_is_answered_when_the_other_routers_know(
         await asked
 
 
-async def test_two_suspects_are_never_tried_on_one_instance(fleet: LocalFleet) -> None:
+async def test_two_suspects_are_never_tried_on_one_instance(fleet: FaultyFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id, ScriptedEngine(id, script=[Hang()]))
     route = await fleet.route(policy="round_robin")
@@ -571,7 +571,7 @@ async def test_two_suspects_are_never_tried_on_one_instance(fleet: LocalFleet) -
         context.kill()
 
 
-async def test_the_neighbours_of_a_lost_instance_come_last_until_they_are_heard_of(fleet: LocalFleet) -> None:
+async def test_the_neighbours_of_a_lost_instance_come_last_until_they_are_heard_of(fleet: FaultyFleet) -> None:
     for id, node in (("a1", "a"), ("a2", "a"), ("b1", "b")):
         await fleet.add(id, node=node)
     route = await fleet.route(policy="round_robin", inhibit_s=60)
@@ -581,7 +581,7 @@ async def test_the_neighbours_of_a_lost_instance_come_last_until_they_are_heard_
     assert {await engine_of(route, ask()) for _ in range(3)} == {"a2", "b1"}
 
 
-async def test_an_instance_whose_engine_takes_no_step_comes_last(fleet: LocalFleet) -> None:
+async def test_an_instance_whose_engine_takes_no_step_comes_last(fleet: FaultyFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id)
     route = await fleet.route(policy="round_robin")
@@ -591,7 +591,7 @@ async def test_an_instance_whose_engine_takes_no_step_comes_last(fleet: LocalFle
     assert {await engine_of(route, ask()) for _ in range(3)} == {"a", "b"}
 
 
-async def test_an_instance_on_which_a_stream_stalled_is_left_alone_for_a_while(fleet: LocalFleet) -> None:
+async def test_an_instance_on_which_a_stream_stalled_is_left_alone_for_a_while(fleet: FaultyFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id)
     route = await fleet.route(policy="round_robin", inhibit_s=60)
@@ -599,7 +599,7 @@ async def test_an_instance_on_which_a_stream_stalled_is_left_alone_for_a_while(f
     assert [await engine_of(route, ask()) for _ in range(3)] == ["b"] * 3
 
 
-async def test_an_instance_that_falls_silent_and_comes_back_did_not_die(fleet: LocalFleet) -> None:
+async def test_an_instance_that_falls_silent_and_comes_back_did_not_die(fleet: FaultyFleet) -> None:
     await fleet.add("a")
     await fleet.route(inhibit_s=0.0)
     for deaths in range(3):
@@ -609,7 +609,7 @@ async def test_an_instance_that_falls_silent_and_comes_back_did_not_die(fleet: L
         assert not fleet.router.fault_budget.is_watching, deaths
 
 
-async def test_an_instance_that_falls_silent_for_good_died(fleet: LocalFleet) -> None:
+async def test_an_instance_that_falls_silent_for_good_died(fleet: FaultyFleet) -> None:
     for id in ("a", "b"):
         await fleet.add(id)
     await fleet.route(inhibit_s=0.0)
@@ -620,7 +620,7 @@ async def test_an_instance_that_falls_silent_for_good_died(fleet: LocalFleet) ->
 
 
 async def test_a_stream_of_an_engine_without_ids_is_not_said_twice_beside_a_model_that_has_them(
-    fleet: LocalFleet,
+    fleet: FaultyFleet,
 ) -> None:
     script = ["one ", "two ", InstanceLost("gone"), "three"]
     without = Capabilities(resume=False)
@@ -637,7 +637,7 @@ async def test_a_stream_of_an_engine_without_ids_is_not_said_twice_beside_a_mode
         assert (await collect(Migration(route).generate(request, Context()))).text == "one two three"
 
 
-async def test_the_trial_of_a_request_whose_caller_leaves_before_it_starts_is_over(fleet: LocalFleet) -> None:
+async def test_the_trial_of_a_request_whose_caller_leaves_before_it_starts_is_over(fleet: FaultyFleet) -> None:
     await fleet.add("a", ScriptedEngine("a", script=[Hold(hold_s=60.0)]))
     route = await fleet.route()
     suspect = ask("suspect")

@@ -8,7 +8,7 @@ from engines.simulated.answer import writer
 from engines.simulated.kv_cache import KVCache
 from engines.simulated.output import Output
 from engines.simulated.scheduler import Scheduler, Sequence
-from engines.simulated.stream import Stream
+from engines.simulated.stream import SimulatedStream
 from engines.simulated.tokenizer import encode
 from tests.contract.asking import Recorder
 
@@ -19,7 +19,7 @@ def arrived(scheduler: Scheduler, arrival: int, priority: int) -> Sequence:
     request = GenerateRequest(model="model", prompt=f"river {arrival}")
     prompt = encode(f"river {arrival} sea sky")
     output = Output(request, 0, max_tokens=100, thinking=False, call_prefix="")
-    stream = Stream("engine", Context(), Recorder(), scheduler, lambda _: None)
+    stream = SimulatedStream("engine", Context(), Recorder(), scheduler, lambda _: None)
     sequence = Sequence((priority, arrival, 0), stream, prompt, [], writer(request, prompt, 0, "request"), output, [])
     scheduler.add(sequence)
     return sequence

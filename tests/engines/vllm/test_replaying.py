@@ -20,7 +20,7 @@ from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
 from engines.vllm.resuming import replay
-from engines.vllm.streaming import Choice
+from engines.vllm.streaming import VllmChoice
 
 PROMPT = [5, 6, 7]
 
@@ -55,7 +55,7 @@ class Generating:
     def __init__(self, core: EngineCoreRequest) -> None:
         self.params = core.sampling_params
         self.detokenizer = IncrementalDetokenizer.from_new_request(tokenizer(), core)
-        self.choice = Choice(0, None)
+        self.choice = VllmChoice(0, None)
 
     def replay(self, ids: Sequence[int]) -> bool:
         return replay(self.params, self.detokenizer, self.choice, ids)

@@ -23,7 +23,7 @@ from tests.deployments.waiting import until
 class FaultyLink(LocalLink):
     """A link that a test breaks."""
 
-    def __init__(self, fleet: "LocalFleet", engine: Engine, listener: Listener) -> None:
+    def __init__(self, fleet: "FaultyFleet", engine: Engine, listener: Listener) -> None:
         super().__init__(engine, listener)
         self.load = Load()
         self.hear = listener.heard
@@ -56,7 +56,7 @@ class FaultyLink(LocalLink):
         await super().submit(request, context, sink)
 
 
-class LocalFleet:
+class FaultyFleet:
     """Instances that a PushRouter of the same process can route over.
 
     Attributes:
