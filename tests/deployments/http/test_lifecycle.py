@@ -7,6 +7,7 @@ import pytest
 from deployments.fleet import Fleet
 from deployments.fleet_settings import HttpSettings
 from deployments.http.ingress import QUIET_S, HttpIngress
+from deployments.http.server.hints import INSTANCE_HEADER
 from deployments.http.server.refusals import CannotListen
 from deployments.local_fleet import LocalFleet
 from deployments.metrics import Metrics
@@ -166,6 +167,9 @@ async def test_stop_does_not_wait_for_idle_connections(serving: Serving) -> None
 
 async def test_an_engine_that_dies_is_an_error_and_the_next_request_goes_elsewhere(serving: Serving) -> None:
     engines = [ScriptedEngine("demo-0", script=["Hel", EngineDead("It is dead.")]), ScriptedEngine("demo-1")]
+    body = {"model": "demo", "messages": HELLO}
     async with serving(engines=engines) as served:
-        answers = [await served.post("/v1/chat/completions", {"model": "demo", "messages": HELLO}) for _ in range(3)]
-    assert [answer.status for answer in answers] == [500, 200, 200]
+        died = await served.post("/v1/chat/completions", body, headers={INSTANCE_HEADER: "demo-0"})
+        answers = [await served.post("/v1/chat/completions", body) for _ in range(3)]
+    assert died.status == 500
+    assert [answer.status for answer in answers] == [200, 200, 200]
