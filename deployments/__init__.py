@@ -3,9 +3,10 @@
 The names below are loaded when they are first used: the rooms that know nothing of Ray are packages in here, too.
 """
 
-from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from engines.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from deployments.app import build, deploy
@@ -43,9 +44,4 @@ _MODULES = {
     "deploy": "deployments.app",
 }
 
-
-def __getattr__(name: str) -> Any:
-    module = _MODULES.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(module), name)
+__getattr__ = lazy_exports(__name__, _MODULES)

@@ -32,7 +32,7 @@ class LocalFleet(Fleet):
         routing: RoutingSettings | None = None,
         operators: Callable[[Engine], Engine] | None = None,
     ) -> None:
-        self._engines = {engine.name: (model, engine) for model, members in engines.items() for engine in members}
+        self._engines = {(model, engine.name): engine for model, members in engines.items() for engine in members}
         settings = routing or RoutingSettings()
         router = PushRouter(dict.fromkeys(engines, settings), self._watch, self._connect)
         models = [
@@ -51,7 +51,7 @@ class LocalFleet(Fleet):
         Raises:
             PenstockError: One cannot boot.
         """
-        await asyncio.gather(*(engine.start() for _, engine in self._engines.values()))
+        await asyncio.gather(*(engine.start() for engine in self._engines.values()))
         await super().start()
         while not self._is_linked():  # noqa: ASYNC110 - a link does not say that it was opened
             await asyncio.sleep(_LOOK_EVERY_S / 10)
@@ -59,10 +59,10 @@ class LocalFleet(Fleet):
     async def stop(self, timeout_s: float = 30.0) -> None:
         """Waits for what is under way, no longer than the deadline, then stops every engine."""
         await super().stop(timeout_s)
-        await asyncio.gather(*(engine.stop(timeout_s) for _, engine in self._engines.values()))
+        await asyncio.gather(*(engine.stop(timeout_s) for engine in self._engines.values()))
 
     def _is_linked(self) -> bool:
-        working = sum(engine.ready for _, engine in self._engines.values())
+        working = sum(engine.ready for engine in self._engines.values())
         return sum(model.route.open_instances for model in self.models) >= working
 
     async def _watch(self) -> AsyncIterator[Sequence[Instance]]:
@@ -75,7 +75,7 @@ class LocalFleet(Fleet):
                     state=InstanceState.READY if engine.ready else InstanceState.STARTING,
                     capabilities=engine.capabilities,
                 )
-                for name, (model, engine) in self._engines.items()
+                for (model, name), engine in self._engines.items()
             ]
             if instances != known:
                 yield instances
@@ -83,5 +83,4 @@ class LocalFleet(Fleet):
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _connect(self, instance: Instance, listener: Listener) -> LocalLink:
-        _, engine = self._engines[instance.id]
-        return LocalLink(engine, listener)
+        return LocalLink(self._engines[instance.model, instance.id], listener)
