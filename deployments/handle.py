@@ -27,7 +27,7 @@ from engines.call_requests import (
 from engines.completion import Completion
 from engines.context import Context
 from engines.contract import Capabilities, Engine
-from engines.errors import Cancelled, InstanceLost, PenstockError
+from engines.errors import InstanceLost, PenstockError
 from engines.events import Event, Finished, Started, Usage
 from engines.requests import GenerateRequest
 
@@ -71,7 +71,7 @@ class FleetHandle(Engine):
         """
         context = context or Context()
         if context.is_killed:
-            raise _cancelled(context)
+            raise context.cancellation()
         response = self._handle.options(stream=True).generate_batches.remote(request, context.id)
         batches = aiter(response)
         draft = _Draft(self.name)
@@ -136,7 +136,7 @@ class FleetHandle(Engine):
 
     async def _call(self, context: Context, method: str, *args: Any) -> Any:
         if context.is_stopped:
-            raise _cancelled(context)
+            raise context.cancellation()
         response = getattr(self._handle, method).remote(*args)
         finished = False
         try:
@@ -146,7 +146,7 @@ class FleetHandle(Engine):
             if not finished:
                 response.cancel()
         if answer is None:
-            raise _cancelled(context)
+            raise context.cancellation()
         return answer
 
 
@@ -194,7 +194,7 @@ async def _until_stopped(answer: Awaitable[T], context: Context) -> T | None:
         if waiting.done():
             return waiting.result()
         if context.is_killed:
-            raise _cancelled(context)
+            raise context.cancellation()
         return None
     except RayTaskError as error:
         if isinstance(error.cause, PenstockError):
@@ -209,7 +209,3 @@ async def _until_stopped(answer: Awaitable[T], context: Context) -> T | None:
 
 async def _as_future(answer: Awaitable[T]) -> T:
     return await answer
-
-
-def _cancelled(context: Context) -> Cancelled:
-    return Cancelled(f"The request {context.id} was cancelled.")

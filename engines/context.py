@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Callable
 from enum import IntEnum
 
+from engines.errors import Cancelled
+
 
 class CancelState(IntEnum):
     """How far a request was cancelled. It only ever grows."""
@@ -67,6 +69,10 @@ class Context:
     def kill(self) -> None:
         """Ends it at once."""
         self._advance(CancelState.KILLED)
+
+    def cancellation(self) -> Cancelled:
+        """What a request of this context fails with once it was killed."""
+        return Cancelled(f"The request {self.id} was cancelled.")
 
     def child(self, id: str | None = None) -> "Context":
         """Makes a linked child, with this id unless it is given its own."""

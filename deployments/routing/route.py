@@ -18,7 +18,7 @@ from deployments.routing.sessions import LeasedSink
 from engines.call_requests import Answer, CallRequest, Request
 from engines.context import Context
 from engines.contract import Capabilities, Load, PushEngine, Sink, unsupported
-from engines.errors import Cancelled, Overload, PenstockError, Unsupported
+from engines.errors import Overload, PenstockError, Unsupported
 from engines.events import Finished, Started
 from engines.requests import GenerateRequest
 
@@ -149,7 +149,7 @@ class Route(PushEngine):
         try:
             return await self._dispatch(request, context, call)
         except _StoppedEarly:
-            raise _cancelled(context) from None
+            raise context.cancellation() from None
 
     def _renamed(self, request: R) -> R:
         return request if request.model == self.name else cast("R", request.model_copy(update={"model": self.name}))
@@ -172,7 +172,7 @@ class Route(PushEngine):
         resumed = isinstance(request, GenerateRequest) and request.resume is not None
         while True:
             if context.is_killed:
-                raise _cancelled(context)
+                raise context.cancellation()
             if context.is_stopped:
                 raise _StoppedEarly
             suspect = await budget.suspect(request, goes_on=resumed or any(is_fault(error) for error in refusals))
@@ -210,7 +210,3 @@ class Route(PushEngine):
 
 class _StoppedEarly(Exception):
     """The context was stopped before an instance took the request."""
-
-
-def _cancelled(context: Context) -> Cancelled:
-    return Cancelled(f"The request {context.id} was cancelled.")

@@ -21,7 +21,6 @@ from typing import ClassVar, Literal
 from engines.context import Context
 from engines.contract import Engine, Sink
 from engines.errors import (
-    Cancelled,
     EngineDead,
     EngineFailed,
     EngineFault,
@@ -198,7 +197,7 @@ class _MovableStream:
     def ends_early(self) -> bool:
         """Ends the stream if its caller has cancelled it meanwhile; whether it did."""
         if self.context.is_killed:
-            self.end().fail(Cancelled(f"The request {self.context.id} was cancelled."))
+            self.end().fail(self.context.cancellation())
             return True
         if self.context.is_stopped:
             prompt_tokens = (self._started and self._started.prompt_tokens) or 0
