@@ -19,6 +19,7 @@ from deployments.fleet import Fleet, Model
 from deployments.fleet_settings import FleetSettings, ModelSettings
 from deployments.routing.fault_budget import MEMORY_S
 from deployments.routing.router import PushRouter
+from engines.operators.link import link
 from engines.operators.migration import Migration, Move
 
 logger = logging.getLogger(__name__)
@@ -63,8 +64,8 @@ def cluster_fleet(
 
     def served(model: ModelSettings) -> Model:
         route = router.routes[model.name]
-        migration = model.migration
-        engine = Migration(route, migration.limit, migration.wait_s, partial(on_move, model.name))
-        return Model(route, engine, tuple(model.aliases))
+        migration = Migration(model.migration)
+        migration.report = partial(on_move, model.name)
+        return Model(route, link(migration, route), tuple(model.aliases))
 
     return Fleet(settings.name, router, [served(model) for model in settings.models])

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from actors.settings import AdmissionSettings, ChannelSettings, PatienceSettings, Settings
+from engines.operators.migration import MigrationOptions
 from engines.registry import EngineSpec
 
 PolicyName = Literal["round_robin", "random", "power_of_two", "least_loaded"]
@@ -48,18 +49,6 @@ class RoutingSettings(Settings):
     sticky: StickySettings = StickySettings()
     wait_s: float = Field(0.0, ge=0)
     inhibit_s: float = Field(2.0, ge=0)
-
-
-class MigrationSettings(Settings):
-    """How a stream goes on when the instance that carries it is lost.
-
-    Attributes:
-        limit: How often one stream is moved to another instance; 0: it fails with its instance.
-        wait_s: How long it waits for an instance that takes it.
-    """
-
-    limit: int = Field(3, ge=0, le=1000)
-    wait_s: float = Field(30.0, ge=0)
 
 
 class HealthSettings(Settings):
@@ -113,7 +102,7 @@ class ModelSettings(Settings):
     admission: AdmissionSettings = AdmissionSettings()
     routing: RoutingSettings = RoutingSettings()
     patience: PatienceSettings = PatienceSettings()
-    migration: MigrationSettings = MigrationSettings()
+    migration: MigrationOptions = MigrationOptions()
     health: HealthSettings = HealthSettings()
     start_timeout_s: float = Field(1200.0, gt=0)
     drain_timeout_s: float = Field(30.0, ge=0)

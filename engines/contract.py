@@ -9,6 +9,9 @@ It comes in two forms that say the same. Pull, `generate`, is an async iterator:
 `submit`, hands each event to a `Sink` at the moment it exists: no task, queue or wake-up per token, which is what lets
 one process carry tens of thousands of tokens a second. An engine implements one of the two (`Engine` for pull,
 `PushEngine` for push) and has the other for free.
+
+`Engine` alone means `Engine[GenerateRequest, Event]`. Engines that speak another language, such as one API's own
+requests and events, say so: `Engine[MessagesRequest, MessagesEvent]`.
 """
 
 import asyncio
@@ -17,7 +20,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
+
+from typing_extensions import TypeVar
 
 from engines.call_requests import (
     Answer,
@@ -30,17 +35,21 @@ from engines.call_requests import (
 )
 from engines.context import Context
 from engines.errors import EngineFailed, NotReady, PenstockError, StreamIncomplete, Unsupported
-from engines.events import Event, Finished
+from engines.events import Event, Terminal
 from engines.requests import GenerateRequest
 
+RequestT = TypeVar("RequestT", default=GenerateRequest)
+EventT = TypeVar("EventT", default=Event)
+EventT_contra = TypeVar("EventT_contra", default=Event, contravariant=True)
 
-class Sink(Protocol):
+
+class Sink(Protocol[EventT_contra]):
     """Takes the events of one stream, in order, synchronously; never blocks, never raises.
 
-    After `emit(Finished(...))` or `fail(...)` it is called no more.
+    After `emit` of the terminal event (`Finished`), or `fail`, it is called no more.
     """
 
-    def emit(self, event: Event) -> None:
+    def emit(self, event: EventT_contra) -> None:
         """Takes the next event."""
 
     def fail(self, error: PenstockError) -> None:
@@ -110,7 +119,7 @@ Answers = Mapping[type[CallRequest[Any]], Callable[[Any, Context], Awaitable[Any
 """What answers a request that takes no stream, by its type: raises a PenstockError if it cannot."""
 
 
-class Engine(ABC):
+class Engine(ABC, Generic[RequestT, EventT]):
     """Anything that answers a request with a stream of events.
 
     Attributes:
@@ -153,7 +162,7 @@ class Engine(ABC):
         """Releases everything (memory, child processes) within the deadline. Idempotent."""
 
     @abstractmethod
-    def generate(self, request: GenerateRequest, context: Context) -> AsyncIterator[Event]:
+    def generate(self, request: RequestT, context: Context) -> AsyncIterator[EventT]:
         """Answers with a stream of events.
 
         Dropping the iterator (`aclose`, or the garbage collector) kills the context.
@@ -162,7 +171,7 @@ class Engine(ABC):
             PenstockError: From the first `anext`, a setup error; from a later one, a stream error.
         """
 
-    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+    async def submit(self, request: RequestT, context: Context, sink: Sink[EventT]) -> None:
         """Answers into a sink. Returns once the request is accepted; `Started` may come before or after that.
 
         Raises:
@@ -204,7 +213,7 @@ class Engine(ABC):
         """The text of token ids; raises what `call` raises."""
         return await self.call(request, context or Context())
 
-    def converse(self, inputs: AsyncIterator[GenerateRequest], context: Context) -> AsyncIterator[Event]:
+    def converse(self, inputs: AsyncIterator[RequestT], context: Context) -> AsyncIterator[EventT]:
         """Answers a stream of inputs with a stream of events: the later inputs extend the first.
 
         Raises:
@@ -232,41 +241,41 @@ def unsupported(request: CallRequest[Any]) -> Unsupported:
     return Unsupported(f"The model {request.model!r} does not {request.purpose}.", param="model")
 
 
-class PushEngine(Engine):
+class PushEngine(Engine[RequestT, EventT]):
     """An engine that pushes: implements `submit`, and gets `generate` from it."""
 
     @abstractmethod
-    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+    async def submit(self, request: RequestT, context: Context, sink: Sink[EventT]) -> None:
         """Answers into a sink; returns once the request is accepted. Raises a PenstockError before that."""
 
-    async def generate(self, request: GenerateRequest, context: Context) -> AsyncIterator[Event]:
+    async def generate(self, request: RequestT, context: Context) -> AsyncIterator[EventT]:
         """The events of the answer; a PenstockError of the first `anext` is a setup error, a later one the stream's."""
         inner = Context(context.id)
         unlink = context.link(inner)
-        mailbox = Mailbox()
+        mailbox = Mailbox[EventT]()
         try:
             await self.submit(request, inner, mailbox)
             while True:
                 event = await mailbox.get()
                 yield event
-                if isinstance(event, Finished):
+                if isinstance(event, Terminal):
                     return
         finally:
             unlink()
             inner.kill()  # A stream that ended already takes no notice.
 
 
-class Mailbox:
+class Mailbox(Generic[EventT]):
     """A sink that is read by one `get` or `get_all` after another: the bridge from push to pull."""
 
     __slots__ = ("_error", "_events", "_waiter")
 
     def __init__(self) -> None:
-        self._events: deque[Event] = deque()
+        self._events: deque[EventT] = deque()
         self._error: PenstockError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    def emit(self, event: Event) -> None:
+    def emit(self, event: EventT) -> None:
         """Takes the next event."""
         self._events.append(event)
         self._wake()
@@ -276,7 +285,7 @@ class Mailbox:
         self._error = error
         self._wake()
 
-    async def get(self) -> Event:
+    async def get(self) -> EventT:
         """The next event.
 
         Raises:
@@ -285,7 +294,7 @@ class Mailbox:
         await self._filled()
         return self._events.popleft()
 
-    async def get_all(self) -> list[Event]:
+    async def get_all(self) -> list[EventT]:
         """All events that have come and were not read yet, at least one.
 
         Raises:
@@ -315,20 +324,20 @@ _pumps: set[asyncio.Task[None]] = set()
 """The running pumps: the event loop itself keeps only weak references to tasks."""
 
 
-async def _first(events: AsyncIterator[Event], engine: str) -> Event:
+async def _first(events: AsyncIterator[EventT], engine: str) -> EventT:
     try:
         return await anext(events)
     except StopAsyncIteration:
         raise StreamIncomplete(f"The engine {engine} ended the stream without a word.") from None
 
 
-async def _pump(first: Event, events: AsyncIterator[Event], engine: str, sink: Sink) -> None:
+async def _pump(first: EventT, events: AsyncIterator[EventT], engine: str, sink: Sink[EventT]) -> None:
     sink.emit(first)
     try:
         async with aclosing(events) as rest:  # type: ignore[type-var]
             async for event in rest:
                 sink.emit(event)
-                if isinstance(event, Finished):
+                if isinstance(event, Terminal):
                     return
     except PenstockError as error:
         sink.fail(error)

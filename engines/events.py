@@ -37,6 +37,12 @@ def _getter(cls: type) -> Any:
     return getter
 
 
+class Terminal:
+    """Marks the event that ends a stream; each kind of stream has one."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class TokenLogprob(_Value):
     """Log probability of one token.
@@ -170,7 +176,7 @@ class ToolCallFinished(_Value):
 
 
 @dataclass(frozen=True, slots=True)
-class Finished(_Value):
+class Finished(_Value, Terminal):
     """The terminal event: the stream ended as it should.
 
     Attributes:

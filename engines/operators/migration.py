@@ -18,8 +18,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from engines.context import Context
-from engines.contract import Engine, Sink
+from engines.contract import Sink
 from engines.errors import (
     EngineDead,
     EngineFailed,
@@ -30,7 +32,7 @@ from engines.errors import (
     Timeout,
 )
 from engines.events import Event, Finished, Started, TextDelta, Usage
-from engines.operators.operator import Operator
+from engines.operators.operator import OperatorOptions, Transparent
 from engines.operators.replay import Diverged, Replay, Said
 from engines.requests import GenerateRequest, Resume, Sampling
 
@@ -54,39 +56,41 @@ class Move:
     pause_s: float
 
 
-class Migration(Operator):
-    """Continues broken streams.
-
-    Args:
-        engine: What to submit to: a router, which picks another instance each time.
-        limit: How often one stream is moved before it fails; 0: never. A move to an instance from which nothing came
-            does not count: it was about to be lost, too.
-        wait_s: How long a broken stream waits for an instance from which anything comes.
-        on_move: Hears of each break, once it is known what became of the stream.
+class MigrationOptions(OperatorOptions):
+    """How a stream goes on when the instance that carries it is lost.
 
     Attributes:
-        wait_s: As given.
+        limit: How often one stream is moved before it fails; 0: never. A move to an instance from which nothing came
+            does not count: it was about to be lost, too.
+        wait_s: Seconds that a broken stream waits for an instance from which anything comes.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        limit: int = 3,
-        wait_s: float = 30.0,
-        on_move: Callable[[Move], None] = lambda _: None,
-    ) -> None:
-        super().__init__(engine)
-        self._limit = limit
-        self.wait_s = wait_s
-        self._on_move = on_move
+    limit: int = Field(3, ge=0, le=1000)
+    wait_s: float = Field(30.0, ge=0)
+
+
+class Migration(Transparent):
+    """Continues broken streams, on what it is around: a route, which picks another instance each time.
+
+    Reports a `Move` for each break, once it is known what became of the stream.
+
+    Args:
+        options: How often, and for how long it tries.
+
+    Attributes:
+        options: As given.
+    """
+
+    def __init__(self, options: MigrationOptions | None = None) -> None:
+        self.options = options or MigrationOptions()
         self._moves: set[asyncio.Task[None]] = set()
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
         """Answers into a sink. A setup error is the caller's: nothing was said, and the router tried what there is."""
-        if not self._limit:
+        if not self.options.limit:
             await self.inner.submit(request, context, sink)
             return
-        stream = _MovableStream(self, self._limit, request, context, sink)
+        stream = _MovableStream(self, request, context, sink)
         try:
             await self.inner.submit(request, context, stream)
         except BaseException:
@@ -101,8 +105,8 @@ class Migration(Operator):
 
     async def _move(self, stream: "_MovableStream", lost: PenstockError) -> None:
         began_s = time.monotonic()
-        outcome = await self._find_another(stream, lost, stream.broke_s + self.wait_s)
-        self._on_move(Move(outcome, time.monotonic() - began_s))
+        outcome = await self._find_another(stream, lost, stream.broke_s + self.options.wait_s)
+        self.report(Move(outcome, time.monotonic() - began_s))
 
     async def _find_another(self, stream: "_MovableStream", lost: PenstockError, deadline_s: float) -> MoveOutcome:
         pause_s = _FIRST_PAUSE_S
@@ -139,7 +143,6 @@ class _MovableStream:
 
     __slots__ = (
         "_course",
-        "_limit",
         "_migration",
         "_moves",
         "_request",
@@ -151,12 +154,9 @@ class _MovableStream:
         "emit",
     )
 
-    def __init__(
-        self, migration: Migration, limit: int, request: GenerateRequest, context: Context, sink: Sink
-    ) -> None:
+    def __init__(self, migration: Migration, request: GenerateRequest, context: Context, sink: Sink) -> None:
         self.context = context
         self._migration = migration
-        self._limit = limit
         self._request = request
         self._sink = sink
         self._moves = 0
@@ -175,13 +175,13 @@ class _MovableStream:
             return
         tokens = self._course.tokens
         if tokens != self._tokens_at_break or not self._course.counts_tokens:
-            if self._moves >= self._limit:
+            if self._moves >= self._migration.options.limit:
                 self.end().fail(error)
                 return
             self._moves += 1
             self._tokens_at_break = tokens
             self.broke_s = time.monotonic()
-        elif time.monotonic() - self.broke_s > self._migration.wait_s:
+        elif time.monotonic() - self.broke_s > self._migration.options.wait_s:
             self.end().fail(error)
             return
         self._course.broke()

@@ -1,26 +1,67 @@
-"""Operators: engines built around another engine."""
+"""Operators: engines built around another engine.
 
-from collections.abc import AsyncIterator
+An operator is made from its options alone, and learns what it is around when a pipeline is linked
+(`engines.operators.link`). It sees requests on their way in and events on their way out, and may change the type of
+either: `Operator[UpRequest, UpEvent, DownRequest, DownEvent]` answers the first two by asking for the others, which is
+what a translation between two APIs is. `Transparent` is the base of those that leave the types alone.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Generic, Self
+
+from pydantic import BaseModel, ConfigDict
+from typing_extensions import TypeVar
 
 from engines.call_requests import Answer, CallRequest
 from engines.context import Context
-from engines.contract import Capabilities, Engine, Load, Progress, PushEngine, Sink
-from engines.events import Event
+from engines.contract import Capabilities, Engine, EventT, Load, Progress, PushEngine, RequestT, Sink
+from engines.events import Event, Finished, Started
 from engines.requests import GenerateRequest
 
+UpRequest = TypeVar("UpRequest", default=GenerateRequest)
+UpEvent = TypeVar("UpEvent", default=Event)
+DownRequest = TypeVar("DownRequest", default=UpRequest)
+DownEvent = TypeVar("DownEvent", default=UpEvent)
 
-class Operator(PushEngine):
-    """An engine around another one, which passes everything on: the base of those that change something.
 
-    Args:
-        engine: What it is built around.
+class OperatorOptions(BaseModel):
+    """Base of every operator's options: unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Operator(PushEngine[UpRequest, UpEvent], Generic[UpRequest, UpEvent, DownRequest, DownEvent]):
+    """An engine around another one. All but streams is passed on as it is.
 
     Attributes:
-        inner: As given.
+        report: Hears what the operator wants counted or logged, such as a `Move`; whoever builds the pipeline may set
+            it.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.inner = engine
+    _inner: Engine[DownRequest, DownEvent] | None = None
+    report: Callable[[Any], None] = staticmethod(lambda _: None)
+
+    @property
+    def inner(self) -> Engine[DownRequest, DownEvent]:
+        """What it is around.
+
+        Raises:
+            ValueError: It was not linked.
+        """
+        if self._inner is None:
+            raise ValueError(f"{type(self).__name__} is around nothing yet: link(operator, ..., engine) says what.")
+        return self._inner
+
+    def around(self, inner: Engine[DownRequest, DownEvent]) -> Self:
+        """Says what it is around, once; returns the operator itself. `link` does this for a whole pipeline.
+
+        Raises:
+            ValueError: It is around an engine already.
+        """
+        if self._inner is not None:
+            raise ValueError(f"{type(self).__name__} is linked already, around {self._inner.name!r}.")
+        self._inner = inner
+        return self
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -34,7 +75,7 @@ class Operator(PushEngine):
 
     @property
     def ready(self) -> bool:
-        """As the inner engine."""
+        """Whether the inner engine is."""
         return self.inner.ready
 
     @property
@@ -47,29 +88,39 @@ class Operator(PushEngine):
         return self.inner.progress(context)
 
     async def start(self) -> None:
-        """Boots; returns when ready. Raises a PenstockError where it cannot."""
+        """Boots the inner engine. Raises a PenstockError where that fails."""
         await self.inner.start()
 
     async def stop(self, timeout_s: float = 30.0) -> None:
         """Releases everything within the deadline. Idempotent."""
         await self.inner.stop(timeout_s)
 
-    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
-        """Answers into a sink; returns once the request is accepted. Raises a PenstockError before that."""
-        await self.inner.submit(request, context, sink)
-
     async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
         """Answers at once, without a stream. Raises a PenstockError where it cannot."""
         return await self.inner.call(request, context)
 
-    def converse(self, inputs: AsyncIterator[GenerateRequest], context: Context) -> AsyncIterator[Event]:
-        """Answers a stream of inputs with a stream of events. Raises a PenstockError where it cannot."""
-        return self.inner.converse(inputs, context)
-
     def load(self) -> Load:
-        """How busy it is now."""
+        """How busy the inner engine is now."""
         return self.inner.load()
 
     async def check_health(self) -> None:
         """Returns when it can work. Raises NotReady while it boots, EngineDead when it is finished."""
         await self.inner.check_health()
+
+
+class Transparent(Operator[RequestT, EventT, RequestT, EventT]):
+    """An operator whose requests and events are those of what it is around: it passes on what it does not override."""
+
+    async def submit(self, request: RequestT, context: Context, sink: Sink[EventT]) -> None:
+        """Answers into a sink; returns once the request is accepted. Raises a PenstockError before that."""
+        await self.inner.submit(request, context, sink)
+
+    def converse(self, inputs: AsyncIterator[RequestT], context: Context) -> AsyncIterator[EventT]:
+        """Answers a stream of inputs with a stream of events. Raises a PenstockError where it cannot."""
+        return self.inner.converse(inputs, context)
+
+
+def end_before_start(request: GenerateRequest, engine: str, sink: Sink) -> None:
+    """Ends a stream that its caller stopped before any engine took the request."""
+    sink.emit(Started(engine, request.model))
+    sink.emit(Finished.cancelled(request.sampling.n, engine))

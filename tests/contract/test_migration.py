@@ -6,22 +6,22 @@ import pytest
 
 from engines.completion import Completion, collect
 from engines.context import Context
-from engines.contract import Engine, Sink
+from engines.contract import Sink
 from engines.errors import InstanceLost, OtherVocabulary, PenstockError
 from engines.events import Event, Finished, Started
+from engines.operators.link import link
 from engines.operators.migration import Migration
-from engines.operators.operator import Operator
+from engines.operators.operator import Transparent
 from engines.requests import GenerateRequest, Resume
 from tests.contract.asking import WEATHER, Running, said
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-class Breaking(Operator):
+class Breaking(Transparent):
     """Breaks the first streams after so many events each, as the death of their engine would."""
 
-    def __init__(self, engine: Engine, *breaks: int) -> None:
-        super().__init__(engine)
+    def __init__(self, *breaks: int) -> None:
         self.breaks = list(breaks)
         self.requests: list[GenerateRequest] = []
         self.ids: set[str] = set()
@@ -56,9 +56,9 @@ class _BreakingSink:
 
 
 async def broken_at(subject: Running, request: GenerateRequest, *breaks: int) -> tuple[Completion, Breaking]:
-    engine = Breaking(subject.engine, *breaks)
+    engine = Breaking(*breaks)
     context = Context()
-    completion = await collect(Migration(engine).generate(request, context))
+    completion = await collect(link(Migration(), engine, subject.engine).generate(request, context))
     assert engine.ids == {context.id}
     return completion, engine
 

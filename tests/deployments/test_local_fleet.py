@@ -4,6 +4,7 @@ from deployments.local_fleet import LocalFleet
 from engines.completion import collect
 from engines.context import Context
 from engines.errors import InstanceLost, ModelNotFound, Overloaded, QueueFull
+from engines.operators.link import link
 from engines.operators.migration import Migration
 from engines.requests import GenerateRequest
 from engines.scripted.engine import ScriptedEngine
@@ -40,7 +41,7 @@ async def test_a_full_engine_is_passed_over() -> None:
 async def test_operators_are_around_the_instances_of_each_model() -> None:
     script = ["one ", InstanceLost("gone"), "two"]
     engines = [ScriptedEngine(name, script=script) for name in ("a", "b")]
-    fleet = LocalFleet({"demo": engines}, operators=Migration)
+    fleet = LocalFleet({"demo": engines}, operators=lambda route: link(Migration(), route))
     await fleet.start()
     request = GenerateRequest(model="demo", prompt="p")
     assert (await collect(fleet.find("demo").engine.generate(request, Context()))).text == "one two"

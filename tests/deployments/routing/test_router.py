@@ -634,7 +634,7 @@ async def test_a_stream_of_an_engine_without_ids_is_not_said_twice_beside_a_mode
     assert [route.capabilities.resume for route in router.routes.values()] == [False, True]
     for model, route in router.routes.items():
         request = ask(model=model, sampling=Sampling(temperature=0.0))
-        assert (await collect(Migration(route).generate(request, Context()))).text == "one two three"
+        assert (await collect(Migration().around(route).generate(request, Context()))).text == "one two three"
 
 
 async def test_the_trial_of_a_request_whose_caller_leaves_before_it_starts_is_over(fleet: FaultyFleet) -> None:

@@ -15,8 +15,8 @@ from engines.contract import Capabilities, Engine, Sink
 from engines.errors import EngineFailed, EngineFault, InstanceLost, NoInstance, PenstockError, QueueFull, Timeout
 from engines.events import Event, Finished, Started, TextDelta, Usage
 from engines.garbage import CollectorPaused
-from engines.operators.migration import Migration, Move
-from engines.operators.operator import Operator
+from engines.operators.migration import Migration, MigrationOptions, Move
+from engines.operators.operator import Transparent
 from engines.registry import EngineSpec, make_engine
 from engines.requests import GenerateRequest, Sampling
 from engines.scripted.engine import ScriptedEngine
@@ -26,7 +26,7 @@ from tests.contract.asking import WEATHER, Recorder, eventually, said
 REQUEST = GenerateRequest(model="m", prompt="hi", sampling=Sampling(temperature=0.0))
 
 
-class Breaks(Operator):
+class Breaks(Transparent):
     """Plays a script that ends with an error; refuses whoever comes again, so many times."""
 
     def __init__(
@@ -34,7 +34,7 @@ class Breaks(Operator):
     ) -> None:
         self.first = ScriptedEngine("first", script=[*said, error] if said else [0, error])
         self.second = ScriptedEngine("second", script=["one ", "two ", "three"])
-        super().__init__(self.first)
+        self.around(self.first)
         self._refusal = refusal
         self.moves: list[Move] = []
         self.refusals = refusals
@@ -54,14 +54,16 @@ async def answer(engine: Breaks, wait_s: float = 0.1, context: Context | None = 
     await engine.first.start()
     await engine.second.start()
     recorder = Recorder()
-    await Migration(engine, wait_s=wait_s, on_move=engine.moves.append).submit(REQUEST, context or Context(), recorder)
+    migration = Migration(MigrationOptions(wait_s=wait_s)).around(engine)
+    migration.report = engine.moves.append
+    await migration.submit(REQUEST, context or Context(), recorder)
     return recorder
 
 
 async def test_what_was_asked_is_freed_with_its_answer_without_the_collector() -> None:
     engine = make_engine("m-0", EngineSpec(kind="simulated", model="m", options={"speed": "instant"}))
     await engine.start()
-    migration = Migration(engine)
+    migration = Migration().around(engine)
     with CollectorPaused():
         request = REQUEST.model_copy()
         freed = weakref.ref(request)
@@ -151,12 +153,12 @@ async def test_a_caller_who_gives_up_while_it_waits_is_answered(kill: bool) -> N
     assert last.usage.prompt_tokens == len("hi")
 
 
-class Dying(Operator):
+class Dying(Transparent):
     """Loses every stream, after the events of the next of these scripts; the last one goes on for good."""
 
     def __init__(self, *scripts: list[Any]) -> None:
         self.engines = [ScriptedEngine(f"e{number}", script=script) for number, script in enumerate(scripts)]
-        super().__init__(self.engines[0])
+        self.around(self.engines[0])
         self.asked = 0
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
@@ -173,7 +175,9 @@ GONE = InstanceLost("gone")
 async def test_a_move_to_an_instance_that_turns_out_dead_does_not_count() -> None:
     nothing_new = ["one ", 0.01, GONE]
     engine = Dying(["one ", GONE], nothing_new, nothing_new, nothing_new, ["one ", "two"])
-    assert (await collect(Migration(engine, limit=1).generate(REQUEST, Context()))).text == "one two"
+    assert (
+        await collect(Migration(MigrationOptions(limit=1)).around(engine).generate(REQUEST, Context()))
+    ).text == "one two"
     assert engine.asked == 5
 
 
@@ -181,14 +185,14 @@ async def test_a_stream_that_stands_still_is_not_moved_for_ever() -> None:
     engine = Dying(["one ", GONE], ["one ", 0.01, GONE])
     began_s = time.monotonic()
     with pytest.raises(InstanceLost):
-        await collect(Migration(engine, limit=1, wait_s=0.3).generate(REQUEST, Context()))
+        await collect(Migration(MigrationOptions(limit=1, wait_s=0.3)).around(engine).generate(REQUEST, Context()))
     assert engine.asked > 2 and time.monotonic() - began_s < 30.0
 
 
 async def test_moves_between_which_something_came_count() -> None:
     engine = Dying(["one ", GONE], ["one ", "two ", GONE], ["one ", "two ", "three"])
     with pytest.raises(InstanceLost):
-        await collect(Migration(engine, limit=1).generate(REQUEST, Context()))
+        await collect(Migration(MigrationOptions(limit=1)).around(engine).generate(REQUEST, Context()))
     assert engine.asked == 2
 
 
@@ -201,7 +205,7 @@ async def test_a_stopped_stream_that_breaks_for_the_last_time_has_still_ended_po
 
     engine = DiesOfStop(["one ", GONE], ["one ", "two ", Hang()])
     context, recorder = Context(), Recorder()
-    await Migration(engine, limit=1).submit(REQUEST, context, recorder)
+    await Migration(MigrationOptions(limit=1)).around(engine).submit(REQUEST, context, recorder)
     await eventually(lambda: recorder.deltas == 2)
     context.stop()
     await recorder.over()
@@ -215,11 +219,11 @@ async def test_a_request_that_takes_engines_with_it_fails_as_that() -> None:
     assert isinstance(recorder.error, EngineFault)
 
 
-class WithoutIds(Operator):
+class WithoutIds(Transparent):
     """Says nothing of its ids, as a remote engine, and breaks the first streams after so many events each."""
 
     def __init__(self, engine: Engine, *breaks: int) -> None:
-        super().__init__(engine)
+        self.around(engine)
         self.breaks = list(breaks)
         self.requests: list[GenerateRequest] = []
 
@@ -292,16 +296,16 @@ async def test_an_answer_without_ids_is_repeated_and_only_what_is_new_passes(
     whole = await collect(WithoutIds(simulated).generate(request_, Context()))
     for cut in range(1, 12):
         engine = WithoutIds(simulated, cut, cut)
-        assert said(await collect(Migration(engine).generate(request_, Context()))) == said(whole), cut
+        assert said(await collect(Migration().around(engine).generate(request_, Context()))) == said(whole), cut
         assert len(engine.requests) == 3
         assert all(request.resume is not None and not request.resume.choices for request in engine.requests[1:])
 
 
 async def test_without_ids_what_was_drawn_starts_over_only_before_it_said_anything(simulated: Engine) -> None:
     drawn = asking("tell me more", sampling={"temperature": 1.0, "ignore_eos": True})
-    assert (await collect(Migration(WithoutIds(simulated, 1)).generate(drawn, Context()))).text
+    assert (await collect(Migration().around(WithoutIds(simulated, 1)).generate(drawn, Context()))).text
     with pytest.raises(InstanceLost):
-        await collect(Migration(WithoutIds(simulated, 5)).generate(drawn, Context()))
+        await collect(Migration().around(WithoutIds(simulated, 5)).generate(drawn, Context()))
 
 
 async def test_an_answer_that_is_another_one_is_not_passed_off_as_the_first() -> None:
@@ -322,7 +326,7 @@ async def test_choices_that_had_ended_are_only_reported() -> None:
     first = ScriptedEngine("first", script=[*words[:3], InstanceLost("gone"), words[3], end])
     await first.start()
     request = REQUEST.model_copy(update={"sampling": Sampling(n=2)})
-    completion = await collect(Migration(first).generate(request, Context()))
+    completion = await collect(Migration().around(first).generate(request, Context()))
     assert [choice.text for choice in completion.choices] == ["ae", "bcd"]
     assert [choice.token_ids for choice in completion.choices] == [tuple(map(ord, "ae")), tuple(map(ord, "bcd"))]
     resume = first.requests[1].resume
