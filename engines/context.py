@@ -5,6 +5,7 @@ loop. Callbacks run synchronously inside `stop()` and `kill()`: cancelling costs
 """
 
 import asyncio
+import math
 import uuid
 from collections.abc import Callable
 from enum import IntEnum
@@ -31,14 +32,20 @@ class Context:
     `cancelled`. `kill()` terminates without draining; it implies stopped, and a later `stop()` does not soften it. Both
     are idempotent and flow down to children, never up.
 
+    The deadline is for those who would wait on the request's behalf, such as before trying again: they do not wait
+    past it. What ends a request that is late is the `Timeout` operator.
+
     Attributes:
         id: The request id. Children made by `child()` share it unless they are given their own.
+        deadline_s: When the caller gives up, on the clock of `time.monotonic()`; infinite where it does not. Children
+            have their parent's, or an earlier one of their own.
     """
 
-    __slots__ = ("_callbacks", "_children", "_state", "id")
+    __slots__ = ("_callbacks", "_children", "_state", "deadline_s", "id")
 
-    def __init__(self, id: str | None = None) -> None:
+    def __init__(self, id: str | None = None, deadline_s: float = math.inf) -> None:
         self.id = id if id is not None else uuid.uuid4().hex
+        self.deadline_s = deadline_s
         self._state = CancelState.LIVE
         # Dicts keep the order of registration and remove in constant time.
         self._callbacks: dict[object, tuple[CancelState, Callback]] = {}
@@ -75,7 +82,7 @@ class Context:
         return Cancelled(f"The request {self.id} was cancelled.")
 
     def child(self, id: str | None = None) -> "Context":
-        """Makes a linked child, with this id unless it is given its own."""
+        """Makes a linked child, with this id unless it is given its own, and the same deadline."""
         child = Context(self.id if id is None else id)
         self.link(child)
         return child
@@ -93,6 +100,7 @@ class Context:
             raise ValueError(f"linking {child!r} below {self!r} would make a cycle")
         key = id(child)
         self._children[key] = child
+        child.deadline_s = min(child.deadline_s, self.deadline_s)
         if self._state is not CancelState.LIVE:
             child._advance(self._state)
 
@@ -108,6 +116,15 @@ class Context:
     def on_kill(self, callback: Callback) -> Unsubscribe:
         """Calls `callback(self)` once, when killed; at once if that was already."""
         return self._subscribe(CancelState.KILLED, callback)
+
+    async def sleep(self, seconds: float) -> bool:
+        """Waits so long, or until stopped or killed; whether it was neither. A tie is the caller's."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.stopped()
+        except TimeoutError:
+            pass
+        return not self.is_stopped
 
     async def stopped(self) -> None:
         """Returns when stopped or killed."""

@@ -19,10 +19,11 @@ Each leaf knows its HTTP status, whether another instance may be tried, and, whe
     │   └── Overloaded            429  every candidate refused
     ├── Cancelled                 499  the caller gave up (logs only, nobody reads it)
     ├── ReaderTooSlow             499  the caller does not read its stream, and too much of it waits
-    ├── Unavailable               503  base of the four below; try elsewhere, then later
+    ├── Unavailable               503  base of the five below; try elsewhere, then later
     │   ├── NotReady              503  the instance still boots
     │   ├── NoInstance            503  no instance of the model can take the request
     │   ├── Draining              503  the instance takes no new work
+    │   ├── CircuitOpen           503  the model failed again and again, and is left alone for a while
     │   └── OtherVocabulary       503  the answer to go on with was begun with another tokenizer
     ├── StreamBroken              502  base of the two below; Migration continues such a stream elsewhere
     │   ├── InstanceLost          502  the instance, or the way to it, died
@@ -53,6 +54,8 @@ class PenstockError(Exception):
     """HTTP status of the answer when nothing was sent yet."""
     retryable: ClassVar[bool] = False
     """Whether another instance may be tried, as long as no event was delivered."""
+    transient: ClassVar[bool] = False
+    """Whether the same request may succeed in the same place after a while (`retry_after_s`, where it is known)."""
     kind: ClassVar[str] = "server_error"
     """OpenAI's `error.type`."""
     code: ClassVar[str] = "internal_error"
@@ -203,6 +206,7 @@ class Overload(PenstockError):
 
     status = 429
     retryable = True
+    transient = True
     kind = "rate_limit_error"
     code = "overloaded"
 
@@ -254,6 +258,7 @@ class Unavailable(PenstockError):
 
     status = 503
     retryable = True
+    transient = True
     kind = "service_unavailable_error"
     code = "unavailable"
 
@@ -276,6 +281,13 @@ class Draining(Unavailable):
     code = "draining"
 
 
+class CircuitOpen(Unavailable):
+    """The model has failed so often that it is left alone for a while: waiting for it is not worth anybody's time."""
+
+    transient = False
+    code = "circuit_open"
+
+
 class OtherVocabulary(Unavailable):
     """The token ids to go on from mean something else to this engine: its model has another tokenizer."""
 
@@ -287,6 +299,7 @@ class StreamBroken(PenstockError):
 
     status = 502
     retryable = True
+    transient = True
     code = "stream_broken"
 
 
@@ -312,6 +325,7 @@ class Timeout(PenstockError):
 
     status = 504
     retryable = True
+    transient = True
     kind = "timeout_error"
     code = "timeout"
 
@@ -336,6 +350,7 @@ class EngineFailed(PenstockError):
 class EngineDead(EngineFailed):
     """The engine is finished and serves nobody any more."""
 
+    transient = True
     code = "engine_dead"
 
 

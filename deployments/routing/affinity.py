@@ -24,25 +24,18 @@ on them would differ, too.
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from hashlib import blake2b
 from math import ceil
 from typing import Literal
 
 from deployments.fleet_settings import StickySettings
 from deployments.routing.policies import C
+from engines.rendezvous import draw
 
 FREE_LOAD = 4
 """Requests that an instance may carry however idle the others are: a session with a few parallel requests on an idle
 fleet gains nothing by being spread, and would lose its prefix cache."""
 MAX_IDLE_SESSIONS = 200_000
 """Idle sessions that are remembered; beyond it the longest idle is forgotten, and the hash places it again."""
-
-
-def weight(session: str, instance: str) -> int:
-    """The number that the instance draws for the session; the same in every process."""
-    # The session's length keeps ("ab", "c") and ("a", "bc") apart.
-    name = f"{len(session)}:{session}{instance}"
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
 def load_bound(loads: Sequence[int], load_factor: float) -> int:
@@ -151,7 +144,7 @@ class Affinity:
         if mode == "hard":
             if home is not None and home in present:
                 return next((candidate for candidate in candidates if candidate.id == home), None)
-            return max(candidates, key=lambda candidate: weight(session, candidate.id), default=None)
+            return max(candidates, key=lambda candidate: draw(session, candidate.id), default=None)
         if not candidates:
             return None
         loads = [candidate.load for candidate in candidates]
@@ -161,7 +154,7 @@ class Affinity:
         for candidate in free:
             if candidate.id == home:
                 return candidate
-        return max(free, key=lambda candidate: weight(session, candidate.id))
+        return max(free, key=lambda candidate: draw(session, candidate.id))
 
     def reserve(self, session: str, instance: str) -> Lease:
         """Binds the session to the instance that is about to be asked to take its request."""

@@ -14,7 +14,6 @@ import time
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -125,9 +124,7 @@ class Migration(Transparent):
                 stream.give_up(lost, EngineFailed(f"{type(error).__name__}: {error}"))
                 return "failed"
             # An instance that comes up, or drains its queue, does not say so here; a pause this short nobody notices.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(pause_s, left_s)):
-                    await stream.context.stopped()
+            await stream.context.sleep(min(pause_s, left_s))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         return "cancelled"
 

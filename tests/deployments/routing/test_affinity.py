@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.fleet_settings import StickySettings
-from deployments.routing.affinity import FREE_LOAD, Affinity, load_bound, weight
+from deployments.routing.affinity import FREE_LOAD, Affinity, load_bound
+from engines.rendezvous import draw
 from tests.clock import Clock
 from tests.deployments.routing.candidates import Server, servers
 
@@ -22,8 +23,8 @@ def place(some: Affinity, session: str, candidates: list[Server], mode: str = "s
 
 def test_the_weight_is_the_same_in_every_process() -> None:
     # A change of the hash moves every session of a fleet whose routers are upgraded one after another.
-    assert weight("session", "demo-0f3a") == 17491348232389463722
-    assert weight("ab", "c") != weight("a", "bc")
+    assert draw("session", "demo-0f3a") == 17491348232389463722
+    assert draw("ab", "c") != draw("a", "bc")
 
 
 @given(candidates=servers, session=sessions, mode=modes)
@@ -81,7 +82,7 @@ def test_somebody_is_always_under_the_bound(loads: list[int], load_factor: float
 def test_a_bound_session_stays_when_a_better_placed_instance_joins() -> None:
     some = affinity()
     old = [Server("a")]
-    new = next(id for id in (f"new-{index}" for index in range(100)) if weight("s", id) > weight("s", "a"))
+    new = next(id for id in (f"new-{index}" for index in range(100)) if draw("s", id) > draw("s", "a"))
     some.lease("s", place(some, "s", old)).release()
     for mode in ("soft", "hard"):
         assert place(some, "s", [*old, Server(new)], mode) == "a"
@@ -148,7 +149,7 @@ def test_a_session_is_leased_until_its_last_request_ends() -> None:
 
 def test_a_dispatch_binds_at_once_and_not_any_more_when_it_failed() -> None:
     some = affinity()
-    loser = min("ab", key=lambda id: weight("s", id))
+    loser = min("ab", key=lambda id: draw("s", id))
     first = some.reserve("s", loser)
     # What comes meanwhile goes there, too, whatever the hash says.
     assert place(some, "s", [Server("a"), Server("b")], "hard") == loser
@@ -231,7 +232,7 @@ def test_no_order_of_dispatches_leaves_anything_behind(steps: list[tuple[str, in
 def test_what_another_replica_bound_is_bound_here() -> None:
     clock = Clock()
     some = affinity(clock, idle_s=10)
-    loser = min("abc", key=lambda id: weight("s", id))
+    loser = min("abc", key=lambda id: draw("s", id))
     some.hear("s", loser, idle_s=4)
     for mode in ("soft", "hard"):
         assert place(some, "s", [Server(id) for id in "abc"], mode) == loser

@@ -7,7 +7,6 @@ import pytest
 
 from actors.channel.frames import SESSIONS, News
 from actors.directory.known_instance import InstanceState
-from deployments.routing.affinity import weight
 from deployments.routing.route import Route
 from engines.call_requests import DetokenizeRequest, EmbedRequest, TokenizeRequest
 from engines.completion import Collector, collect
@@ -33,6 +32,7 @@ from engines.errors import (
 )
 from engines.events import Finished
 from engines.operators.migration import Migration
+from engines.rendezvous import draw
 from engines.requests import GenerateRequest, Sampling, Session
 from engines.scripted.engine import ScriptedEngine
 from engines.scripted.script import Hang, Hold
@@ -371,7 +371,7 @@ async def test_a_hard_session_stays_though_its_instance_refuses(fleet: FaultyFle
     await fleet.add("a", script("a"))
     await fleet.add("b", ScriptedEngine("b"))
     route = await fleet.route()
-    name = next(name for name in map(str, range(100)) if weight(name, "a") > weight(name, "b"))
+    name = next(name for name in map(str, range(100)) if draw(name, "a") > draw(name, "b"))
     session = Session(id=name, mode="hard")
     assert await engine_of(route, ask(session=session)) == "a"
     full[0] = True
@@ -398,7 +398,7 @@ async def test_a_hard_session_waits_for_an_unreachable_instance_and_leaves_a_dra
 
 
 async def test_a_hard_session_does_not_split_while_its_first_request_waits(fleet: FaultyFleet) -> None:
-    newcomer, first = sorted(("a", "b"), key=lambda id: weight("s", id), reverse=True)
+    newcomer, first = sorted(("a", "b"), key=lambda id: draw("s", id), reverse=True)
     await fleet.add(first, ScriptedEngine(first, script=[Hold(hold_s=0.1), "x"]))
     route = await fleet.route()
     request = ask(session=Session(id="s", mode="hard"))
@@ -412,7 +412,7 @@ async def test_a_hard_session_does_not_split_while_its_first_request_waits(fleet
 
 
 async def test_a_hard_session_that_nobody_took_is_free_again(fleet: FaultyFleet) -> None:
-    last, first = sorted(("a", "b"), key=lambda id: weight("s", id))
+    last, first = sorted(("a", "b"), key=lambda id: draw("s", id))
     await fleet.add(first, ScriptedEngine(first, script=[QueueFull("full")]))
     await fleet.add(last)
     route = await fleet.route()
@@ -431,7 +431,7 @@ async def test_a_session_goes_where_another_replica_bound_it(fleet: FaultyFleet)
     await fleet.add("a")
     await fleet.add("b")
     route = await fleet.route()
-    home, loser = sorted(("a", "b"), key=lambda id: weight("s", id), reverse=True)
+    home, loser = sorted(("a", "b"), key=lambda id: draw("s", id), reverse=True)
     request = ask(session=Session(id="s", mode="hard"))
     assert await engine_of(route, request) == home
     fleet.link(loser).hear(News("what nobody knows"))

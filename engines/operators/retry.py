@@ -1,0 +1,105 @@
+"""Retry: what failed before anything was said is tried again after a while."""
+
+import random
+import time
+from collections.abc import Callable
+
+from pydantic import Field
+
+from engines.call_requests import Answer, CallRequest
+from engines.context import Context
+from engines.contract import Sink
+from engines.errors import PenstockError
+from engines.operators.operator import OperatorOptions, Transparent, end_before_start
+from engines.requests import GenerateRequest
+
+
+class RetryOptions(OperatorOptions):
+    """When to try again, and how often.
+
+    The wait before the next attempt doubles from `base_s` up to `cap_s`, and grows by a random share, so that many
+    callers do not come back at the same moment. Where the error says when to come back (`Retry-After`), that is the
+    wait.
+
+    Attributes:
+        attempts: How often a request is tried in all.
+        base_s: Seconds before the second attempt.
+        cap_s: Most seconds of a wait that the error does not name.
+        jitter: Largest random share by which such a wait grows.
+        longest_retry_after_s: An error that asks for a longer wait than this is not waited for.
+    """
+
+    attempts: int = Field(3, ge=1, le=100)
+    base_s: float = Field(1.0, ge=0)
+    cap_s: float = Field(30.0, ge=0)
+    jitter: float = Field(0.1, ge=0, le=1)
+    longest_retry_after_s: float = Field(120.0, ge=0)
+
+    def wait_s(self, attempt: int, error: PenstockError, share: float) -> float:
+        """Seconds to wait after a failed attempt.
+
+        Args:
+            attempt: Which one failed, from 1.
+            error: What it failed with.
+            share: How much of the jitter to take, from 0 to 1.
+        """
+        if error.retry_after_s is not None:
+            return error.retry_after_s
+        return min(self.cap_s, self.base_s * 2.0 ** (attempt - 1)) * (1 + self.jitter * share)
+
+
+class Retry(Transparent):
+    """Tries setup errors again that may pass by themselves (`PenstockError.transient`).
+
+    It does not wait past the deadline of a request's context, and a request that is cancelled while it waits is not
+    tried again.
+
+    Args:
+        options: When to try again, and how often.
+        share: A random number from 0 to 1.
+    """
+
+    def __init__(self, options: RetryOptions | None = None, share: Callable[[], float] = random.random) -> None:
+        self.options = options or RetryOptions()
+        self._share = share
+
+    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+        """Answers into a sink; returns once the request is accepted. Raises the last attempt's error before that."""
+        attempt = 1
+        while True:
+            try:
+                await self.inner.submit(request, context, sink)
+                return
+            except PenstockError as error:
+                if not await self._may_try_again(attempt, error, context):
+                    if context.is_killed:
+                        raise context.cancellation() from error
+                    if context.is_stopped:
+                        end_before_start(request, self.name, sink)
+                        return
+                    raise
+            attempt += 1
+
+    async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
+        """Answers at once, without a stream. Raises the last attempt's error where it cannot."""
+        attempt = 1
+        while True:
+            try:
+                return await self.inner.call(request, context)
+            except PenstockError as error:
+                if not await self._may_try_again(attempt, error, context):
+                    if context.is_stopped:
+                        raise context.cancellation() from error
+                    raise
+            attempt += 1
+
+    async def _may_try_again(self, attempt: int, error: PenstockError, context: Context) -> bool:
+        """Waits as long as it takes until the next attempt; False where there is none."""
+        if not error.transient or attempt >= self.options.attempts or context.is_stopped:
+            return False
+        wait_s = self.options.wait_s(attempt, error, self._share())
+        if wait_s > max(self.options.longest_retry_after_s, self.options.cap_s * (1 + self.options.jitter)):
+            return False
+        if time.monotonic() + wait_s >= context.deadline_s:
+            return False
+        return await context.sleep(wait_s)
