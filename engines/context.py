@@ -39,13 +39,16 @@ class Context:
         id: The request id. Children made by `child()` share it unless they are given their own.
         deadline_s: When the caller gives up, on the clock of `time.monotonic()`; infinite where it does not. Children
             have their parent's, or an earlier one of their own.
+        traceparent: The caller's span, as W3C Trace Context writes it; empty where there is none. Children have their
+            parent's.
     """
 
-    __slots__ = ("_callbacks", "_children", "_state", "deadline_s", "id")
+    __slots__ = ("_callbacks", "_children", "_state", "deadline_s", "id", "traceparent")
 
-    def __init__(self, id: str | None = None, deadline_s: float = math.inf) -> None:
+    def __init__(self, id: str | None = None, deadline_s: float = math.inf, traceparent: str = "") -> None:
         self.id = id if id is not None else uuid.uuid4().hex
         self.deadline_s = deadline_s
+        self.traceparent = traceparent
         self._state = CancelState.LIVE
         # Dicts keep the order of registration and remove in constant time.
         self._callbacks: dict[object, tuple[CancelState, Callback]] = {}
@@ -101,6 +104,7 @@ class Context:
         key = id(child)
         self._children[key] = child
         child.deadline_s = min(child.deadline_s, self.deadline_s)
+        child.traceparent = child.traceparent or self.traceparent
         if self._state is not CancelState.LIVE:
             child._advance(self._state)
 

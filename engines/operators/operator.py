@@ -6,8 +6,8 @@ either: `Operator[UpRequest, UpEvent, DownRequest, DownEvent]` answers the first
 what a translation between two APIs is. `Transparent` is the base of those that leave the types alone.
 """
 
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Generic, Self
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, ClassVar, Generic, Self
 
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypeVar
@@ -25,9 +25,15 @@ DownEvent = TypeVar("DownEvent", default=UpEvent)
 
 
 class OperatorOptions(BaseModel):
-    """Base of every operator's options: unknown keys are errors."""
+    """Base of every operator's options: unknown keys are errors.
+
+    Attributes:
+        packages: What the operator imports that may not be installed, and what to do then, by the package's name.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    packages: ClassVar[Mapping[str, str]] = {}
 
 
 class Operator(PushEngine[UpRequest, UpEvent], Generic[UpRequest, UpEvent, DownRequest, DownEvent]):
