@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 
 from actors.instance.placement import Footprint, Resources, footprint, missing, words
-from deployments.fleet_settings import FleetSettings, ModelSettings
+from deployments.fleet_settings import FleetSettings
+from deployments.model_settings import ModelSettings
 from engines.registry import engine_kind, options_type
 
 
@@ -24,7 +25,7 @@ def missing_resources(fleet: FleetSettings, nodes: Sequence[Resources]) -> str:
     """Says what a cluster of these nodes lacks for the fleet; empty when it lacks nothing."""
     lacks = []
     wanted: dict[str, float] = {"CPU": fleet.router.cpus * fleet.router.replicas}
-    for model in fleet.models:
+    for model in fleet.deployed:
         bundle = footprint_of(model, nodes).bundle()
         if lack := missing(bundle, model.replicas, nodes):
             lacks.append(f"{model.name}: {lack}")
@@ -43,15 +44,20 @@ def share_gpus(fleet: FleetSettings, gpus: int) -> FleetSettings:
 
     Only instances that left the question open, and that hold their model on one GPU.
     """
-    sharing = [model for model in fleet.models if engine_kind(model.engine).uses_gpus and model.gpus is None]
+    sharing = [model for model in fleet.deployed if engine_kind(model.engine).uses_gpus and model.gpus is None]
     instances = sum(model.replicas for model in sharing)
     if gpus == 0 or instances <= gpus or any(model.tensor_parallel_size > 1 for model in sharing):
         return fleet
-    if any(model.gpus for model in fleet.models):
+    if any(model.gpus for model in fleet.deployed):
         return fleet
     share = math.floor(10_000 / math.ceil(instances / gpus)) / 10_000
     return fleet.model_copy(
-        update={"models": [_with_share(model, share) if model in sharing else model for model in fleet.models]}
+        update={
+            "models": [
+                _with_share(model, share) if isinstance(model, ModelSettings) and model in sharing else model
+                for model in fleet.models
+            ]
+        }
     )
 
 

@@ -18,10 +18,12 @@ from pydantic_core import ErrorDetails
 from clusters import positioned_yaml
 from clusters.errors import ClusterError
 from clusters.positioned_yaml import PositionedYaml
-from deployments.fleet_settings import FleetSettings, ModelSettings
+from deployments.fleet_settings import FleetSettings
+from deployments.model_settings import MODEL_KINDS, ModelSettings
 from engines.errors import InvalidRequest
 from engines.registry import options_type
 
+_MOVED = {"migration": "is an operator of the pipeline now: `pipeline: [{migration: {limit: 3}}]`"}
 DEMO_FLEET = Path(__file__).parent / "demo.yaml"
 
 
@@ -135,7 +137,7 @@ def _engine_problems(document: PositionedYaml) -> Iterator[Problem]:
     """What is wrong with engine names and their options, also where the rest of the model is wrong."""
     models = document.value.get("models")
     for position, model in enumerate(models if isinstance(models, list) else ()):
-        if not isinstance(model, dict):
+        if not isinstance(model, dict) or "fallback" in model or "pool" in model:
             continue
         here = ("models", position)
         engine = model.get("engine", ModelSettings.model_fields["engine"].default)
@@ -165,7 +167,7 @@ def _problem(
         case "extra_forbidden":
             key = str(details["loc"][-1])
             known = _known_keys(root, details["loc"][:-1])
-            message = f"there is no such key{_nearest(key, known)}"
+            message = _MOVED.get(key) or f"there is no such key{_nearest(key, known)}"
         case "missing":
             message = "is missing"
         case "value_error":
@@ -200,9 +202,13 @@ def _in_document(
 def _known_keys(root: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
     kind: Any = root
     for step in location:
-        if isinstance(step, str) and isinstance(kind, type) and issubclass(kind, BaseModel):
+        if step in MODEL_KINDS:
+            kind = MODEL_KINDS[str(step)]
+        elif isinstance(step, str) and isinstance(kind, type) and issubclass(kind, BaseModel):
             field = kind.model_fields.get(step)
             kind = _model_in(field.annotation) if field is not None else None
+    if kind is ModelSettings:
+        return [*ModelSettings.model_fields, "fallback", "pool"]
     return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
 
 

@@ -3,6 +3,7 @@
 from rich.table import Table
 
 from deployments.fleet_settings import FleetSettings
+from deployments.model_settings import FallbackSettings, ModelSettings
 from engines.registry import engine_kind
 
 
@@ -14,11 +15,18 @@ def summary(fleet: FleetSettings) -> Table:
     for heading in ("instances", "GPUs each", "CPUs each"):
         table.add_column(heading, justify="right", no_wrap=True)
     for model in fleet.models:
+        names = ", ".join((model.name, *model.aliases))
+        if not isinstance(model, ModelSettings):
+            kind = "fallback" if isinstance(model, FallbackSettings) else "pool"
+            table.add_row(names, kind, ", ".join(model.members), "", "", "")
+            continue
+        if model.is_remote:
+            table.add_row(names, model.engine, str(model.options.get("model", "")), "", "", "")
+            continue
         if model.gpus is not None:
             gpus = f"{model.gpus:g}"
         else:
             gpus = f"{model.tensor_parallel_size}, or the CPU" if engine_kind(model.engine).uses_gpus else "0"
-        names = ", ".join((model.name, *model.aliases))
         table.add_row(
             names, model.engine, str(model.options.get("model", "")), str(model.replicas), gpus, f"{model.cpus:g}"
         )

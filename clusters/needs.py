@@ -2,12 +2,14 @@
 
 import importlib.util
 import math
+from itertools import chain
 from pathlib import Path
 
 import psutil
 
 from clusters.errors import ClusterError
 from deployments.fleet_settings import FleetSettings
+from deployments.model_settings import ModelSettings
 from engines.registry import options_type, parse_options
 
 _GIB = 2**30
@@ -21,21 +23,31 @@ def logical_cpus(fleet: FleetSettings, cores: int) -> int:
     An upgrade included, which makes new routers, and new instances as `surge_percent` says, before the old ones end.
     """
     needed = 2 * fleet.router.cpus * fleet.router.replicas
-    for model in fleet.models:
+    for model in fleet.deployed:
         needed += model.cpus * math.ceil(model.replicas * (100 + model.surge_percent) / 100)
     return max(cores, math.ceil(needed) + 1)
 
 
 def check_packages(fleet: FleetSettings) -> None:
-    """Checks that this machine has what the fleet's engines import.
+    """Checks that this machine has what the fleet's engines and operators import.
 
     Raises:
         ClusterError: It has not; the message says what to install.
     """
     for model in fleet.models:
-        for package, remedy in options_type(model.engine).packages.items():
-            if importlib.util.find_spec(package) is None:
+        needed = [operator.options.packages for operator in model.operators]
+        if isinstance(model, ModelSettings):
+            needed.append(options_type(model.engine).packages)
+        for package, remedy in chain.from_iterable(packages.items() for packages in needed):
+            if not _is_installed(package):
                 raise ClusterError(f"The model {model.name!r} needs {package}, which is not installed: {remedy}.")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # what it is a part of is not installed
+        return False
 
 
 def check_memory(fleet: FleetSettings, free_bytes: int) -> None:
@@ -46,7 +58,7 @@ def check_memory(fleet: FleetSettings, free_bytes: int) -> None:
     """
     parts = [
         (f"{model.replicas} x {model.name}", model.replicas * options.memory_bytes(model.tensor_parallel_size))
-        for model in fleet.models
+        for model in fleet.deployed
         for options in [parse_options(model.spec())]
     ]
     total = _RAY_BYTES + sum(amount for _, amount in parts)

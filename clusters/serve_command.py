@@ -157,7 +157,8 @@ class _Serving:
         asked = self._stops.count
         self._console.print("Ending the fleet; Ctrl-C again ends it without draining.")
         self._process.stop()
-        deadline = time.monotonic() + _SHUTDOWN_S + max(model.drain_timeout_s for model in self._fleet.models)
+        drain_s = max((model.drain_timeout_s for model in self._fleet.deployed), default=0.0)
+        deadline = time.monotonic() + _SHUTDOWN_S + drain_s
         while not self._process.has_ended() and self._stops.count == asked and time.monotonic() < deadline:
             with suppress(queue.Empty):
                 self._process.reports.get(timeout=_POLL_S)

@@ -11,10 +11,11 @@ from engines.lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from deployments.app import build, deploy
     from deployments.fleet import Fleet, Model, ModelCard
-    from deployments.fleet_settings import FleetSettings, ModelSettings
+    from deployments.fleet_settings import FleetSettings
     from deployments.handle import FleetHandle
     from deployments.http.ingress import HttpIngress
     from deployments.local_fleet import LocalFleet
+    from deployments.model_settings import ModelSettings
 
 __all__ = [
     "Fleet",
@@ -39,7 +40,7 @@ _MODULES = {
     "LocalFleet": "deployments.local_fleet",
     "Model": "deployments.fleet",
     "ModelCard": "deployments.fleet",
-    "ModelSettings": "deployments.fleet_settings",
+    "ModelSettings": "deployments.model_settings",
     "build": "deployments.app",
     "deploy": "deployments.app",
 }

@@ -12,7 +12,8 @@ from ray.serve import Application
 from actors.instance.placement import Footprint, cluster_nodes, footprint
 from deployments import router_deployment
 from deployments.engine_deployment import MARGIN_S, EngineDeployment, shutdown_timeout_s
-from deployments.fleet_settings import FleetSettings, ModelSettings
+from deployments.fleet_settings import FleetSettings
+from deployments.model_settings import ModelSettings
 from deployments.names import engine_deployment_names
 from deployments.router_deployment import RouterDeployment
 from engines.registry import engine_kind
@@ -30,9 +31,9 @@ NO_ACCESS_LOG = {"enable_access_log": False}
 
 
 def build(args: Mapping[str, Any] | FleetSettings) -> Application:
-    """The application of a fleet: one engine deployment for each model, and the router deployment as its ingress.
+    """The application of a fleet: an engine deployment for each model that has instances, and the router deployment.
 
-    The router listens while the engines still boot.
+    The router is its ingress, and listens while the engines still boot.
 
     Args:
         args: The fleet: its settings, or what a fleet file says.
@@ -42,8 +43,8 @@ def build(args: Mapping[str, Any] | FleetSettings) -> Application:
         InvalidRequest: There is no such engine.
     """
     settings = args if isinstance(args, FleetSettings) else FleetSettings.model_validate(args)
-    names = engine_deployment_names(model.name for model in settings.models)
-    engines = [_engine_deployment(name, model, settings) for name, model in zip(names, settings.models, strict=True)]
+    names = engine_deployment_names(model.name for model in settings.deployed)
+    engines = [_engine_deployment(name, model, settings) for name, model in zip(names, settings.deployed, strict=True)]
     router = serve.deployment(
         RouterDeployment,
         name=ROUTER,

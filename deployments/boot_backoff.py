@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 
 from actors.directory.client import Announcer, DirectoryClient
 from actors.directory.known_instance import Instance
-from deployments.fleet_settings import ModelSettings
+from deployments.model_settings import ModelSettings
 
 FIRST_S = 1.0
 """What the instance waits that follows a second failure in a row: the first may be anything."""

@@ -5,8 +5,7 @@ instances without a hop in between.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Sequence
 
 import ray
 from ray.exceptions import RayError
@@ -15,12 +14,11 @@ from actors.channel.egress import Egress
 from actors.channel.listener import Listener
 from actors.directory.client import DirectoryClient
 from actors.directory.known_instance import Instance
-from deployments.fleet import Fleet, Model
-from deployments.fleet_settings import FleetSettings, ModelSettings
+from deployments.fleet import Fleet
+from deployments.fleet_settings import FleetSettings
+from deployments.pipelines import Report, build_models
 from deployments.routing.fault_budget import MEMORY_S
 from deployments.routing.router import PushRouter
-from engines.operators.link import link
-from engines.operators.migration import Migration, Move
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +26,7 @@ logger = logging.getLogger(__name__)
 def cluster_fleet(
     settings: FleetSettings,
     directory: DirectoryClient,
-    on_move: Callable[[str, Move], None] = lambda model, move: None,
+    report: Report = lambda model, said: None,
 ) -> Fleet:
     """A deployed fleet, each model with its operators; `start` it first.
 
@@ -37,9 +35,9 @@ def cluster_fleet(
     Args:
         settings: The fleet.
         directory: Its directory.
-        on_move: Hears of each stream that broke: its model, and what became of it.
+        report: Hears what the operators report.
     """
-    patience = {model.name: model.patience for model in settings.models}
+    patience = {model.name: model.patience for model in settings.deployed}
 
     async def watch() -> AsyncIterator[Sequence[Instance]]:
         async for view in directory.watch():
@@ -59,13 +57,7 @@ def cluster_fleet(
         return Egress(instance, settings.channel, listener, patience.get(instance.model))
 
     node = ray.get_runtime_context().get_node_id()
-    routing = {model.name: model.routing for model in settings.models}
+    routing = {model.name: model.routing for model in settings.deployed}
     router = PushRouter(routing, watch, connect, node=node, convict=convict)
 
-    def served(model: ModelSettings) -> Model:
-        route = router.routes[model.name]
-        migration = Migration(model.migration)
-        migration.report = partial(on_move, model.name)
-        return Model(route, link(migration, route), tuple(model.aliases))
-
-    return Fleet(settings.name, router, [served(model) for model in settings.models])
+    return Fleet(settings.name, router, build_models(settings, router.routes, report))

@@ -20,7 +20,7 @@ from actors.instance.placement import Footprint, actor_options
 from actors.patience import within
 from actors.settings import ChannelSettings
 from deployments.boot_backoff import BootBackoff
-from deployments.fleet_settings import ModelSettings
+from deployments.model_settings import ModelSettings
 from deployments.names import slug
 from engines.errors import EngineDead, EngineFailed, PenstockError, Timeout
 

@@ -9,6 +9,7 @@ from deployments.routing.route import Route
 from deployments.routing.router import PushRouter
 from engines.contract import Capabilities, Engine
 from engines.errors import ModelNotFound
+from engines.operators.fallback import Fallback
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,8 @@ class ModelCard:
         name: What clients ask for.
         aliases: Other names for it.
         created_s: Unix time at which the router first knew it.
-        ready: Its ready instances.
-        instances: All its instances.
+        ready: Its ready instances; of a model made of others, the ready ones of those.
+        instances: All its instances, or others.
         capabilities: Those of its instances; the default ones until one is ready.
     """
 
@@ -37,32 +38,39 @@ class Model:
     """A served model.
 
     Attributes:
-        route: Its instances.
-        engine: What answers: its operators, around the route.
+        name: What clients ask for.
+        engine: What answers: its operators, around its source.
+        source: Its route, where it has instances; a provider's engine; or a fallback or pool of other models.
         aliases: Other names for it.
         created_s: Unix time at which this process first knew it.
     """
 
-    route: Route
+    name: str
     engine: Engine
+    source: Engine
     aliases: tuple[str, ...] = ()
     created_s: int = field(default_factory=lambda: int(time.time()))
 
-    @property
-    def name(self) -> str:
-        """What clients ask for."""
-        return self.route.name
-
     def card(self) -> ModelCard:
         """What is told of it, as it is now."""
+        source = self.source
+        if isinstance(source, Route):
+            ready, instances = source.open_instances, len(source.instances())
+        else:
+            engines = source.members if isinstance(source, Fallback) else (source,)
+            ready, instances = sum(engine.ready for engine in engines), len(engines)
         return ModelCard(
             name=self.name,
             aliases=self.aliases,
             created_s=self.created_s,
-            ready=self.route.open_instances,
-            instances=len(self.route.instances()),
+            ready=ready,
+            instances=instances,
             capabilities=self.engine.capabilities,
         )
+
+    def instances(self) -> Sequence[Instance]:
+        """Its instances that are not gone, with their latest load; none where others answer for it."""
+        return self.source.instances() if isinstance(self.source, Route) else ()
 
 
 class Fleet:
@@ -101,7 +109,7 @@ class Fleet:
 
     def instances(self) -> Sequence[Instance]:
         """Every instance of every model that is not gone, with its latest load."""
-        return [instance for model in self.models for instance in model.route.instances()]
+        return [instance for model in self.models for instance in model.instances()]
 
     @property
     def ready(self) -> bool:
@@ -109,12 +117,22 @@ class Fleet:
         return all(model.engine.ready for model in self.models)
 
     async def start(self) -> None:
-        """Begins to follow the instances; returns when it knows which there are, ready or not."""
+        """Begins to follow the instances, and starts the engines of providers.
+
+        Returns when it knows which instances there are, ready or not. Raises the PenstockError of an engine that cannot
+        work, such as one whose key cannot be read.
+        """
         await self._router.start()
+        for model in self.models:
+            if not isinstance(model.source, Fallback):
+                await model.engine.start()
 
     async def stop(self, timeout_s: float = 30.0) -> None:
-        """Waits for what is under way, no longer than the deadline, then lets the instances go."""
+        """Waits for what is under way, no longer than the deadline, then lets instances and providers go."""
         await self._router.stop(timeout_s)
+        for model in self.models:
+            if not isinstance(model.source, Fallback):
+                await model.engine.stop(timeout_s)
 
     def check(self) -> None:
         """Returns while it hears of instances; having none is not its illness.

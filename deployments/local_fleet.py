@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from actors.channel.listener import Listener
 from actors.directory.known_instance import Instance, InstanceState
 from deployments.fleet import Fleet, Model
-from deployments.fleet_settings import RoutingSettings
+from deployments.model_settings import RoutingSettings
 from deployments.routing.local_link import LocalLink
 from deployments.routing.router import PushRouter
 from engines.contract import Engine
@@ -37,8 +37,9 @@ class LocalFleet(Fleet):
         router = PushRouter(dict.fromkeys(engines, settings), self._watch, self._connect)
         models = [
             Model(
-                route=route,
+                name=model,
                 engine=operators(route) if operators is not None else route,
+                source=route,
                 aliases=tuple(alias for alias, name in (aliases or {}).items() if name == model),
             )
             for model, route in router.routes.items()
@@ -63,7 +64,7 @@ class LocalFleet(Fleet):
 
     def _is_linked(self) -> bool:
         working = sum(engine.ready for engine in self._engines.values())
-        return sum(model.route.open_instances for model in self.models) >= working
+        return sum(model.card().ready for model in self.models) >= working
 
     async def _watch(self) -> AsyncIterator[Sequence[Instance]]:
         known: list[Instance] | None = None

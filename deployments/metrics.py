@@ -9,11 +9,12 @@ others', so that no later scrape, whoever answers it, shows less than this one d
 
 import asyncio
 import json
+import logging
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -25,7 +26,12 @@ from actors.directory.known_instance import Instance
 from actors.loop_lag import LoopLag
 from engines.errors import Unavailable
 from engines.events import Usage
+from engines.operators.breaker import BreakerTurned
 from engines.operators.migration import Move
+from engines.operators.pool import PutAside
+from engines.operators.recovery import Recovered
+
+logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 CUMULATIVE_PREFIX = "metrics/cumulative/"
@@ -161,6 +167,18 @@ class Metrics:
             buckets=_MOVE_PAUSE_BUCKETS_S,
             registry=self._cumulative,
         )
+        self._recoveries = Counter(
+            "penstock_recoveries",
+            "Streams that broke behind the operator recovery, by what became of them.",
+            ["model", "outcome"],
+            registry=self._cumulative,
+        )
+        self._put_aside = Counter(
+            "penstock_pool_members_put_aside",
+            "How often a model of a pool refused our key, or did not know its model.",
+            ["model", "member"],
+            registry=self._cumulative,
+        )
         self._prompt_tokens = Counter(
             "penstock_prompt_tokens", "Tokens of prompts.", ["model"], registry=self._cumulative
         )
@@ -196,6 +214,12 @@ class Metrics:
         )
         self._in_flight = Gauge(
             "penstock_requests_in_flight", "Requests to models that are under way.", registry=self._gauges
+        )
+        self._breakers_open = Gauge(
+            "penstock_breakers_open",
+            "Router replicas whose breaker of the model is open or half open.",
+            ["model"],
+            registry=self._gauges,
         )
         self._lag_gauge = Gauge(_LAG, _LAG_HELP, ["process"], registry=self._gauges)
         self.lag: LoopLag | None = None
@@ -255,11 +279,21 @@ class Metrics:
         """A stream was ended because too much of it waited for its client."""
         self._unread.inc()
 
-    def moved(self, model: str, move: Move) -> None:
-        """A stream broke."""
-        self._moves.labels(model, move.outcome).inc()
-        if move.outcome == "continued":
-            self._move_pause.labels(model).observe(move.pause_s)
+    def report(self, model: str, said: Any) -> None:
+        """An operator of a model says that something happened."""
+        match said:
+            case Move():
+                self._moves.labels(model, said.outcome).inc()
+                if said.outcome == "continued":
+                    self._move_pause.labels(model).observe(said.pause_s)
+            case Recovered():
+                self._recoveries.labels(model, said.outcome).inc()
+            case BreakerTurned():
+                self._breakers_open.labels(model).set(said.state != "closed")
+                logger.warning("The breaker of %s is %s.", model, said.state)
+            case PutAside():
+                self._put_aside.labels(model, said.engine).inc()
+                logger.warning("%s is put aside in %s: %s", said.engine, model, said.reason)
 
     async def post_forever(self) -> None:
         """Posts this replica's figures until cancelled; returns at once without a board."""

@@ -78,7 +78,7 @@ class RouterDeployment:
         self._settings = settings
         directory = DirectoryClient(settings.name)
         metrics = Metrics(serve.get_replica_context().replica_tag, _DirectoryBoard(directory))
-        self._fleet = cluster_fleet(settings, directory, metrics.moved)
+        self._fleet = cluster_fleet(settings, directory, metrics.report)
         await self._fleet.start()
         self._http = HttpIngress(self._fleet, settings.http, metrics)
         await self._http.start()

@@ -43,11 +43,13 @@ class EngineKind:
         engine: Its class.
         options: The class of its options.
         uses_gpus: Whether it has a use for GPUs.
+        remote: Whether a provider does the work: it then needs no actor, and lives in the router replicas.
     """
 
     engine: str
     options: str
     uses_gpus: bool = False
+    remote: bool = False
 
 
 KINDS: dict[str, EngineKind] = {

@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Sequence
 from math import ceil
 from typing import Literal
 
-from deployments.fleet_settings import StickySettings
+from deployments.model_settings import StickySettings
 from deployments.routing.policies import C
 from engines.rendezvous import draw
 

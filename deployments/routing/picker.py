@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Sequence
 
 from actors.directory.known_instance import InstanceState
-from deployments.fleet_settings import RoutingSettings
+from deployments.model_settings import RoutingSettings
 from deployments.routing.affinity import Affinity
 from deployments.routing.faults import Faults, is_fault
 from deployments.routing.members import BUSY_S, Link, Member

@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from deployments.fleet_settings import PolicyName
+from deployments.model_settings import PolicyName
 from engines.call_requests import Request
 
 

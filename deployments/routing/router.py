@@ -12,7 +12,7 @@ from typing import Any
 
 from actors.channel.frames import SESSIONS, News
 from actors.directory.known_instance import Instance
-from deployments.fleet_settings import RoutingSettings
+from deployments.model_settings import RoutingSettings
 from deployments.routing.fault_budget import FaultBudget
 from deployments.routing.members import Connect, Member, Members, Watch
 from deployments.routing.picker import InstancePicker

@@ -14,7 +14,7 @@ name: chaos
 router: {replicas: 2, cpus: 0.1}
 models:
   - {name: moves, engine: simulated, replicas: 3, cpus: 0.1, health: {period_s: 1}}
-  - {name: stays, engine: simulated, replicas: 2, cpus: 0.1, health: {period_s: 1}, migration: {limit: 0}}
+  - {name: stays, engine: simulated, replicas: 2, cpus: 0.1, health: {period_s: 1}, pipeline: []}
 """
 
 

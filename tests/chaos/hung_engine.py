@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 
 from clusters.fleet_file import DEMO_FLEET
-from deployments.fleet_settings import PolicyName
+from deployments.model_settings import PolicyName
 from tests.chaos.conftest import table
 from tests.clusters.conftest import Terminal, free_port
 

@@ -141,3 +141,62 @@ def test_any_document_is_a_fleet_or_a_fleet_file_error(tree: object) -> None:
         assert isinstance(parse_fleet(yaml.safe_dump(tree), "f", Path("/")), FleetSettings)
     except FleetFileError as error:
         assert error.problems
+
+
+PAIR = "models:\n  - {name: a, engine: simulated}\n  - {name: b, engine: simulated}\n"
+
+
+def test_a_pipeline_is_read_with_its_options_and_written_again() -> None:
+    pipeline = "[{retry: {attempts: 5}}, {timeout: {first_event_s: 60}}, breaker, migration]"
+    text = f"models:\n  - name: a\n    pipeline: {pipeline}\n"
+    fleet = parse_fleet(text, "fleet.yaml", Path("/fleets"))
+    assert [operator.name for operator in fleet.models[0].operators] == ["retry", "timeout", "breaker", "migration"]
+    assert FleetSettings.model_validate(fleet.model_dump(mode="json", exclude_defaults=True)) == fleet
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "says"),
+    [
+        ("[migration, retry]", "retry must stand before migration: each attempt of retry is one for breaker to judge"),
+        ("[breaker, timeout, trace]", "trace must stand before breaker: what stands before trace is missing"),
+        ("[retry, retry]", "retry stands twice"),
+        ("[retri]", "There is no operator 'retri'; operators: trace, recovery, retry"),
+        ("[{retry: {attempt: 3}}]", "retry.attempt: there is no such option. Did you mean 'attempts'?"),
+        ("[{retry: {attempts: 0}}]", "retry.attempts: input should be greater than or equal to 1, not 0"),
+        ("[{retry: {}, breaker: {}}]", "is one operator, with its options"),
+    ],
+)
+def test_a_wrong_pipeline_is_explained(pipeline: str, says: str) -> None:
+    line = the_problem(f"models:\n  - name: a\n    engine: simulated\n    pipeline: {pipeline}\n")
+    assert line.startswith("fleet.yaml:4: models[0].pipeline") and says in line
+
+
+def test_a_model_is_made_of_others() -> None:
+    pool = "[{model: c, weight: 9}, {model: b, failover: true}]"
+    text = PAIR + f"  - {{name: c, fallback: [a, b]}}\n  - {{name: d, pool: {pool}}}\n"
+    fleet = parse_fleet(text, "fleet.yaml", Path("/fleets"))
+    assert [model.name for model in fleet.deployed] == ["a", "b"]
+    assert FleetSettings.model_validate(fleet.model_dump(mode="json", exclude_defaults=True)) == fleet
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("{name: c, fallback: [a, bb]}", "c is made of bb, which is not in the fleet."),
+        ("{name: c, fallback: [c]}", "c is made of c, which is made of c"),
+        ("{name: c, fallback: []}", "models[2].fallback: list should have at least 1 item"),
+        ("{name: c, fallback: [a], replicas: 2}", "models[2].replicas: there is no such key"),
+        ("{name: c, pool: [{model: a, weight: 0}]}", "models[2].pool[0].weight: input should be greater than 0, not 0"),
+        ("{name: c, pool: [{modl: a}]}", "models[2].pool[0].modl: there is no such key; did you mean model?"),
+        ("{name: c, falback: [a]}", "models[2].falback: there is no such key; did you mean fallback?"),
+        ("{name: c, migration: {limit: 2}}", "models[2].migration: is an operator of the pipeline now"),
+    ],
+)
+def test_a_model_made_of_others_is_checked(model: str, says: str) -> None:
+    lines = problems(PAIR + f"  - {model}\n")
+    assert any(says in line for line in lines), lines
+
+
+def test_models_made_of_one_another_are_refused() -> None:
+    lines = problems(PAIR + "  - {name: c, fallback: [d]}\n  - {name: d, pool: [{model: a}, {model: c}]}\n")
+    assert "c is made of d, which is made of c" in lines[0]

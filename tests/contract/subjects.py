@@ -8,9 +8,21 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+
 from deployments.routing.route import Route
 from engines.contract import Engine
+from engines.operators.breaker import Breaker
+from engines.operators.fallback import Fallback
+from engines.operators.link import link
+from engines.operators.migration import Migration
 from engines.operators.operator import Operator
+from engines.operators.pool import Pool, PoolMember
+from engines.operators.recovery import Recovery
+from engines.operators.retry import Retry
+from engines.operators.timeout import TimeoutOptions, Timeouts
+from engines.operators.trace import Trace
 from engines.registry import EngineSpec, make_engine
 from engines.scripted.engine import ScriptedEngine
 from tests.contract.fleet import fleet
@@ -50,6 +62,22 @@ def simulated(**options: object) -> AbstractAsyncContextManager[Engine]:
     return started(make_engine("simulated-0", EngineSpec(kind="simulated", model="model", options=options)))
 
 
+def simulated_engine(name: str) -> Engine:
+    return make_engine(name, EngineSpec(kind="simulated", model="model", options={"speed": "instant"}))
+
+
+def pipeline() -> AbstractAsyncContextManager[Engine]:
+    patient = TimeoutOptions(first_event_s=600.0, between_events_s=600.0, total_s=600.0)
+    traced = Trace(None, TracerProvider(), MeterProvider())
+    inner = link(Timeouts(patient), Breaker(), Migration(), simulated_engine("simulated-0"))
+    return started(link(traced, Recovery(), Retry(), inner))
+
+
+def pool() -> AbstractAsyncContextManager[Engine]:
+    members = [PoolMember(simulated_engine(f"simulated-{number}")) for number in range(2)]
+    return started(Fallback("fallback", [Pool("pool", members)]))
+
+
 def scripted() -> AbstractAsyncContextManager[Engine]:
     return started(ScriptedEngine("scripted-0", script=play, capabilities=CAPABILITIES))
 
@@ -69,6 +97,8 @@ SUBJECTS = (
         lambda: simulated(speed="instant", context_length=1024, num_blocks=70, max_num_seqs=24, max_batched_tokens=48),
     ),
     Subject("scripted", scripted),
+    Subject("pipeline", pipeline),
+    Subject("pool", pool, names=lambda engine: ("simulated-0", "simulated-1")),
     Subject("vllm", demo_engine, model="demo"),
     Subject("fleet", fleet, names=instance_ids, needs_serve=True),
 )

@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError
 from actors.directory.client import DirectoryClient
 from actors.directory.known_instance import Instance, InstanceState
 from deployments.boot_backoff import EARLY_S, MOST_S, BootBackoff, Failures, board_key
-from deployments.fleet_settings import ModelSettings
+from deployments.model_settings import ModelSettings
 from tests.deployments.test_fleet_life import Launch, fleet_of, launch  # noqa: F401 - a fixture
 from tests.deployments.waiting import until
 

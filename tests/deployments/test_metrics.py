@@ -12,7 +12,10 @@ from deployments.metrics import CUMULATIVE_PREFIX, GONE_AFTER_S, Metrics, Reques
 from engines.contract import Load
 from engines.errors import NotReady
 from engines.events import Usage
+from engines.operators.breaker import BreakerTurned
 from engines.operators.migration import Move
+from engines.operators.pool import PutAside
+from engines.operators.recovery import Recovered
 
 
 class MemoryBoard:
@@ -95,13 +98,26 @@ async def test_an_error_is_counted_by_its_code() -> None:
 
 async def test_streams_that_broke_are_counted_by_what_became_of_them() -> None:
     metrics = Metrics()
-    metrics.moved("demo", Move("continued", pause_s=0.02))
-    metrics.moved("demo", Move("failed", pause_s=30.0))
+    metrics.report("demo", Move("continued", pause_s=0.02))
+    metrics.report("demo", Move("failed", pause_s=30.0))
     figures = values(await metrics.text([]))
     assert figures["penstock_migrations_total{model=demo,outcome=continued}"] == 1
     assert figures["penstock_migrations_total{model=demo,outcome=failed}"] == 1
     # What a reader noticed is the pause of those that went on.
     assert figures["penstock_migration_pause_seconds_sum{model=demo}"] == 0.02
+
+
+async def test_what_operators_report_is_counted() -> None:
+    metrics = Metrics()
+    metrics.report("demo", Recovered("continued"))
+    metrics.report("mix", PutAside("gpt", "The key was refused."))
+    metrics.report("gpt", BreakerTurned("gpt", "open"))
+    metrics.report("llama", BreakerTurned("llama", "open"))
+    metrics.report("llama", BreakerTurned("llama", "closed"))
+    figures = values(await metrics.text([]))
+    assert figures["penstock_recoveries_total{model=demo,outcome=continued}"] == 1
+    assert figures["penstock_pool_members_put_aside_total{member=gpt,model=mix}"] == 1
+    assert [figures[f"penstock_breakers_open{{model={model}}}"] for model in ("gpt", "llama")] == [1, 0]
 
 
 async def test_tokens_count_while_a_request_runs() -> None:

@@ -49,7 +49,7 @@ async def embeddings(exchange: Exchange) -> web.StreamResponse:
     await exchange.turn()
     request, names = _request(exchange, body, data)
     await exchange.turn()
-    context = Context(exchange.services.live_ids.take(exchange.id))
+    context = Context(exchange.services.live_ids.take(exchange.id), traceparent=exchange.traceparent)
     try:
         with names.spoken():
             answer = await exchange.engine(request.model).embed(request, context)

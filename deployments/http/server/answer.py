@@ -55,7 +55,7 @@ async def answer_whole(exchange: Exchange, askings: Sequence[Asking]) -> list[Co
             for collector in collectors:
                 # After the first error nobody asks the others for theirs.
                 collector.completion.cancel()
-        exchange.instance = completions[0].engine
+        exchange.answered_by(completions[0])
         return completions
 
 
@@ -81,7 +81,7 @@ async def answer_stream(
         sinks = [stream.sink(formats) for formats in choices]
         try:
             async with _submitted(exchange, askings, context, stream, sinks):
-                exchange.instance = (await stream.started).engine
+                exchange.answered_by(await stream.started)
                 connection = exchange.request.protocol
                 assert isinstance(connection, Connection)
                 response = await _open(exchange, stream, connection)
@@ -172,7 +172,7 @@ async def _submit(exchange: Exchange, askings: Sequence[Asking], context: Contex
 def _context(exchange: Exchange) -> Iterator[Context]:
     """The request's context; killed when the answer does not come to its end, as when the client leaves."""
     ids = exchange.services.live_ids
-    context = Context(ids.take(exchange.id))
+    context = Context(ids.take(exchange.id), traceparent=exchange.traceparent)
     try:
         yield context
     except BaseException:

@@ -13,13 +13,17 @@ from deployments.fleet_settings import HttpSettings
 from deployments.http.server.bodies import LARGE_BYTES, Bodies
 from deployments.http.server.body import read_json
 from deployments.http.server.cors import Cors
-from deployments.http.server.hints import INSTANCE_HEADER, DispatchHints, dispatch_hints
+from deployments.http.server.hints import INSTANCE_HEADER, MODEL_HEADER, DispatchHints, dispatch_hints
 from deployments.http.server.readiness import Readiness
 from deployments.http.server.request_id import HEADER, LiveIds
 from deployments.http.server.sse_stream import Flusher
 from deployments.metrics import Metrics, RequestMeter
+from engines.completion import Completion
 from engines.contract import Engine
 from engines.errors import ModelNotFound, PenstockError
+from engines.events import Started
+
+_TRACEPARENT_CHARS = 64
 
 
 @dataclass(slots=True)
@@ -53,6 +57,7 @@ class Exchange:
         meter: What it counts.
         created_s: Unix time at which it came in.
         instance: The instance that answers, once known.
+        model: The model that answers, once known, where the one that was asked for is made of others.
         argument: The rest of the path, for routes that have one.
         failed_with: The error that ended the answer after its head was sent.
     """
@@ -63,6 +68,7 @@ class Exchange:
     meter: RequestMeter
     created_s: int = field(default_factory=lambda: int(time.time()))
     instance: str | None = None
+    model: str | None = None
     argument: str = ""
     failed_with: PenstockError | None = None
 
@@ -70,6 +76,17 @@ class Exchange:
     def fleet(self) -> Fleet:
         """Who serves."""
         return self.services.fleet
+
+    @property
+    def traceparent(self) -> str:
+        """The caller's span, as W3C Trace Context writes it; empty where there is none."""
+        return self.request.headers.get("traceparent", "")[:_TRACEPARENT_CHARS]
+
+    def answered_by(self, answer: Started | Completion) -> None:
+        """Notes who answers."""
+        self.instance = answer.engine
+        if answer.model and answer.model != self.meter.model:
+            self.model = answer.model
 
     async def body(self) -> dict[str, Any]:
         """The JSON object that the client sent.
@@ -114,6 +131,8 @@ class Exchange:
         response.headers[hdrs.SERVER] = "penstock"
         if self.instance is not None:
             response.headers[INSTANCE_HEADER] = self.instance
+        if self.model is not None:
+            response.headers[MODEL_HEADER] = self.model
         self.services.cors.set_headers(self.request, response)
         if self.services.draining:
             response.force_close()

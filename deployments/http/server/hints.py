@@ -12,6 +12,7 @@ from engines.errors import InvalidRequest
 from engines.requests import Session
 
 INSTANCE_HEADER = "x-penstock-instance"
+MODEL_HEADER = "x-penstock-model"
 PRIORITY_HEADER = "x-penstock-priority"
 MAX_HEADER_CHARS = 512
 

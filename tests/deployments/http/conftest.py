@@ -11,10 +11,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from deployments.fleet_settings import HttpSettings, RoutingSettings
+from deployments.fleet_settings import HttpSettings
 from deployments.http.ingress import HttpIngress
 from deployments.local_fleet import LocalFleet
 from deployments.metrics import Metrics
+from deployments.model_settings import RoutingSettings
 from engines.contract import Engine
 from engines.scripted.engine import ScriptedEngine
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from actors.channel.listener import Listener
 from actors.directory.known_instance import Instance, InstanceState
-from deployments.fleet_settings import RoutingSettings
+from deployments.model_settings import RoutingSettings
 from deployments.routing.local_link import LocalLink
 from deployments.routing.route import Route
 from deployments.routing.router import PushRouter

@@ -3,7 +3,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.fleet_settings import StickySettings
+from deployments.model_settings import StickySettings
 from deployments.routing.affinity import FREE_LOAD, Affinity, load_bound
 from engines.rendezvous import draw
 from tests.clock import Clock

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.fleet_settings import PolicyName
+from deployments.model_settings import PolicyName
 from deployments.routing.policies import Direct, LeastLoaded, PowerOfTwo, Random, RoundRobin, make_policy
 from tests.deployments.routing.candidates import REQUEST, Server, servers
 

@@ -1,0 +1,229 @@
+"""What a fleet file says of one model: its instances or its provider, or the models that it is made of."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
+
+from actors.settings import AdmissionSettings, PatienceSettings, Settings
+from engines.operators.registry import OperatorSpec, check_order
+from engines.registry import KINDS, EngineSpec
+
+PolicyName = Literal["round_robin", "random", "power_of_two", "least_loaded"]
+StickyMode = Literal["off", "soft", "hard"]
+ModelName = Annotated[str, StringConstraints(pattern=r"^[^\s/][^\s]{0,199}$")]
+
+
+class StickySettings(Settings):
+    """How sessions stay on the instance that holds their state.
+
+    Attributes:
+        mode: `soft` gives way to load, `hard` only to the instance's end, `off` ignores session ids.
+        idle_s: A session without a request for so long is forgotten.
+        load_factor: A session is not bound to an instance whose load is over this multiple of the mean
+            (rendezvous hashing with bounded load; Mirrokni et al., 2017).
+    """
+
+    mode: StickyMode = "soft"
+    idle_s: float = Field(1800.0, gt=0)
+    load_factor: float = Field(1.25, gt=1)
+
+
+class RoutingSettings(Settings):
+    """How one instance is picked out of several.
+
+    Attributes:
+        policy: For requests without a session.
+        sticky: For requests with one.
+        wait_s: How long a request waits for a first ready instance before it fails with NoInstance.
+        inhibit_s: How long an instance that failed is left alone before it is tried again.
+    """
+
+    policy: PolicyName = "least_loaded"
+    sticky: StickySettings = StickySettings()
+    wait_s: float = Field(0.0, ge=0)
+    inhibit_s: float = Field(2.0, ge=0)
+
+
+class HealthSettings(Settings):
+    """How an instance is watched.
+
+    Attributes:
+        period_s: Between two checks.
+        timeout_s: An actor that does not answer a check within it hangs, and is replaced; half of it is for the engine.
+        canary_idle_s: An instance that has had no work for so long is asked for one real token. It hangs, and is
+            replaced, when the engine then takes no step for half of `timeout_s`; with work, it hangs when it takes none
+            for `patience.stall_s`.
+    """
+
+    period_s: float = Field(5.0, gt=0)
+    timeout_s: float = Field(30.0, gt=0)
+    canary_idle_s: float = Field(30.0, gt=0)
+
+
+class ServedModel(Settings):
+    """What is said of every model, whatever answers for it.
+
+    Attributes:
+        name: What clients ask for.
+        aliases: Other names for it.
+        pipeline: The operators around it, the outermost first (`engines.operators.registry`); None: what is right for
+            its kind.
+    """
+
+    name: ModelName
+    aliases: list[ModelName] = []
+    pipeline: list[OperatorSpec] | None = None
+
+    @field_validator("pipeline")
+    @classmethod
+    def _in_an_order_that_makes_sense(cls, pipeline: list[OperatorSpec] | None) -> list[OperatorSpec] | None:
+        if pipeline is not None:
+            check_order([operator.name for operator in pipeline])
+        return pipeline
+
+    @property
+    def operators(self) -> Sequence[OperatorSpec]:
+        """The operators around it, the outermost first."""
+        return self.pipeline or ()
+
+
+class ModelSettings(ServedModel):
+    """One model, and the instances that serve it; or the provider, for an engine that is remote.
+
+    Attributes:
+        engine: Kind of engine (`vllm`, `simulated`, ...).
+        options: Options of that kind of engine.
+        replicas: Instances.
+        surge_percent: How many more there may be while an upgrade replaces them, in percent. 0: one ends before its
+            successor boots, as a cluster without room to spare needs; a model with one instance is away meanwhile.
+        tensor_parallel_size: GPUs (or CPU ranks) that one instance spreads its model over.
+        gpus: GPUs of one instance. None: `tensor_parallel_size` where the cluster has GPUs and the engine uses them,
+            else 0. A fraction (0.5) shares one GPU among instances; give each its `gpu_memory_utilization`, then.
+        cpus: CPUs that one instance reserves in Ray.
+        resources: Custom Ray resources that one instance reserves.
+        runtime_env: Ray runtime environment of the instances.
+        start_timeout_s: An instance that has not booted after so long has failed.
+        drain_timeout_s: What a draining instance gets to finish its requests.
+    """
+
+    engine: str = "vllm"
+    options: dict[str, Any] = {}
+    replicas: int = Field(1, ge=1, le=1000)
+    surge_percent: int = Field(0, ge=0, le=100)
+    tensor_parallel_size: int = Field(1, ge=1)
+    gpus: float | None = Field(None, ge=0)
+    cpus: float = Field(1.0, ge=0)
+    resources: dict[str, float] = {}
+    runtime_env: dict[str, Any] = {}
+    admission: AdmissionSettings = AdmissionSettings()
+    routing: RoutingSettings = RoutingSettings()
+    patience: PatienceSettings = PatienceSettings()
+    health: HealthSettings = HealthSettings()
+    start_timeout_s: float = Field(1200.0, gt=0)
+    drain_timeout_s: float = Field(30.0, ge=0)
+
+    @model_validator(mode="after")
+    def _gpus_are_whole_or_a_share_of_one(self) -> Self:
+        if self.gpus is not None and self.gpus > 1 and not self.gpus.is_integer():
+            raise ValueError(f"gpus must be whole, or a share of one, not {self.gpus:g}")
+        if self.gpus and self.tensor_parallel_size > max(self.gpus, 1):
+            raise ValueError(f"tensor_parallel_size is {self.tensor_parallel_size}, and gpus only {self.gpus:g}")
+        return self
+
+    def spec(self) -> EngineSpec:
+        """What the engine actor makes its engine from."""
+        return EngineSpec(
+            kind=self.engine,
+            model=self.name,
+            options=self.options,
+            tensor_parallel_size=self.tensor_parallel_size,
+        )
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a provider answers, asked from the router replicas: there are no instances, then."""
+        return self.engine in KINDS and KINDS[self.engine].remote
+
+    @property
+    def operators(self) -> Sequence[OperatorSpec]:
+        """The operators around it, the outermost first."""
+        if self.pipeline is not None:
+            return self.pipeline
+        names = _AROUND_PROVIDERS if self.is_remote else _AROUND_INSTANCES
+        return [OperatorSpec.model_validate(name) for name in names]
+
+    @model_validator(mode="after")
+    def _a_provider_has_no_instances(self) -> Self:
+        if self.is_remote:
+            idle = sorted(self.model_fields_set - {*ServedModel.model_fields, "engine", "options"})
+            if idle:
+                raise ValueError(f"the engine {self.engine} has no instances here, and so no {', '.join(idle)}")
+        return self
+
+
+class FallbackSettings(ServedModel):
+    """A model made of others: a request goes to the first that takes it.
+
+    Attributes:
+        fallback: Their names, the preferred one first.
+    """
+
+    fallback: list[ModelName] = Field(min_length=1)
+
+    @property
+    def members(self) -> Sequence[str]:
+        """The names of the models that it is made of."""
+        return self.fallback
+
+
+class PoolMemberSettings(Settings):
+    """One model of a pool.
+
+    Attributes:
+        model: Its name.
+        weight: Its share of the requests is its weight over that of all.
+        failover: It gets requests only when nobody else takes them.
+    """
+
+    model: ModelName
+    weight: float = Field(1.0, gt=0, le=1e6)
+    failover: bool = False
+
+
+class PoolSettings(ServedModel):
+    """A model made of others, which share its requests.
+
+    Attributes:
+        pool: The others.
+    """
+
+    pool: list[PoolMemberSettings] = Field(min_length=1)
+
+    @property
+    def members(self) -> Sequence[str]:
+        """The names of the models that it is made of."""
+        return [member.model for member in self.pool]
+
+
+_AROUND_INSTANCES = ("migration",)
+_AROUND_PROVIDERS = ("retry", "breaker")
+
+ENGINE, FALLBACK, POOL = "a model of an engine", "a fallback of models", "a pool of models"
+MODEL_KINDS: dict[str, type[ServedModel]] = {ENGINE: ModelSettings, FALLBACK: FallbackSettings, POOL: PoolSettings}
+"""What a model of the fleet file can be, by the word for it in pydantic's errors."""
+
+
+def _kind(said: Any) -> str:
+    for key, kind in (("fallback", FALLBACK), ("pool", POOL)):
+        if (isinstance(said, dict) and key in said) or hasattr(said, key):
+            return kind
+    return ENGINE
+
+
+AnyModelSettings = Annotated[
+    Annotated[ModelSettings, Tag(ENGINE)]
+    | Annotated[FallbackSettings, Tag(FALLBACK)]
+    | Annotated[PoolSettings, Tag(POOL)],
+    Discriminator(_kind),
+]
