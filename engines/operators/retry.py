@@ -94,12 +94,29 @@ class Retry(Transparent):
             attempt += 1
 
     async def _may_try_again(self, attempt: int, error: PenstockError, context: Context) -> bool:
-        """Waits as long as it takes until the next attempt; False where there is none."""
-        if not error.transient or attempt >= self.options.attempts or context.is_stopped:
-            return False
-        wait_s = self.options.wait_s(attempt, error, self._share())
-        if wait_s > max(self.options.longest_retry_after_s, self.options.cap_s * (1 + self.options.jitter)):
-            return False
-        if time.monotonic() + wait_s >= context.deadline_s:
-            return False
-        return await context.sleep(wait_s)
+        return await may_try_again(self.options, attempt, error, context, self._share())
+
+
+async def may_try_again(
+    options: RetryOptions, attempt: int, error: PenstockError, context: Context, share: float
+) -> bool:
+    """Waits as long as it takes until the next attempt.
+
+    Args:
+        options: When to try again, and how often.
+        attempt: Which attempt failed, from 1.
+        error: What it failed with.
+        context: The request's: nobody waits past its deadline, or once it is cancelled.
+        share: How much of the jitter to take, from 0 to 1.
+
+    Returns:
+        Whether there is a next attempt.
+    """
+    if not error.transient or attempt >= options.attempts or context.is_stopped:
+        return False
+    wait_s = options.wait_s(attempt, error, share)
+    if wait_s > max(options.longest_retry_after_s, options.cap_s * (1 + options.jitter)):
+        return False
+    if time.monotonic() + wait_s >= context.deadline_s:
+        return False
+    return await context.sleep(wait_s)

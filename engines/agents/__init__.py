@@ -1,0 +1,1 @@
+"""The callers: what an application or an agent loop asks, wherever the tokens come from."""

@@ -1,0 +1,127 @@
+"""A model as its callers see it: asked for a chat, it answers with a stream, wherever the tokens come from."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+from engines.completion import Completion, CompletionBuilder
+from engines.context import Context
+from engines.errors import InvalidRequest, StreamIncomplete
+from engines.events import Event, Started
+from engines.requests import GenerateRequest
+
+ChatRequest = GenerateRequest | Mapping[str, Any]
+"""What a model is asked: a `GenerateRequest`, or a mapping of its fields. `model` is the handle's."""
+
+
+class ChatStream(AsyncIterator[Event]):
+    """The events of one answer, from `Started` to `Finished`. Read it once.
+
+    Leaving it (`aclose`, an `async with` that ends, or dropping it) kills the request, and frees the engine's slot.
+
+    Args:
+        events: The events after `started`.
+        started: The first event.
+        context: The request's.
+
+    Attributes:
+        started: The first event, which has come already.
+        context: The request's id, `stop()` and `kill()`.
+    """
+
+    def __init__(self, events: AsyncIterator[Event], started: Event, context: Context) -> None:
+        assert isinstance(started, Started)
+        self.started = started
+        self.context = context
+        self._events = events
+        self._first: Event | None = started
+
+    async def __anext__(self) -> Event:
+        """The next event.
+
+        Raises:
+            PenstockError: The stream failed.
+            StopAsyncIteration: It ended with the event before.
+        """
+        first, self._first = self._first, None
+        return first if first is not None else await anext(self._events)
+
+    async def completion(self) -> Completion:
+        """Reads the stream to its end, and returns the whole answer.
+
+        Raises:
+            PenstockError: The stream failed.
+        """
+        builder = CompletionBuilder()
+        async with self:
+            async for event in self:
+                whole = builder.add(event)
+                if whole is not None:
+                    return whole
+        raise StreamIncomplete("The stream was read before, or ended without Finished.")
+
+    async def aclose(self) -> None:
+        """Ends the request, unless its stream has ended already. Idempotent."""
+        await self._events.aclose()  # type: ignore[attr-defined] # an engine's events are an async generator
+        self.context.kill()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class CompletionModel(ABC):
+    """A handle bound to one model.
+
+    Attributes:
+        name: The adapter family that the answers come through (`engine`, `handle`, `openai`, ...), for logs.
+        model: Name of the model.
+    """
+
+    name: str
+    model: str
+
+    @abstractmethod
+    async def chat_stream(self, request: ChatRequest, context: Context | None = None) -> ChatStream:
+        """Asks; returns the stream when the answer has begun.
+
+        Args:
+            request: What is asked; its `model` is this handle's.
+            context: The request's id, deadline, and the ways to end it early; None: a new one.
+
+        Raises:
+            PenstockError: A setup error: nothing was said. `retryable` and `retry_after_s` say whether and when it may
+                pass. What fails later is raised by the stream.
+        """
+
+    async def chat(self, request: ChatRequest, context: Context | None = None) -> Completion:
+        """The whole answer. Raises what `chat_stream` and its stream raise."""
+        return await (await self.chat_stream(request, context)).completion()
+
+
+def bound(request: ChatRequest, model: str) -> GenerateRequest:
+    """The request to that model.
+
+    Raises:
+        InvalidRequest: It is not one; names the first field that is wrong.
+    """
+    if isinstance(request, GenerateRequest):
+        return request if request.model == model else request.model_copy(update={"model": model})
+    try:
+        return GenerateRequest.model_validate({**request, "model": model})
+    except ValidationError as error:
+        details = error.errors()[0]
+        field = ".".join(map(str, details["loc"])) or None
+        raise InvalidRequest(f"{field or 'request'}: {details['msg']}.", param=field) from None
+
+
+async def opened(events: AsyncIterator[Event], context: Context) -> ChatStream:
+    """The stream of an engine's events, once its first one has come. Raises the setup error."""
+    try:
+        return ChatStream(events, await anext(events), context)
+    except StopAsyncIteration:
+        raise StreamIncomplete("The engine ended the stream without a word.") from None
