@@ -14,8 +14,9 @@ from rich.console import Console
 
 from clusters.errors import ClusterError
 from clusters.fleet_file import DEMO_FLEET, FleetFileError, load_fleet
-from clusters.ray_cluster import offer_token
 from deployments.fleet_settings import FleetSettings
+from deployments.ray_token import offer_token
+from deployments.run_file import FleetNotFound
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -137,7 +138,7 @@ def chaos(
     name: Annotated[str, typer.Option(help="Name of that fleet.")] = "penstock",
 ) -> None:
     """Harms a running fleet on purpose, under load, and shows what its clients saw. Not for production hours."""
-    from clusters.run_file import find_fleet
+    from deployments.run_file import find_fleet
 
     if address is None:
         local = find_fleet(port)
@@ -172,7 +173,7 @@ def down(
 ) -> None:
     """Ends the local fleet that `serve` started in another terminal, or removes one from a cluster."""
     from clusters.down import end_local_fleet, remove_from_cluster
-    from clusters.run_file import find_fleet
+    from deployments.run_file import find_fleet
 
     if address is not None:
         offer_token(address)
@@ -191,7 +192,7 @@ def main() -> None:
         for line in error.lines():
             errors.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
-    except ClusterError as error:
+    except (ClusterError, FleetNotFound) as error:
         errors.print(error.message, style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     except BrokenPipeError:  # `penstock build | head`
@@ -205,6 +206,6 @@ def _listening_on(fleet: FleetSettings, host: str | None, port: int | None) -> F
 
 
 def _url(url: str | None, port: int | None) -> str:
-    from clusters.run_file import find_fleet
+    from deployments.run_file import find_fleet
 
     return url if url is not None else find_fleet(port).url

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from clusters.errors import ClusterError
 from clusters.ray_cluster import join
-from clusters.run_file import RunFile
+from deployments.run_file import RunFile
 
 _POLL_S = 0.1
 

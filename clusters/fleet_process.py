@@ -28,8 +28,8 @@ from clusters.errors import ClusterError, first_line
 from clusters.fleet_protocol import ClusterUp, Failed, InstanceRow, Instances, Job, Phase, Ready, Report, encode
 from clusters.needs import logical_cpus
 from clusters.ray_cluster import join
-from clusters.run_file import http_url
 from deployments.app import deploy
+from deployments.run_file import http_url
 
 OBJECT_STORE_BYTES = 150 * 2**20
 """Nothing of ours goes through Ray's object store; its default is a third of the machine's memory."""

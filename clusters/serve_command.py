@@ -19,9 +19,9 @@ from clusters.boot_screen import BootScreen
 from clusters.errors import ClusterError
 from clusters.fleet_protocol import ClusterUp, Failed, Instances, Job, Phase, Ready, Report
 from clusters.needs import check_memory, check_packages, free_memory_bytes
-from clusters.run_file import RunFile, running_fleets
 from clusters.spawned_fleet import SpawnedFleet, new_folder
 from deployments.fleet_settings import FleetSettings
+from deployments.run_file import RunFile, running_fleets
 
 _POLL_S = 0.1
 _SHUTDOWN_S = 30.0

@@ -11,6 +11,7 @@ from engines.lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from deployments.app import build, deploy
     from deployments.fleet import Fleet, Model, ModelCard
+    from deployments.fleet_connection import connect
     from deployments.fleet_settings import FleetSettings
     from deployments.handle import FleetHandle
     from deployments.http.ingress import HttpIngress
@@ -27,6 +28,7 @@ __all__ = [
     "ModelCard",
     "ModelSettings",
     "build",
+    "connect",
     "deploy",
 ]
 
@@ -42,6 +44,7 @@ _MODULES = {
     "ModelCard": "deployments.fleet",
     "ModelSettings": "deployments.model_settings",
     "build": "deployments.app",
+    "connect": "deployments.fleet_connection",
     "deploy": "deployments.app",
 }
 

@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING
 from engines.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
+    from engines.agents.completion_client import CompletionClient
+    from engines.agents.completion_model import ChatStream, CompletionModel
+    from engines.agents.executor import ChatOptions, ChatResponse, LlmExecutor
+    from engines.agents.retrying_model import RetryingModel
+    from engines.agents.scripted_model import ScriptedModel
     from engines.call_requests import (
         CallRequest,
         DetokenizeRequest,
@@ -35,14 +40,32 @@ if TYPE_CHECKING:
         Usage,
     )
     from engines.messages import Message, Tool
+    from engines.operators.breaker import Breaker, BreakerOptions
+    from engines.operators.fallback import Fallback
+    from engines.operators.link import link
+    from engines.operators.migration import Migration, MigrationOptions
+    from engines.operators.operator import Operator, OperatorOptions, Transparent
+    from engines.operators.pool import Pool, PoolMember
+    from engines.operators.recovery import Recovery, RecoveryOptions
+    from engines.operators.retry import Retry, RetryOptions
+    from engines.operators.timeout import TimeoutOptions, Timeouts
+    from engines.operators.trace import Trace
+    from engines.operators.trace_options import TraceOptions
     from engines.registry import EngineSpec, make_engine
     from engines.requests import GenerateRequest, Guided, Resume, Sampling, Session
 
 __all__ = [
+    "Breaker",
+    "BreakerOptions",
     "CallRequest",
     "Capabilities",
+    "ChatOptions",
+    "ChatResponse",
+    "ChatStream",
     "Collector",
     "Completion",
+    "CompletionClient",
+    "CompletionModel",
     "Context",
     "Delta",
     "DetokenizeRequest",
@@ -51,21 +74,37 @@ __all__ = [
     "Engine",
     "EngineSpec",
     "Event",
+    "Fallback",
     "Finished",
     "GenerateRequest",
     "Guided",
+    "LlmExecutor",
     "Load",
     "Message",
+    "Migration",
+    "MigrationOptions",
+    "Operator",
+    "OperatorOptions",
+    "Pool",
+    "PoolMember",
     "Progress",
     "PushEngine",
     "ReasoningDelta",
+    "Recovery",
+    "RecoveryOptions",
     "RedactedReasoning",
     "Resume",
+    "Retry",
+    "RetryOptions",
+    "RetryingModel",
     "Sampling",
+    "ScriptedModel",
     "Session",
     "Sink",
     "Started",
     "TextDelta",
+    "TimeoutOptions",
+    "Timeouts",
     "TokenLogprob",
     "TokenizeRequest",
     "Tokenized",
@@ -73,12 +112,43 @@ __all__ = [
     "ToolCallArgumentsDelta",
     "ToolCallFinished",
     "ToolCallStarted",
+    "Trace",
+    "TraceOptions",
+    "Transparent",
     "Usage",
     "collect",
+    "link",
     "make_engine",
 ]
 
 _MODULES = {
+    "CompletionClient": "engines.agents.completion_client",
+    "ChatStream": "engines.agents.completion_model",
+    "CompletionModel": "engines.agents.completion_model",
+    "ChatOptions": "engines.agents.executor",
+    "ChatResponse": "engines.agents.executor",
+    "LlmExecutor": "engines.agents.executor",
+    "RetryingModel": "engines.agents.retrying_model",
+    "ScriptedModel": "engines.agents.scripted_model",
+    "Breaker": "engines.operators.breaker",
+    "BreakerOptions": "engines.operators.breaker",
+    "Fallback": "engines.operators.fallback",
+    "link": "engines.operators.link",
+    "Migration": "engines.operators.migration",
+    "MigrationOptions": "engines.operators.migration",
+    "Operator": "engines.operators.operator",
+    "OperatorOptions": "engines.operators.operator",
+    "Transparent": "engines.operators.operator",
+    "Pool": "engines.operators.pool",
+    "PoolMember": "engines.operators.pool",
+    "Recovery": "engines.operators.recovery",
+    "RecoveryOptions": "engines.operators.recovery",
+    "Retry": "engines.operators.retry",
+    "RetryOptions": "engines.operators.retry",
+    "TimeoutOptions": "engines.operators.timeout",
+    "Timeouts": "engines.operators.timeout",
+    "Trace": "engines.operators.trace",
+    "TraceOptions": "engines.operators.trace_options",
     "CallRequest": "engines.call_requests",
     "DetokenizeRequest": "engines.call_requests",
     "Embeddings": "engines.call_requests",

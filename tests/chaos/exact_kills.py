@@ -16,8 +16,8 @@ from rich.console import Console
 
 from actors.directory.known_instance import Instance, InstanceState
 from clusters.chaos.targets import engine_pids
-from clusters.run_file import RunFile, find_fleet
 from deployments.handle import FleetHandle
+from deployments.run_file import RunFile, find_fleet
 from engines.completion import Completion, collect
 from engines.context import Context
 from engines.events import Event, Finished, ReasoningDelta, Started, TextDelta, ToolCallArgumentsDelta

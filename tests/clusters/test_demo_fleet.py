@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -264,6 +266,40 @@ def test_refuses_what_is_wrong_and_serves_on(port: int, client: openai.OpenAI) -
 
     answer = client.chat.completions.create(model="demo", messages=user("count from 1 to 9"), temperature=0)
     assert answer.choices[0].message.content == counted(1, 9)
+
+
+def figures(port: int, name: str) -> list[float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as response:
+        lines = response.read().decode().splitlines()
+    return [float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)]
+
+
+def test_an_agent_loop_goes_on_through_the_death_of_an_engine(
+    served: Served, shared_terminal: Terminal, tmp_path: Path
+) -> None:
+    """One engine core of two is killed while each carries a long answer of the loop."""
+    with (tmp_path / "output").open("w") as output, (tmp_path / "errors").open("w") as errors:
+        loop = subprocess.Popen(
+            [sys.executable, ROOT / "examples" / "agent_loop.py"],
+            stdout=output,
+            stderr=errors,
+            env=shared_terminal.environment,
+        )
+        until = time.monotonic() + 120
+        while figures(served.port, "penstock_instance_running_requests{") != [1.0, 1.0]:
+            assert time.monotonic() < until and loop.poll() is None, (tmp_path / "errors").read_text()
+            time.sleep(0.05)
+        core, _ = (process for process in shared_terminal.processes() if process.name().startswith("VLLM::EngineCor"))
+        core.kill()
+        assert loop.wait(120) == 0, (tmp_path / "errors").read_text()
+
+    assert (tmp_path / "output").read_text().splitlines() == [
+        "what is the weather in Lisbon? The temperature is 21 degrees.",
+        "what time is it in Oslo? The time is 10:04.",
+        f"count from 1 to 400 {counted(1, 400)}",
+        f"count from 2 to 400 {counted(2, 400)}",
+    ]
+    assert sum(figures(served.port, 'penstock_migrations_total{model="demo",outcome="continued"')) >= 1
 
 
 def test_embeds_beside_the_chat_model(tmp_path: Path) -> None:

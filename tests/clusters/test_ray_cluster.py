@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clusters.ray_cluster import offer_token
+from deployments.ray_token import offer_token
 from tests.clusters.conftest import ROOT, SIMULATED, Terminal, ask, free_port
 
 TOKEN = "0123456789abcdef" * 4

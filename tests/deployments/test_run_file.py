@@ -6,8 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clusters.errors import ClusterError
-from clusters.run_file import RunFile, find_fleet, http_url, running_fleets
+from deployments.run_file import FleetNotFound, RunFile, find_fleet, http_url, running_fleets
 
 
 @pytest.fixture(autouse=True)
@@ -37,13 +36,13 @@ def test_the_only_fleet_is_found_without_a_port() -> None:
 def test_of_several_fleets_the_port_decides() -> None:
     run_file(8000).write()
     run_file(8001).write()
-    with pytest.raises(ClusterError, match=r"8000, 8001\. Say which one: --port"):
+    with pytest.raises(FleetNotFound, match=r"8000, 8001\. Say which one: --port"):
         find_fleet()
     assert find_fleet(8001).port == 8001
 
 
 def test_no_fleet_says_how_to_start_one() -> None:
-    with pytest.raises(ClusterError, match="penstock serve"):
+    with pytest.raises(FleetNotFound, match="penstock serve"):
         find_fleet()
 
 

@@ -1,4 +1,4 @@
-"""Which local fleets run on this machine: one small file each, so that `status`, `chat` and `down` find them.
+"""Which local fleets run on this machine: one small file each, so that commands and programs find them.
 
 They are in the user's state directory (`$XDG_STATE_HOME/penstock`, by default `~/.local/state/penstock`), named by
 port. A file whose process is gone means nothing and is removed when it is seen.
@@ -10,7 +10,13 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from clusters.errors import ClusterError
+from engines.errors import PenstockError
+
+
+class FleetNotFound(PenstockError):
+    """No local fleet runs, or it is not clear which one is meant; the message says what to do."""
+
+    code = "fleet_not_found"
 
 
 class RunFile(BaseModel):
@@ -88,17 +94,17 @@ def find_fleet(port: int | None = None) -> RunFile:
     """The local fleet on that port, or the only one there is.
 
     Raises:
-        ClusterError: There is none, or more than one.
+        FleetNotFound: There is none, or more than one.
     """
     fleets = running_fleets()
     if port is not None:
         fleets = [fleet for fleet in fleets if fleet.port == port]
     if not fleets:
         where = f" on port {port}" if port is not None else ""
-        raise ClusterError(f"No local fleet runs{where}. `penstock serve` starts one.")
+        raise FleetNotFound(f"No local fleet runs{where}. `penstock serve` starts one.")
     if len(fleets) > 1:
         ports = ", ".join(str(fleet.port) for fleet in fleets)
-        raise ClusterError(f"Several local fleets run, on ports {ports}. Say which one: --port {fleets[0].port}")
+        raise FleetNotFound(f"Several local fleets run, on ports {ports}. Say which one: --port {fleets[0].port}")
     return fleets[0]
 
 
