@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, Literal
 
-FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled"]
 
 
 class _Value:
@@ -49,7 +49,7 @@ class TokenLogprob(_Value):
 
     Attributes:
         token: Its text; may be an incomplete character (see `utf8`).
-        token_id: Its id.
+        token_id: Its id; -1 where a remote server does not tell it.
         logprob: Natural logarithm of its probability.
         utf8: Its bytes.
         top: The most likely tokens at this position, best first; empty inside `top` itself.

@@ -43,17 +43,23 @@ class EngineKind:
         engine: Its class.
         options: The class of its options.
         uses_gpus: Whether it has a use for GPUs.
+        remote: Whether the model runs elsewhere, so that its engine needs no actor.
     """
 
     engine: str
     options: str
     uses_gpus: bool = False
+    remote: bool = False
 
 
 KINDS: dict[str, EngineKind] = {
     "vllm": EngineKind("engines.vllm.engine:VllmEngine", "engines.vllm.options:VllmOptions", uses_gpus=True),
     "simulated": EngineKind("engines.simulated.engine:SimulatedEngine", "engines.simulated.options:SimulatedOptions"),
     "scripted": EngineKind("engines.scripted.engine:ScriptedEngine", "engines.scripted.engine:ScriptedOptions"),
+    "openai": EngineKind(
+        "engines.remote.openai_engine:OpenAIEngine", "engines.remote.options:OpenAIOptions", remote=True
+    ),
+    "azure": EngineKind("engines.remote.openai_engine:AzureEngine", "engines.remote.options:AzureOptions", remote=True),
 }
 
 
