@@ -55,6 +55,9 @@ class RemoteOptions(EngineOptions):
         capabilities: What the model can do, where it differs from the defaults.
     """
 
+    # A key that was written where none belongs must not come back in the error.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     base_url: str
     model: str | None = Field(None, min_length=1)
     api_key_env: str | None = Field(None, min_length=1)

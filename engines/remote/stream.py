@@ -120,6 +120,8 @@ class RemoteStream:
             self._emit(Finished.cancelled(self._request.sampling.n, self._engine, self._reader.usage))
 
     def _end(self) -> None:
+        if self._over:
+            return
         self._over = True
         self._on_over()
         # Cancelled, the task closes the connection: that is what makes the server stop.
