@@ -59,6 +59,9 @@ KINDS: dict[str, EngineKind] = {
     "openai": EngineKind(
         "engines.remote.openai_engine:OpenAIEngine", "engines.remote.options:OpenAIOptions", remote=True
     ),
+    "anthropic": EngineKind(
+        "engines.remote.anthropic_engine:AnthropicEngine", "engines.remote.options:AnthropicOptions", remote=True
+    ),
     "azure": EngineKind("engines.remote.openai_engine:AzureEngine", "engines.remote.options:AzureOptions", remote=True),
 }
 

@@ -124,9 +124,22 @@ class RemoteEngine(PushEngine):
     def _our_param(self, theirs: str) -> str | None:
         """Our name of a field of the server's."""
 
-    @abstractmethod
+    @property
+    def _models_url(self) -> str:
+        """Where the server lists its models, which costs nothing to ask."""
+        return f"{self._base_url}/models"
+
+    def _learn(self, models: Any) -> None:
+        """Takes from the list of models what it tells of ours."""
+
     async def _look(self) -> None:
-        """Asks the server for its models, which costs nothing; raises a PenstockError where it does not answer."""
+        try:
+            models = await self._client.get(self._models_url, self._asked())
+        except ProviderRefused as error:
+            if error.reason != "unknown_model":
+                raise
+            return  # Not every server has that route.
+        self._learn(models)
 
     def _asked(self, param: str | None = None) -> Asked:
         return Asked(

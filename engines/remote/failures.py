@@ -36,14 +36,16 @@ _SECRETS = re.compile(
     re.IGNORECASE,
 )
 _OVERFLOW = re.compile(
-    r"context[ _](?:length|window|size)|(?:prompt|input) is too long|too many (?:input )?tokens|maximum .{0,20}tokens",
+    r"context[ _](?:length|window|size|limit)|(?:prompt|input) is too long|too many (?:input )?tokens|"
+    r"maximum .{0,20}tokens",
     re.IGNORECASE,
 )
-_LENGTH = re.compile(r"context (?:length|window)[^0-9]{0,40}(\d{2,9})|> (\d{2,9}) maximum", re.IGNORECASE)
+_LENGTH = re.compile(r"context (?:length|window|limit)[^0-9]{0,40}(\d{2,9})|> (\d{2,9}) maximum", re.IGNORECASE)
 _FILTERS = ("content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation")
 # Errors inside a stream have no status of their own; of the words that APIs have, these tell it.
 _STATUS = {
     "authentication_error": 401,
+    "billing_error": 402,
     "content_filter": 400,
     "context_length_exceeded": 400,
     "insufficient_quota": 429,
@@ -122,7 +124,7 @@ def parse_error(payload: Any) -> ErrorBody | None:
             error = payload
         elif "detail" in payload:
             error = {"message": payload["detail"]}
-        elif payload.keys() <= {"message", "code", "type", "status"} and "message" in payload:
+        elif payload.keys() <= {"message", "code", "type", "status"} and isinstance(payload.get("message"), str):
             error = payload
         else:
             return None
@@ -184,8 +186,8 @@ def status_error(status: int, body: ErrorBody, asked: Asked) -> PenstockError:
         error = Timeout("first_token", round(time.monotonic() - asked.began_s, 3))
     elif status == 401:
         error = ProviderRefused(f"{where} does not accept our API key.", reason="unauthorized")
-    elif status == 403:
-        error = ProviderRefused(f"{where} does not let our API key do this.", reason="forbidden")
+    elif status in (402, 403):
+        error = ProviderRefused(f"{where} does not let our API key do this ({status}).", reason="forbidden")
     elif status in (404, 405):
         error = ProviderRefused(f"{where} does not know the model, or has no such route.", reason="unknown_model")
     elif status == 413:

@@ -15,7 +15,6 @@ from engines.call_requests import (
 )
 from engines.context import Context
 from engines.contract import Answers, Capabilities
-from engines.errors import ProviderRefused
 from engines.registry import EngineSpec
 from engines.remote.engine import RemoteEngine
 from engines.remote.failures import Asked
@@ -100,24 +99,14 @@ class OpenAIEngine(RemoteEngine):
         return f"{self._base_url}/{route}"
 
     @property
-    def _models_url(self) -> str:
-        return f"{self._base_url}/models"
-
-    @property
     def _root(self) -> str:
         """Where the server is, without the version of OpenAI's API: vLLM's own routes have none."""
         return self._base_url.removesuffix("/v1")
 
-    async def _look(self) -> None:
-        try:
-            answer = await self._client.get(self._models_url, self._asked())
-        except ProviderRefused as error:
-            if error.reason != "unknown_model":
-                raise
-            return  # Not every server has that route.
+    def _learn(self, models: Any) -> None:
         if self.capabilities.context_length:
             return
-        for model in map(as_dict, as_list(as_dict(answer).get("data"))):
+        for model in map(as_dict, as_list(as_dict(models).get("data"))):
             # vLLM and Penstock say it; OpenAI does not.
             length = as_count(model.get("max_model_len"))
             if model.get("id") == self._served_model and length:

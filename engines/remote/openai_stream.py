@@ -220,10 +220,12 @@ class OpenAIStreamReader:
 
     def _count(self, theirs: Any) -> None:
         if isinstance(theirs, dict):
+            prompt = as_dict(theirs.get("prompt_tokens_details"))
             self.usage = Usage(
                 prompt_tokens=as_count(theirs.get("prompt_tokens")),
                 completion_tokens=as_count(theirs.get("completion_tokens")),
-                cached_tokens=as_count(as_dict(theirs.get("prompt_tokens_details")).get("cached_tokens")),
+                cached_tokens=as_count(prompt.get("cached_tokens")),
+                cache_write_tokens=as_count(prompt.get("cache_write_tokens")),
                 reasoning_tokens=as_count(as_dict(theirs.get("completion_tokens_details")).get("reasoning_tokens")),
             )
 

@@ -1,7 +1,7 @@
 """Options of remote engines, as a fleet file gives them."""
 
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
@@ -115,3 +115,21 @@ class AzureOptions(RemoteOptions):
 
     deployment: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,64}$")
     api_version: str = Field("2024-10-21", pattern=r"^[A-Za-z0-9.-]{1,40}$")
+
+
+class AnthropicOptions(RemoteOptions):
+    """Options of an engine behind Anthropic's Messages API.
+
+    Attributes:
+        base_url: With the version: `https://api.anthropic.com/v1`.
+        api_version: The `anthropic-version` that is asked for.
+        max_tokens: Most tokens of an answer, without its thinking, where the request sets no limit: the API demands
+            one. Such an answer ends with `length`.
+        thinking_budgets: Tokens of thinking for each `reasoning_effort`, for models that are told a budget; empty: the
+            effort is passed on, and the model decides by itself.
+    """
+
+    base_url: str = "https://api.anthropic.com/v1"
+    api_version: str = Field("2023-06-01", pattern=r"^[A-Za-z0-9.-]{1,40}$")
+    max_tokens: int = Field(8192, ge=1)
+    thinking_budgets: dict[str, Annotated[int, Field(ge=1024)]] = {}
