@@ -74,12 +74,18 @@ class OpenAIStreamReader:
     """
 
     def __init__(self, request: GenerateRequest, asked: Asked) -> None:
-        self.usage = Usage()
+        self._usage: Usage | None = None
+        self._generated = 0
         self._asked = asked
         self._is_chat = request.messages is not None
         self._tells_reasoning = request.include_reasoning
         self._most = request.sampling.logprobs or 0
         self._choices = [_Choice() for _ in range(request.sampling.n)]
+
+    @property
+    def usage(self) -> Usage:
+        """As the server told it, at the end; until then the tokens whose ids it told."""
+        return self._usage if self._usage is not None else Usage(completion_tokens=self._generated)
 
     def read(self, event: ServerSentEvent) -> list[Event]:
         """Our events of one of theirs.
@@ -131,18 +137,18 @@ class OpenAIStreamReader:
             raise MalformedStream("there are more choices than were asked for")
         choice = self._choices[index]
         token_ids = tuple(map(as_count, as_list(theirs.get("token_ids"))))
+        self._generated += len(token_ids)
         if self._is_chat:
             delta = as_dict(theirs.get("delta"))
             logprobs = chat_logprobs(theirs.get("logprobs"), token_ids, self._most)
-            text = as_str(delta.get("content"))
-            refusal = as_str(delta.get("refusal"))
+            text, refusal = _text(delta.get("content")), _text(delta.get("refusal"))
             choice.is_refusal = choice.is_refusal or bool(refusal)
             text += refusal
             events = list(self._reasoning(delta, index))
             calls = list(self._calls(delta, choice, index))
         else:
             logprobs = completion_logprobs(theirs.get("logprobs"), token_ids, self._most)
-            text = as_str(theirs.get("text"))
+            text = _text(theirs.get("text"))
             events, calls = [], []
         if text:
             events.append(TextDelta(text, index))
@@ -221,13 +227,20 @@ class OpenAIStreamReader:
     def _count(self, theirs: Any) -> None:
         if isinstance(theirs, dict):
             prompt = as_dict(theirs.get("prompt_tokens_details"))
-            self.usage = Usage(
+            self._usage = Usage(
                 prompt_tokens=as_count(theirs.get("prompt_tokens")),
                 completion_tokens=as_count(theirs.get("completion_tokens")),
                 cached_tokens=as_count(prompt.get("cached_tokens")),
                 cache_write_tokens=as_count(prompt.get("cache_write_tokens")),
                 reasoning_tokens=as_count(as_dict(theirs.get("completion_tokens_details")).get("reasoning_tokens")),
             )
+
+
+def _text(value: Any) -> str:
+    # Some servers send lists of parts here. To leave them out would be to lose some of the answer.
+    if value is not None and not isinstance(value, str):
+        raise MalformedStream("the text of a chunk is not text")
+    return value or ""
 
 
 def _carrying(

@@ -82,6 +82,17 @@ class RemoteOptions(EngineOptions):
             raise ValueError("it must have no user, password, query or fragment; keys go into api_key_env")
         return value.rstrip("/")
 
+    @field_validator("extra_body")
+    @classmethod
+    def _streams(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if "stream" in value:
+            raise ValueError("stream cannot be set: every answer is read as a stream")
+        return value
+
+    def memory_bytes(self, ranks: int) -> int:
+        """Nothing to speak of: the model runs elsewhere."""
+        return 0
+
     @model_validator(mode="after")
     def _one_key(self) -> Self:
         if self.api_key_env is not None and self.api_key_file is not None:

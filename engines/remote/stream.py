@@ -19,8 +19,9 @@ from engines.requests import GenerateRequest
 class StreamReader(Protocol):
     """Turns the events of one API's stream into ours."""
 
-    usage: Usage
-    """As far as the server has told."""
+    @property
+    def usage(self) -> Usage:
+        """As far as the server has told."""
 
     def read(self, event: ServerSentEvent) -> list[Event]:
         """Our events; the last one is `Finished` where the stream says that it is over.
@@ -149,7 +150,8 @@ class RemoteStream:
         except MalformedStream as error:
             self.fail(InstanceLost(f"The server behind {self._engine} sent what is no stream of this API: {error}."))
         except Exception as error:  # noqa: BLE001 - the sink's owner waits: it must hear of a bug, too
-            self.fail(EngineFailed(f"The engine {self._engine} failed: {type(error).__name__}: {error}"))
+            what = f"{type(error).__name__}: {asked.clean(str(error))}"
+            self.fail(EngineFailed(f"The engine {self._engine} failed: {what}"))
 
     async def _read(self, client: HttpClient, content: aiohttp.StreamReader) -> None:
         """Reads until the answer is over, or until it was ended from outside."""

@@ -33,6 +33,7 @@ def test_every_remote_kind_is_made_of_a_url(kind: str) -> None:
         ({**URL, "api_key": "sk-secret"}, "api_key"),
         ({**URL, "max_concurrent": 0}, "max_concurrent"),
         ({**URL, "idle_s": 0}, "idle_s"),
+        ({**URL, "extra_body": {"stream": False}}, "extra_body"),
         ({**URL, "capabilities": {"resume": True}}, "capabilities"),
     ],
 )
