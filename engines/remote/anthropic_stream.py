@@ -18,7 +18,7 @@ from engines.events import (
     Usage,
 )
 from engines.remote.failures import Asked, stream_error
-from engines.remote.json_fields import as_count, as_dict, as_str
+from engines.remote.json_fields import as_count, as_dict, as_str, is_json
 from engines.remote.sse import MalformedStream, ServerSentEvent
 from engines.requests import GenerateRequest
 
@@ -35,13 +35,12 @@ _REASONS: Mapping[str, FinishReason] = {
 class _Block:
     """A block of content under way."""
 
-    __slots__ = ("call", "has_arguments", "input", "pieces", "signature", "type")
+    __slots__ = ("call", "input", "pieces", "signature", "type")
 
     def __init__(self, type: str, call: int, input: Mapping[str, Any]) -> None:
         self.type = type
         self.call = call
         self.input = input
-        self.has_arguments = False
         self.pieces: list[str] = []
         self.signature = ""
 
@@ -64,6 +63,7 @@ class AnthropicStreamReader:
         self._tells_reasoning = request.include_reasoning
         self._blocks: dict[int, _Block] = {}
         self._calls = 0
+        self._doubtful: list[int] = []
         self._counts: dict[str, int] = {}
         self._reason: FinishReason | None = None
         self._stop_sequence: str | None = None
@@ -104,6 +104,8 @@ class AnthropicStreamReader:
                 finished = self.end()
                 if finished is None:
                     raise StreamIncomplete("The server ended the message without saying why.")
+                if self._reason == "tool_calls":
+                    rest.extend(map(ToolCallFinished, self._doubtful))
                 return [*rest, finished]
         # Pings, and types that are yet to be thought of.
         return []
@@ -145,7 +147,7 @@ class AnthropicStreamReader:
                 block.signature += as_str(theirs.get("signature"))
             case "tool_use", "input_json_delta":
                 if arguments := as_str(theirs.get("partial_json")):
-                    block.has_arguments = True
+                    block.pieces.append(arguments)
                     yield ToolCallArgumentsDelta(block.call, arguments)
 
     def _stop(self, index: int) -> Iterator[Event]:
@@ -153,10 +155,14 @@ class AnthropicStreamReader:
         if block is None:
             return
         if block.type == "tool_use":
-            if not block.has_arguments:
+            if not block.pieces:
                 # All the pieces together must be JSON, also where there are none.
                 yield ToolCallArgumentsDelta(block.call, json.dumps(block.input))
-            yield ToolCallFinished(block.call)
+            if not block.pieces or is_json("".join(block.pieces)):
+                yield ToolCallFinished(block.call)
+            else:
+                # Cut off, unless the message ends because of its calls.
+                self._doubtful.append(block.call)
         elif block.type == "thinking" and block.signature and self._tells_reasoning:
             whole = {"type": "thinking", "thinking": "".join(block.pieces), "signature": block.signature}
             yield RedactedReasoning(json.dumps(whole))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from engines.call_requests import CallRequest
 from engines.context import Context
 from engines.contract import Capabilities, Load, PushEngine, Sink, unsupported
-from engines.errors import InstanceLost, NotReady, PenstockError, ProviderRefused, QueueFull, Unsupported
+from engines.errors import InstanceLost, NotReady, PenstockError, ProviderRefused, QueueFull, Timeout, Unsupported
 from engines.events import Finished, Started
 from engines.remote.failures import Asked
 from engines.remote.http_client import HttpClient
@@ -19,6 +19,9 @@ from engines.remote.stream import RemoteStream, StreamReader
 from engines.requests import GenerateRequest
 
 Result = TypeVar("Result")
+
+_LOOK_S = 10.0
+"""What asking for the models may take: a process that starts waits for it."""
 
 
 class RemoteEngine(PushEngine):
@@ -134,7 +137,10 @@ class RemoteEngine(PushEngine):
 
     async def _look(self) -> None:
         try:
-            models = await self._client.get(self._models_url, self._asked())
+            async with asyncio.timeout(_LOOK_S):
+                models = await self._client.get(self._models_url, self._asked())
+        except TimeoutError:
+            raise Timeout("total", _LOOK_S).at(self.name) from None
         except ProviderRefused as error:
             if error.reason != "unknown_model":
                 raise

@@ -102,7 +102,11 @@ class HttpClient:
             all_headers[hdrs.CONTENT_TYPE] = "application/json"
         with self.failures("first_token"):
             # A redirect would carry the key, and the request, to who knows where.
-            response = await self._session.request(method, url, data=data, headers=all_headers, allow_redirects=False)
+            # The limit is for a server that does not read: aiohttp counts the silence from the end of the body only.
+            async with asyncio.timeout(self._connect_s + self._idle_s):
+                response = await self._session.request(
+                    method, url, data=data, headers=all_headers, allow_redirects=False
+                )
             try:
                 if response.status >= 300:
                     text = await _read(response, MAX_ERROR_BYTES)

@@ -21,7 +21,7 @@ from engines.events import (
     Usage,
 )
 from engines.remote.failures import Asked, stream_error
-from engines.remote.json_fields import as_count, as_dict, as_list, as_str
+from engines.remote.json_fields import as_count, as_dict, as_list, as_str, is_json
 from engines.remote.openai_logprobs import chat_logprobs, completion_logprobs
 from engines.remote.sse import MalformedStream, ServerSentEvent
 from engines.requests import GenerateRequest
@@ -38,7 +38,13 @@ MAX_CALLS = 1024
 
 
 class _Call:
-    """A tool call under way: nothing is said of it before its name is known."""
+    """A tool call under way: nothing is said of it before its name is known.
+
+    Attributes:
+        id, name: As far as they have come.
+        arguments: Their pieces so far.
+        is_open: Whether it was said that it began.
+    """
 
     __slots__ = ("arguments", "id", "is_open", "name")
 
@@ -181,14 +187,14 @@ class OpenAIStreamReader:
             call = choice.calls[number]
             call.id = call.id or as_str(piece.get("id"))
             arguments = as_str(function.get("arguments"))
+            call.arguments.append(arguments)
             if not call.is_open:
-                call.name += as_str(function.get("name"))
+                call.name = as_str(function.get("name"))
                 if not call.name:
-                    call.arguments.append(arguments)
                     continue
                 call.is_open = True
                 call.id = call.id or f"call_{uuid.uuid4().hex}"
-                arguments = "".join((*call.arguments, arguments))
+                arguments = "".join(call.arguments)
                 yield ToolCallStarted(number, call.id, call.name, index)
             if arguments:
                 yield ToolCallArgumentsDelta(number, arguments, index)
@@ -215,14 +221,21 @@ class OpenAIStreamReader:
             return
         if reason in _BROKEN:
             raise InstanceLost(f"The server gave up the answer ({reason}).", instance=self._asked.engine)
-        for number, call in enumerate(choice.calls):
-            if not call.is_open:
-                raise MalformedStream("a tool call has no name")
-            yield ToolCallFinished(number, index)
         choice.reason = "content_filter" if choice.is_refusal else _REASONS.get(reason, "stop")
         # A call that was asked for by name ends with `stop` in OpenAI's API.
         if choice.calls and choice.reason == "stop":
             choice.reason = "tool_calls"
+        for number, call in enumerate(choice.calls):
+            if not call.is_open:
+                raise MalformedStream("a tool call has no name")
+            arguments = "".join(call.arguments)
+            if choice.reason == "tool_calls":
+                if not arguments:
+                    # All the pieces together must be JSON, also where there are none.
+                    yield ToolCallArgumentsDelta(number, "{}", index)
+                yield ToolCallFinished(number, index)
+            elif is_json(arguments):
+                yield ToolCallFinished(number, index)  # Another call, or the text after it, was cut off.
 
     def _count(self, theirs: Any) -> None:
         if isinstance(theirs, dict):

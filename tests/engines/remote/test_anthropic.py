@@ -393,6 +393,17 @@ def test_hidden_reasoning_is_not_told() -> None:
     assert not any(isinstance(event, ReasoningDelta | RedactedReasoning) for event in events)
 
 
+def test_a_call_that_was_cut_off_is_not_finished() -> None:
+    cut = block(
+        0,
+        {"type": "tool_use", "id": "toolu_a", "name": "f", "input": {}},
+        {"type": "input_json_delta", "partial_json": '{"x'},
+    )
+    for reason, ended in (("max_tokens", 0), ("tool_use", 1)):
+        events = read((START + cut + ending(reason),), request())
+        assert sum(isinstance(event, ToolCallFinished) for event in events) == ended
+
+
 @pytest.mark.parametrize(
     "event",
     [

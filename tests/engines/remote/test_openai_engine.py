@@ -152,6 +152,25 @@ async def test_bytes_that_are_no_http_are_an_error() -> None:
         await engine.stop()
 
 
+async def test_a_server_that_does_not_read_is_given_up() -> None:
+    left = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await left.wait()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1024)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        options = {"base_url": f"http://127.0.0.1:{port}", "idle_s": 0.2, "connect_s": 0.2}
+        engine = make_engine("remote-0", EngineSpec(kind="openai", model="model", options=options))
+        await engine.start()
+        with pytest.raises(Timeout):
+            await answer(engine, messages=[{"role": "user", "content": "x" * 20_000_000}])
+        left.set()
+        await engine.stop()
+
+
 async def test_a_server_that_is_not_there_is_lost_and_does_not_keep_the_engine_from_starting() -> None:
     async with replaying(GOOD) as replay:
         pass

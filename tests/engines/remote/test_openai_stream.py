@@ -5,10 +5,10 @@ import json
 import pytest
 
 from engines.errors import EngineFault, InstanceLost, PenstockError, RateLimited, StreamIncomplete
-from engines.events import Event, Finished, TextDelta, ToolCallStarted
+from engines.events import Event, Finished, TextDelta, ToolCallArgumentsDelta, ToolCallFinished, ToolCallStarted
 from engines.remote.sse import MalformedStream
 from engines.requests import Sampling
-from tests.engines.remote.wire import DONE, REASONING, STREAMS, chunk, event, finished, read, request
+from tests.engines.remote.wire import DONE, REASONING, STREAMS, call, chunk, event, finished, read, request
 
 
 @pytest.mark.parametrize("what", STREAMS)
@@ -77,6 +77,19 @@ def test_arguments_that_come_before_the_name_wait_for_it() -> None:
         "ToolCallFinished",
         "Finished",
     ]
+
+
+def test_a_call_that_was_cut_off_is_not_finished() -> None:
+    calls = [chunk(call(0, id="a", name="f", arguments="{}")), chunk(call(1, id="b", name="g", arguments='{"x'))]
+    ended = [event.call for event in read(*calls, chunk(reason="length")) if isinstance(event, ToolCallFinished)]
+    assert ended == [0]
+    ended = [event.call for event in read(*calls, chunk(reason="tool_calls")) if isinstance(event, ToolCallFinished)]
+    assert ended == [0, 1], "what the server calls complete is complete"
+
+
+def test_a_call_without_arguments_has_an_empty_object() -> None:
+    events = read(chunk(call(0, id="a", name="f", arguments="")), chunk(reason="tool_calls"))
+    assert events[1] == ToolCallArgumentsDelta(0, "{}")
 
 
 def test_a_call_without_an_id_gets_one() -> None:
