@@ -109,12 +109,14 @@ class HttpClient:
                 )
             try:
                 if response.status >= 300:
-                    text = await _read(response, MAX_ERROR_BYTES)
+                    text = await self._error_text(response)
                     raise response_error(response.status, text, response.headers, asked)
                 yield response
             finally:
-                # At once, and without a word: what is still to come is not wanted.
-                response.release() if response.content.at_eof() else response.close()
+                if response.content.at_eof():
+                    response.release()
+                else:
+                    response.close()  # At once: what is still to come is not wanted.
 
     async def _json(self, response: aiohttp.ClientResponse, asked: Asked) -> Any:
         text = await _read(response, MAX_ANSWER_BYTES)
@@ -127,8 +129,16 @@ class HttpClient:
             raise status_error(error.status or 500, error, asked)
         return answer
 
+    async def _error_text(self, response: aiohttp.ClientResponse) -> bytes:
+        """The body of a refusal, or nothing where it does not come whole: the status says enough."""
+        try:
+            async with asyncio.timeout(self._idle_s):
+                return await _read(response, MAX_ERROR_BYTES)
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            return b""
+
     async def _no_stream(self, response: aiohttp.ClientResponse, asked: Asked) -> Exception:
-        text = await _read(response, MAX_ERROR_BYTES)
+        text = await self._error_text(response)
         error = None
         if response.content_type == "application/json":
             try:

@@ -204,8 +204,9 @@ class OpenAIStreamReader:
         theirs = piece.get("index")
         if theirs is None:
             # Servers that send whole calls need no index; what has neither index nor id goes on with the last one.
-            id = piece.get("id")
-            theirs = id if isinstance(id, str) and id else max(len(choice.calls) - 1, 0)
+            theirs = as_str(piece.get("id"))
+            if not theirs and choice.calls:
+                return len(choice.calls) - 1
         if not isinstance(theirs, int | str):
             raise MalformedStream("a tool call has no number")
         number = choice.numbers.get(theirs)

@@ -22,6 +22,7 @@ from engines.errors import (
     PenstockError,
     ProviderRefused,
     QueueFull,
+    RateLimited,
     StreamIncomplete,
     Timeout,
     Unsupported,
@@ -87,6 +88,8 @@ async def test_connections_are_used_again() -> None:
         (Reply([], end="reset"), InstanceLost),
         (Reply([], end="hang"), Timeout),
         (Reply([], end="silent"), Timeout),
+        (Reply([b"{"], status=429, type="application/json", end="cut"), RateLimited),
+        (Reply([b"{"], status=429, type="application/json", end="hang"), RateLimited),
         (Reply([b"moved"], status=302, headers={"Location": "http://example.com"}), EngineFailed),
     ],
 )

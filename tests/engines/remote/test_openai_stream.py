@@ -92,6 +92,18 @@ def test_a_call_without_arguments_has_an_empty_object() -> None:
     assert events[1] == ToolCallArgumentsDelta(0, "{}")
 
 
+def test_pieces_without_an_index_belong_to_the_call_of_their_id_or_the_last_one() -> None:
+    pieces = [
+        {"id": "a", "function": {"name": "f", "arguments": "["}},
+        {"function": {"arguments": "1"}},
+        {"id": "b", "function": {"name": "g", "arguments": "2"}},
+        {"id": "a", "function": {"arguments": "]"}},
+    ]
+    events = read(*(chunk({"tool_calls": [piece]}) for piece in pieces))
+    deltas = [(event.call, event.arguments) for event in events if isinstance(event, ToolCallArgumentsDelta)]
+    assert deltas == [(0, "["), (0, "1"), (1, "2"), (0, "]")]
+
+
 def test_a_call_without_an_id_gets_one() -> None:
     started = read(chunk({"tool_calls": [{"index": 0, "function": {"name": "f"}}]}), DONE)[0]
     assert isinstance(started, ToolCallStarted) and started.id
