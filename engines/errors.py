@@ -6,7 +6,8 @@ Each leaf knows its HTTP status, whether another instance may be tried, and, whe
     ├── InvalidRequest            400  the request itself is wrong; names the field
     │   ├── ContextOverflow       400  prompt (plus what is asked for) does not fit the context
     │   ├── Unsupported           400  a feature that this model or engine does not have
-    │   └── AttachmentRefused     400  an image or file that may not be fetched or read
+    │   ├── AttachmentRefused     400  an image or file that may not be fetched or read
+    │   └── ContentFiltered       400  a provider's content filter does not let the prompt pass
     ├── Unauthorized              401
     ├── Forbidden                 403
     ├── ModelNotFound             404  lists what is served
@@ -32,12 +33,14 @@ Each leaf knows its HTTP status, whether another instance may be tried, and, whe
     ├── Quarantined               422  the same request took engines with it, minutes ago
     └── EngineFailed              500  the engine failed on this one request
         ├── EngineDead            500  the engine is finished; its instance will be replaced
-        └── EngineFault           500  this request takes engines with it
+        ├── EngineFault           500  this request takes engines with it
+        └── ProviderRefused       502  a provider refuses our key or our model: the operator's mistake, not the caller's
 """
 
 from typing import Any, ClassVar, Literal, Self
 
 TimeoutPhase = Literal["first_token", "between_tokens", "total", "stall"]
+RefusalReason = Literal["unauthorized", "forbidden", "unknown_model"]
 
 
 class PenstockError(Exception):
@@ -139,6 +142,12 @@ class AttachmentRefused(InvalidRequest):
     code = "attachment_refused"
 
 
+class ContentFiltered(InvalidRequest):
+    """A provider's content filter does not let the prompt pass."""
+
+    code = "content_filter"
+
+
 class Unauthorized(PenstockError):
     """No API key, or a wrong one."""
 
@@ -189,15 +198,16 @@ class RequestTooLarge(PenstockError):
     """The body is over the limit.
 
     Attributes:
-        limit_bytes: The largest body taken.
+        limit_bytes: The largest body taken; None: a provider's limit, which it does not say.
     """
 
     status = 413
     kind = "invalid_request_error"
     code = "request_too_large"
 
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"The request body is over the limit of {limit_bytes} bytes.")
+    def __init__(self, limit_bytes: int | None) -> None:
+        limit = "the provider's limit" if limit_bytes is None else f"the limit of {limit_bytes} bytes"
+        super().__init__(f"The request body is over {limit}.")
         self.limit_bytes = limit_bytes
 
 
@@ -358,6 +368,21 @@ class EngineFault(EngineFailed):
     """The engines that worked on this request died of it, one after another: it is tried no more."""
 
     code = "engine_fault"
+
+
+class ProviderRefused(EngineFailed):
+    """A provider refuses our key, or does not know our model: for the operator to mend, whatever the caller sends.
+
+    Attributes:
+        reason: What it refuses.
+    """
+
+    status = 502
+    code = "provider_refused"
+
+    def __init__(self, message: str, *, reason: RefusalReason, instance: str | None = None) -> None:
+        super().__init__(message, instance=instance)
+        self.reason: RefusalReason = reason
 
 
 class Quarantined(PenstockError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, Literal
 
-FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled"]
 
 
 class _Value:
@@ -49,7 +49,7 @@ class TokenLogprob(_Value):
 
     Attributes:
         token: Its text; may be an incomplete character (see `utf8`).
-        token_id: Its id.
+        token_id: Its id; -1 where a remote server does not tell it.
         logprob: Natural logarithm of its probability.
         utf8: Its bytes.
         top: The most likely tokens at this position, best first; empty inside `top` itself.
@@ -71,12 +71,14 @@ class Usage(_Value):
         completion_tokens: Tokens generated, special ones included.
         cached_tokens: Tokens of the prompt that came from the prefix cache.
         reasoning_tokens: Tokens generated inside reasoning.
+        cache_write_tokens: Tokens of the prompt that were put into a provider's prefix cache, where it bills them.
     """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
         """The tokens of two requests together."""
@@ -85,6 +87,7 @@ class Usage(_Value):
             self.completion_tokens + other.completion_tokens,
             self.cached_tokens + other.cached_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
         )
 
 

@@ -56,6 +56,13 @@ KINDS: dict[str, EngineKind] = {
     "vllm": EngineKind("engines.vllm.engine:VllmEngine", "engines.vllm.options:VllmOptions", uses_gpus=True),
     "simulated": EngineKind("engines.simulated.engine:SimulatedEngine", "engines.simulated.options:SimulatedOptions"),
     "scripted": EngineKind("engines.scripted.engine:ScriptedEngine", "engines.scripted.engine:ScriptedOptions"),
+    "openai": EngineKind(
+        "engines.remote.openai_engine:OpenAIEngine", "engines.remote.options:OpenAIOptions", remote=True
+    ),
+    "anthropic": EngineKind(
+        "engines.remote.anthropic_engine:AnthropicEngine", "engines.remote.options:AnthropicOptions", remote=True
+    ),
+    "azure": EngineKind("engines.remote.openai_engine:AzureEngine", "engines.remote.options:AzureOptions", remote=True),
 }
 
 

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
+from deployments.fleet_settings import HttpSettings
+from deployments.http.ingress import HttpIngress
+from deployments.local_fleet import LocalFleet
+from deployments.metrics import Metrics
 from deployments.routing.route import Route
 from engines.contract import Engine
 from engines.operators.breaker import Breaker
@@ -89,6 +93,29 @@ def instance_ids(engine: Engine) -> Collection[str]:
     return [instance.id for instance in engine.instances()]
 
 
+@asynccontextmanager
+async def openai_remote() -> AsyncIterator[Engine]:
+    """The engine `openai`, asking our own server, which has a simulated engine."""
+    model = make_engine("simulated-0", EngineSpec(kind="simulated", model="model", options={"speed": 20}))
+    fleet = LocalFleet({"model": [model]})
+    await fleet.start()
+    ingress = HttpIngress(fleet, HttpSettings(port=0), Metrics())
+    await ingress.start()
+    options = {
+        "base_url": f"http://127.0.0.1:{ingress.port}/v1",
+        "dialect": "vllm",
+        "capabilities": {"embed": True, "vision": False},
+    }
+    try:
+        async with started(
+            make_engine("openai-0", EngineSpec(kind="openai", model="model", options=options))
+        ) as engine:
+            yield engine
+    finally:
+        await ingress.stop(0)
+        await fleet.stop()
+
+
 SUBJECTS = (
     Subject("simulated", lambda: simulated(speed=20)),
     Subject("simulated-instant", lambda: simulated(speed="instant")),
@@ -99,6 +126,7 @@ SUBJECTS = (
     Subject("scripted", scripted),
     Subject("pipeline", pipeline),
     Subject("pool", pool, names=lambda engine: ("simulated-0", "simulated-1")),
+    Subject("openai-remote", openai_remote),
     Subject("vllm", demo_engine, model="demo"),
     Subject("fleet", fleet, names=instance_ids, needs_serve=True),
 )

@@ -15,6 +15,7 @@ from engines.errors import (
     InstanceNotFound,
     ModelNotFound,
     PenstockError,
+    ProviderRefused,
     QueueTimeout,
     RequestTooLarge,
     Timeout,
@@ -38,7 +39,9 @@ def made(cls: type[PenstockError]) -> st.SearchStrategy[PenstockError]:
     if cls is InstanceNotFound:
         return st.builds(cls, texts, texts)
     if cls is RequestTooLarge:
-        return st.builds(cls, st.integers(0, 2**40))
+        return st.builds(cls, st.none() | st.integers(0, 2**40))
+    if cls is ProviderRefused:
+        return st.builds(cls, texts, reason=st.sampled_from(["unauthorized", "forbidden", "unknown_model"]))
     if cls is Timeout:
         return st.builds(cls, st.sampled_from(["first_token", "between_tokens", "total", "stall"]), st.floats(0, 1e6))
     return st.builds(cls, texts, **common)
@@ -76,7 +79,7 @@ def test_what_the_request_did_wrong_is_not_retried_elsewhere(cls: type[PenstockE
     if 400 <= cls.status < 429:
         assert not cls.retryable
     if cls.status in (429, 502, 503, 504):
-        assert cls.retryable or cls is QueueTimeout
+        assert cls.retryable or cls in (QueueTimeout, ProviderRefused)
 
 
 def test_the_first_instance_named_stays() -> None:

@@ -1,0 +1,202 @@
+"""A remote engine: what all of them do alike, whichever API they speak."""
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from engines.call_requests import CallRequest
+from engines.context import Context
+from engines.contract import Capabilities, Load, PushEngine, Sink, unsupported
+from engines.errors import InstanceLost, NotReady, PenstockError, ProviderRefused, QueueFull, Timeout, Unsupported
+from engines.events import Finished, Started
+from engines.remote.failures import Asked
+from engines.remote.http_client import HttpClient
+from engines.remote.keys import KeySource
+from engines.remote.options import RemoteOptions
+from engines.remote.stream import RemoteStream, StreamReader
+from engines.requests import GenerateRequest
+
+Result = TypeVar("Result")
+
+_LOOK_S = 10.0
+"""What asking for the models may take: a process that starts waits for it."""
+
+
+class RemoteEngine(PushEngine):
+    """An engine whose model runs behind the API of another server.
+
+    Args:
+        name: Its name.
+        options: Its options.
+        defaults: What it can do unless the options say otherwise.
+    """
+
+    def __init__(self, name: str, options: RemoteOptions, defaults: Capabilities) -> None:
+        self.name = name
+        self.capabilities = options.capabilities.over(replace(defaults, accelerator="remote"))
+        self._model = options.model
+        self._base_url = options.base_url
+        self._extra_body = options.extra_body
+        self._max_concurrent = options.max_concurrent
+        self._keys = KeySource(options.api_key_env, options.api_key_file)
+        self._client = HttpClient(name, options, self._headers)
+        self._streams: set[RemoteStream] = set()
+        self._running = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether it was started, and not stopped since. That the server answers is another matter."""
+        return self._client.is_open
+
+    async def start(self) -> None:
+        """Returns when requests may be sent. A server that does not answer now may do so later.
+
+        Raises:
+            ProviderRefused: There is no API key, or the server refuses it.
+        """
+        self._keys.key()
+        self._client.open()
+        try:
+            await self._look()
+        except ProviderRefused:
+            await self._client.close()
+            raise
+        except PenstockError:
+            # Each request finds out for itself: a router must not wait for somebody else's server.
+            return
+
+    async def stop(self, timeout_s: float = 30.0) -> None:
+        """Stops at once; what is under way ends with InstanceLost."""
+        streams = list(self._streams)
+        for stream in streams:
+            stream.fail(InstanceLost(f"The engine {self.name} was stopped."))
+        if streams:
+            await asyncio.wait([asyncio.ensure_future(stream.ended()) for stream in streams], timeout=timeout_s)
+        await self._client.close()
+
+    async def check_health(self) -> None:
+        """Returns when the server answers.
+
+        Raises:
+            NotReady: It was not started.
+            PenstockError: The server does not answer, or refuses the API key.
+        """
+        self._must_be_ready()
+        await self._look()
+
+    def load(self) -> Load:
+        """How many requests are under way; nothing is known of a queue at the server."""
+        return Load(running=self._running)
+
+    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+        """Answers into a sink; returns once the server has begun to answer. Raises a PenstockError before that."""
+        self._must_be_ready()
+        if not self.capabilities.generate:
+            raise Unsupported(f"The model {request.model!r} does not generate text.", param="model")
+        if request.resume is not None and not request.resume.is_empty:
+            raise Unsupported("A remote model cannot go on from token ids.", param="resume")
+        if context.is_killed:
+            raise context.cancellation().at(self.name)
+        url, body = self._question(request)
+        body = {name: value for name, value in {**body, **self._extra_body}.items() if value is not None}
+        asked = self._asked(request.kind)
+        if context.is_stopped:
+            sink.emit(Started(self.name, request.model))
+            sink.emit(Finished.cancelled(request.sampling.n, self.name))
+            return
+        self._take_slot()
+        stream = RemoteStream(self.name, request, context, sink, self._reader(request, asked), self._free_slot)
+        self._streams.add(stream)
+        await stream.run(self._client, url, body, asked, self._streams.discard)
+
+    @abstractmethod
+    def _headers(self, key: str | None) -> Mapping[str, str]:
+        """The headers that every request carries."""
+
+    @abstractmethod
+    def _question(self, request: GenerateRequest) -> tuple[str, Mapping[str, Any]]:
+        """Where a request goes, and its body; raises Unsupported where the server cannot take a field of it."""
+
+    @abstractmethod
+    def _reader(self, request: GenerateRequest, asked: Asked) -> StreamReader:
+        """What reads the answer to a request."""
+
+    @abstractmethod
+    def _our_param(self, theirs: str) -> str | None:
+        """Our name of a field of the server's."""
+
+    @property
+    def _models_url(self) -> str:
+        """Where the server lists its models, which costs nothing to ask."""
+        return f"{self._base_url}/models"
+
+    def _learn(self, models: Any) -> None:
+        """Takes from the list of models what it tells of ours."""
+
+    async def _look(self) -> None:
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                models = await self._client.get(self._models_url, self._asked())
+        except TimeoutError:
+            raise Timeout("total", _LOOK_S).at(self.name) from None
+        except ProviderRefused as error:
+            if error.reason != "unknown_model":
+                raise
+            return  # Not every server has that route.
+        self._learn(models)
+
+    def _asked(self, param: str | None = None) -> Asked:
+        return Asked(
+            engine=self.name,
+            param=param,
+            our_param=self._our_param,
+            context_length=self.capabilities.context_length,
+            secret=self._keys.key(),
+        )
+
+    async def _call(self, request: CallRequest[Any], context: Context, work: Callable[[], Awaitable[Result]]) -> Result:
+        """Does what is no stream; cancelled with its context.
+
+        Raises:
+            Unsupported: The model does not do it.
+            QueueFull: Too many requests are under way.
+            Cancelled: Its context was stopped.
+        """
+        self._must_be_ready()
+        if not getattr(self.capabilities, request.capability):
+            raise unsupported(request)
+        if context.is_stopped:
+            raise context.cancellation().at(self.name)
+        self._take_slot()
+        task = asyncio.ensure_future(work())
+
+        def give_up(_: Context) -> None:
+            task.cancel()
+
+        unsubscribe = context.on_stop(give_up)
+        try:
+            await asyncio.wait((task,))
+        finally:
+            unsubscribe()
+            task.cancel()
+            self._free_slot()
+        if task.cancelled():
+            raise context.cancellation().at(self.name)
+        return task.result()
+
+    def _take_slot(self) -> None:
+        if self._running >= self._max_concurrent:
+            raise QueueFull(
+                f"The model takes {self._max_concurrent} requests at a time, and they are under way.",
+                instance=self.name,
+            )
+        self._running += 1
+
+    def _free_slot(self) -> None:
+        self._running -= 1
+
+    def _must_be_ready(self) -> None:
+        if not self.ready:
+            raise NotReady(f"The engine {self.name} is not ready.", instance=self.name)

@@ -1,0 +1,198 @@
+"""HTTP to one remote server: one pool of connections, and every failure an error of the contract."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import aiohttp
+from aiohttp import hdrs
+
+from engines.errors import EngineFailed, InstanceLost, NotReady, Timeout, TimeoutPhase
+from engines.remote.failures import Asked, parse_error, response_error, status_error, stream_error
+from engines.remote.options import RemoteOptions
+
+MAX_ERROR_BYTES = 64 * 1024
+MAX_ANSWER_BYTES = 128 * 2**20
+"""Largest answer that is no stream: 2,048 vectors of 8,192 floats in base64 are 90 MB."""
+
+
+class HttpClient:
+    """Asks one server.
+
+    Args:
+        name: The engine's name, for errors.
+        options: The engine's options.
+        headers: The headers that every request carries, made of the API key.
+    """
+
+    def __init__(self, name: str, options: RemoteOptions, headers: Callable[[str | None], Mapping[str, str]]) -> None:
+        self._name = name
+        self._headers = headers
+        self._idle_s = options.idle_s
+        self._connect_s = options.connect_s
+        self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be asked."""
+        return self._session is not None
+
+    def open(self) -> None:
+        """Makes the pool; nothing is sent.
+
+        TLS certificates are verified. Proxies and `.netrc` of the machine are not used.
+        """
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=None, connect=self._connect_s, sock_read=self._idle_s)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),
+                timeout=timeout,
+                # A compressed answer of a few bytes may be any size, and a stream gains nothing.
+                headers={hdrs.ACCEPT_ENCODING: "identity"},
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+            )
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    @asynccontextmanager
+    async def stream(self, url: str, body: Mapping[str, Any], asked: Asked) -> AsyncIterator[aiohttp.StreamReader]:
+        """Posts JSON, and gives what comes back as a stream of server-sent events.
+
+        Leaving it before the stream's end closes the connection, which tells the server to stop.
+
+        Raises:
+            PenstockError: It was refused, it was not answered with a stream, or the way to the server failed.
+        """
+        async with self._request(hdrs.METH_POST, url, body, asked, {hdrs.ACCEPT: "text/event-stream"}) as response:
+            if response.content_type in ("application/json", "text/html", "application/xhtml+xml"):
+                raise await self._no_stream(response, asked)
+            yield response.content
+
+    async def post(self, url: str, body: Mapping[str, Any], asked: Asked) -> Any:
+        """Posts JSON, and returns the JSON value of the answer.
+
+        Raises:
+            PenstockError: It was refused, it was not answered with JSON, or the way to the server failed.
+        """
+        async with self._request(hdrs.METH_POST, url, body, asked) as response:
+            return await self._json(response, asked)
+
+    async def get(self, url: str, asked: Asked) -> Any:
+        """The JSON value at a URL; raises what `post` raises."""
+        async with self._request(hdrs.METH_GET, url, None, asked) as response:
+            return await self._json(response, asked)
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, url: str, body: Mapping[str, Any] | None, asked: Asked, headers: Mapping[str, str] = {}
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._session is None:
+            raise NotReady(f"The engine {self._name} is not ready.", instance=self._name)
+        all_headers = {**self._headers(asked.secret), **headers}
+        data = None
+        if body is not None:
+            data = json.dumps(body).encode()
+            all_headers[hdrs.CONTENT_TYPE] = "application/json"
+        with self.failures("first_token"):
+            # A redirect would carry the key, and the request, to who knows where.
+            # The limit is for a server that does not read: aiohttp counts the silence from the end of the body only.
+            async with asyncio.timeout(self._connect_s + self._idle_s):
+                response = await self._session.request(
+                    method, url, data=data, headers=all_headers, allow_redirects=False
+                )
+            try:
+                if response.status >= 300:
+                    text = await self._error_text(response)
+                    raise response_error(response.status, text, response.headers, asked)
+                yield response
+            finally:
+                if response.content.at_eof():
+                    response.release()
+                else:
+                    response.close()  # At once: what is still to come is not wanted.
+
+    async def _json(self, response: aiohttp.ClientResponse, asked: Asked) -> Any:
+        text = await _read(response, MAX_ANSWER_BYTES)
+        try:
+            answer = json.loads(text)
+        except (ValueError, RecursionError):
+            raise EngineFailed(f"The server behind {self._name} answered with no JSON.", instance=self._name) from None
+        error = parse_error(answer)
+        if error is not None:
+            raise status_error(error.status or 500, error, asked)
+        return answer
+
+    async def _error_text(self, response: aiohttp.ClientResponse) -> bytes:
+        """The body of a refusal, or nothing where it does not come whole: the status says enough."""
+        try:
+            async with asyncio.timeout(self._idle_s):
+                return await _read(response, MAX_ERROR_BYTES)
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            return b""
+
+    async def _no_stream(self, response: aiohttp.ClientResponse, asked: Asked) -> Exception:
+        text = await self._error_text(response)
+        error = None
+        if response.content_type == "application/json":
+            try:
+                error = stream_error(json.loads(text), asked)
+            except (ValueError, RecursionError):
+                error = None
+        what = "a page" if response.content_type != "application/json" else "one piece"
+        said = f"The server behind {self._name} answered with {what} where a stream was asked for."
+        return error or EngineFailed(said, instance=self._name)
+
+    @contextmanager
+    def failures(self, phase: TimeoutPhase) -> Iterator[None]:
+        """What fails on the way to the server and back becomes an error of the contract.
+
+        Args:
+            phase: What is waited for inside.
+        """
+        try:
+            yield
+        except aiohttp.ConnectionTimeoutError:
+            raise self._lost(f"could not be reached within {self._connect_s:g} s") from None
+        except TimeoutError:
+            raise Timeout(phase, self._idle_s).at(self._name) from None
+        except aiohttp.ClientSSLError:
+            raise self._lost("could not prove who it is (TLS)") from None
+        except aiohttp.ClientConnectorError:
+            raise self._lost("could not be reached") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._lost(f"broke the connection ({type(error).__name__})") from None
+
+    def _lost(self, how: str) -> InstanceLost:
+        return InstanceLost(f"The server behind {self._name} {how}.", instance=self._name)
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body, or its first `limit` bytes; what is cut off is no JSON any more."""
+    pieces = bytearray()
+    async for piece in response.content.iter_any():
+        pieces += piece
+        if len(pieces) > limit:
+            break
+    return bytes(pieces[:limit])
+
+
+async def end_of(content: aiohttp.StreamReader, within_s: float = 1.0) -> None:
+    """Reads on to the end of a body that should be over, so that its connection can be used again.
+
+    Args:
+        content: The body.
+        within_s: Seconds after which its connection is given up instead.
+    """
+    try:
+        async with asyncio.timeout(within_s):
+            while await content.readany():
+                pass
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        return
