@@ -1,5 +1,7 @@
 """The fleet: what is served, by name. What the HTTP ingress and the Python handle look a model up in."""
 
+import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,8 +10,15 @@ from actors.directory.known_instance import Instance
 from deployments.routing.route import Route
 from deployments.routing.router import PushRouter
 from engines.contract import Capabilities, Engine
-from engines.errors import ModelNotFound
+from engines.errors import ModelNotFound, PenstockError
 from engines.operators.fallback import Fallback
+
+logger = logging.getLogger(__name__)
+
+_PROVIDERS_S = 2.0
+"""What the providers get to answer before the fleet starts without them."""
+_START_AGAIN_S = 30.0
+"""A provider that refuses our key is asked again after so long: somebody may have mended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,11 @@ class Model:
             capabilities=self.engine.capabilities,
         )
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether a provider answers."""
+        return not isinstance(self.source, Route | Fallback)
+
     def instances(self) -> Sequence[Instance]:
         """Its instances that are not gone, with their latest load; none where others answer for it."""
         return self.source.instances() if isinstance(self.source, Route) else ()
@@ -90,6 +104,7 @@ class Fleet:
         self.name = name
         self.models = tuple(models)
         self._router = router
+        self._starting: set[asyncio.Future[None]] = set()
         self._by_name = {name: model for model in models for name in (model.name, *model.aliases)}
 
     def find(self, name: str) -> Model:
@@ -113,26 +128,27 @@ class Fleet:
 
     @property
     def ready(self) -> bool:
-        """Whether every model is."""
-        return all(model.engine.ready for model in self.models)
+        """Whether every model is that is served from here: a provider may be down, and is not to hold the fleet up."""
+        return all(model.engine.ready for model in self.models if not model.is_remote)
 
     async def start(self) -> None:
         """Begins to follow the instances, and starts the engines of providers.
 
-        Returns when it knows which instances there are, ready or not. Raises the PenstockError of an engine that cannot
-        work, such as one whose key cannot be read.
+        Returns when it knows which instances there are, ready or not.
         """
         await self._router.start()
-        for model in self.models:
-            if not isinstance(model.source, Fallback):
-                await model.engine.start()
+        providers = [model for model in self.models if model.is_remote]
+        self._starting = {asyncio.ensure_future(_start(model)) for model in providers}
+        if self._starting:
+            # Most are there at once; nobody waits for one that is not.
+            await asyncio.wait(self._starting, timeout=_PROVIDERS_S)
 
     async def stop(self, timeout_s: float = 30.0) -> None:
         """Waits for what is under way, no longer than the deadline, then lets instances and providers go."""
+        for starting in self._starting:
+            starting.cancel()
         await self._router.stop(timeout_s)
-        for model in self.models:
-            if not isinstance(model.source, Fallback):
-                await model.engine.stop(timeout_s)
+        await asyncio.gather(*(model.engine.stop(timeout_s) for model in self.models if model.is_remote))
 
     def check(self) -> None:
         """Returns while it hears of instances; having none is not its illness.
@@ -141,3 +157,14 @@ class Fleet:
             RuntimeError: It does not.
         """
         self._router.check()
+
+
+async def _start(model: Model) -> None:
+    while True:
+        try:
+            await model.engine.start()
+        except PenstockError as error:
+            logger.warning("The model %s cannot be asked: %s", model.name, error.message)
+            await asyncio.sleep(_START_AGAIN_S)
+        else:
+            return

@@ -156,7 +156,8 @@ class ModelSettings(ServedModel):
     @model_validator(mode="after")
     def _a_provider_has_no_instances(self) -> Self:
         if self.is_remote:
-            idle = sorted(self.model_fields_set - {*ServedModel.model_fields, "engine", "options"})
+            fields = {name: field for name, field in ModelSettings.model_fields.items() if name not in _OF_PROVIDERS}
+            idle = [name for name, field in fields.items() if getattr(self, name) != field.default]
             if idle:
                 raise ValueError(f"the engine {self.engine} has no instances here, and so no {', '.join(idle)}")
         return self
@@ -206,6 +207,7 @@ class PoolSettings(ServedModel):
         return [member.model for member in self.pool]
 
 
+_OF_PROVIDERS = {*ServedModel.model_fields, "engine", "options"}
 _AROUND_INSTANCES = ("migration",)
 _AROUND_PROVIDERS = ("retry", "breaker")
 

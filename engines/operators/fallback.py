@@ -16,6 +16,7 @@ from engines.errors import (
     NotReady,
     Overload,
     PenstockError,
+    ProviderRefused,
     Unauthorized,
 )
 from engines.requests import GenerateRequest
@@ -28,7 +29,7 @@ _OWN_FAULT_FROM = 500
 
 def is_misconfigured(error: PenstockError) -> bool:
     """Whether an engine behind us refuses us, rather than the caller: our key is wrong, or our name for its model."""
-    return isinstance(error, Unauthorized | Forbidden | ModelNotFound)
+    return isinstance(error, ProviderRefused | Unauthorized | Forbidden | ModelNotFound)
 
 
 def may_move_on(error: PenstockError) -> bool:

@@ -26,7 +26,7 @@ class AnthropicEngine(RemoteEngine):
     """
 
     def __init__(self, name: str, spec: EngineSpec, options: AnthropicOptions) -> None:
-        super().__init__(name, options, DEFAULTS)
+        super().__init__(name, spec, options, DEFAULTS)
         self._version = options.api_version
         self._max_tokens = options.max_tokens
         self._thinking_budgets = options.thinking_budgets
@@ -38,7 +38,7 @@ class AnthropicEngine(RemoteEngine):
         body = message_body(
             request,
             self.capabilities,
-            model=self._model or request.model,
+            model=self._model,
             max_tokens=self._max_tokens,
             thinking_budgets=self._thinking_budgets,
         )

@@ -11,6 +11,7 @@ from engines.context import Context
 from engines.contract import Capabilities, Load, PushEngine, Sink, unsupported
 from engines.errors import InstanceLost, NotReady, PenstockError, ProviderRefused, QueueFull, Timeout, Unsupported
 from engines.events import Finished, Started
+from engines.registry import EngineSpec
 from engines.remote.failures import Asked
 from engines.remote.http_client import HttpClient
 from engines.remote.keys import KeySource
@@ -29,14 +30,16 @@ class RemoteEngine(PushEngine):
 
     Args:
         name: Its name.
+        spec: What the registry makes it from.
         options: Its options.
         defaults: What it can do unless the options say otherwise.
     """
 
-    def __init__(self, name: str, options: RemoteOptions, defaults: Capabilities) -> None:
+    def __init__(self, name: str, spec: EngineSpec, options: RemoteOptions, defaults: Capabilities) -> None:
         self.name = name
+        self._served_as = spec.model
         self.capabilities = options.capabilities.over(replace(defaults, accelerator="remote"))
-        self._model = options.model
+        self._model = options.model or spec.model
         self._base_url = options.base_url
         self._extra_body = options.extra_body
         self._max_concurrent = options.max_concurrent
@@ -99,6 +102,9 @@ class RemoteEngine(PushEngine):
             raise Unsupported("A remote model cannot go on from token ids.", param="resume")
         if context.is_killed:
             raise context.cancellation().at(self.name)
+        if request.model != self._served_as:
+            # It came by an alias, or through a model that is made of others.
+            request = request.model_copy(update={"model": self._served_as})
         url, body = self._question(request)
         body = {name: value for name, value in {**body, **self._extra_body}.items() if value is not None}
         asked = self._asked(request.kind)

@@ -48,8 +48,7 @@ class OpenAIEngine(RemoteEngine):
     def __init__(self, name: str, spec: EngineSpec, options: OpenAIOptions) -> None:
         self._dialect: Dialect = options.dialect
         self._vllm = options.dialect == "vllm"
-        super().__init__(name, options, replace(DEFAULTS, tokenize=self._vllm))
-        self._served_model = options.model or spec.model
+        super().__init__(name, spec, options, replace(DEFAULTS, tokenize=self._vllm))
         self._max_tokens_field = options.max_tokens_field or ("max_tokens" if self._vllm else "max_completion_tokens")
 
     @property
@@ -58,18 +57,18 @@ class OpenAIEngine(RemoteEngine):
         return {EmbedRequest: self._embed, TokenizeRequest: self._tokenize, DetokenizeRequest: self._detokenize}
 
     async def _embed(self, request: EmbedRequest, context: Context) -> Embeddings:
-        body = embed_body(request, self._model or request.model, vllm=self._vllm)
+        body = embed_body(request, self._model, vllm=self._vllm)
         return embeddings(
             await self._post(request, context, self._url("embeddings", body), body, "inputs"), request, self.name
         )
 
     async def _tokenize(self, request: TokenizeRequest, context: Context) -> Tokenized:
-        body = tokenize_body(request, self._model or request.model)
+        body = tokenize_body(request, self._model)
         param = "prompt" if request.messages is None else "messages"
         return tokenized(await self._post(request, context, f"{self._root}/tokenize", body, param), self.name)
 
     async def _detokenize(self, request: DetokenizeRequest, context: Context) -> str:
-        body = detokenize_body(request, self._model or request.model)
+        body = detokenize_body(request, self._model)
         url = f"{self._root}/detokenize"
         return detokenized(await self._post(request, context, url, body, "token_ids"), self.name)
 
@@ -109,7 +108,7 @@ class OpenAIEngine(RemoteEngine):
         for model in map(as_dict, as_list(as_dict(models).get("data"))):
             # vLLM and Penstock say it; OpenAI does not.
             length = as_count(model.get("max_model_len"))
-            if model.get("id") == self._served_model and length:
+            if model.get("id") == self._model and length:
                 self.capabilities = replace(self.capabilities, context_length=length)
 
 

@@ -58,11 +58,11 @@ class OpenAIRequests:
     Args:
         dialect: Whether the server knows what vLLM adds.
         capabilities: What the model can do.
-        model: The model's name there; None: as the request has it.
+        model: The model's name there.
         chat_max_tokens: What its chat API calls the limit of tokens.
     """
 
-    def __init__(self, dialect: Dialect, capabilities: Capabilities, model: str | None, chat_max_tokens: str) -> None:
+    def __init__(self, dialect: Dialect, capabilities: Capabilities, model: str, chat_max_tokens: str) -> None:
         self._vllm = dialect == "vllm"
         self._capabilities = capabilities
         self._model = model
@@ -127,7 +127,7 @@ class OpenAIRequests:
     def _common(self, request: GenerateRequest) -> dict[str, Any]:
         sampling = request.sampling
         body: dict[str, Any] = {
-            "model": self._model or request.model,
+            "model": self._model,
             "stream": True,
             "stream_options": {"include_usage": True},
         }

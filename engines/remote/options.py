@@ -45,7 +45,7 @@ class RemoteOptions(EngineOptions):
 
     Attributes:
         base_url: Where the API is, without a trailing slash; http or https, and no key in it.
-        model: The model's name there; None: the name that the request has.
+        model: The model's name there; None: the name that it has here.
         api_key_env: Name of the environment variable that holds the API key.
         api_key_file: Path of the file that holds it; read again whenever it changes. Without either no key is sent.
         max_concurrent: Requests under way at a time; the next one is refused with `QueueFull`.
@@ -120,7 +120,7 @@ class AzureOptions(RemoteOptions):
 
     Attributes:
         base_url: The resource's endpoint: `https://NAME.openai.azure.com`.
-        deployment: Name of the deployment; None: the name that `model` or else the request has.
+        deployment: Name of the deployment; None: the model's name there.
         api_version: Version of Azure's API.
     """
 

@@ -189,6 +189,8 @@ def test_a_model_is_made_of_others() -> None:
         ("{name: c, pool: [{model: a, weight: 0}]}", "models[2].pool[0].weight: input should be greater than 0, not 0"),
         ("{name: c, pool: [{modl: a}]}", "models[2].pool[0].modl: there is no such key; did you mean model?"),
         ("{name: c, falback: [a]}", "models[2].falback: there is no such key; did you mean fallback?"),
+        ("{name: c, engine: openai, replicas: 2}", "the engine openai has no instances here, and so no replicas"),
+        ("{name: c, engine: openai}", "models[2].options.base_url: is missing"),
         ("{name: c, migration: {limit: 2}}", "models[2].migration: is an operator of the pipeline now"),
     ],
 )

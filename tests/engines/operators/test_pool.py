@@ -6,7 +6,7 @@ import pytest
 
 from engines.completion import collect
 from engines.context import Context
-from engines.errors import InvalidRequest, ModelNotFound, NoInstance, PenstockError, Unauthorized
+from engines.errors import InvalidRequest, ModelNotFound, NoInstance, PenstockError, ProviderRefused, Unauthorized
 from engines.operators.pool import ASIDE_S, Pool, PoolMember, PutAside
 from engines.rendezvous import weighted_draw
 from engines.requests import GenerateRequest, Session
@@ -54,7 +54,10 @@ async def test_failover_answers_when_nobody_else_does() -> None:
     assert (await who(pool), len(a.requests)) == ("b", 1)
 
 
-@pytest.mark.parametrize("error", [Unauthorized("our key is refused"), ModelNotFound("gpt", ())])
+@pytest.mark.parametrize(
+    "error",
+    [ProviderRefused("our key", reason="unauthorized"), Unauthorized("our key"), ModelNotFound("gpt", ())],
+)
 async def test_an_engine_that_refuses_our_key_is_put_aside_and_reported(error: PenstockError, clock: Clock) -> None:
     a, b = await playing("a", [error], ["hi"]), await playing("b", ["hi"])
     pool = Pool("p", [PoolMember(a, 1e9), PoolMember(b)], clock)

@@ -36,7 +36,7 @@ CONVERSATION: list[Any] = [
 
 def requests(dialect: Any = "openai", capabilities: Capabilities = DEFAULTS) -> OpenAIRequests:
     field = "max_completion_tokens" if dialect == "openai" else "max_tokens"
-    return OpenAIRequests(dialect, capabilities, None, field)
+    return OpenAIRequests(dialect, capabilities, "model", field)
 
 
 def chat(dialect: str = "openai", **fields: Any) -> dict[str, Any]:
