@@ -88,9 +88,8 @@ class FleetHandle(Engine):
                     if isinstance(event, Finished):
                         return
         finally:
-            # Serve and Ray go on producing for a reader that is gone.
+            # Serve and Ray go on for a reader that is gone. The context is left alone: its owner may try elsewhere.
             response.cancel()
-            context.kill()
 
     async def complete(
         self, request: GenerateRequest | Mapping[str, Any], context: Context | None = None

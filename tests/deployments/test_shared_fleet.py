@@ -10,7 +10,6 @@ import aiohttp
 import pytest
 
 from deployments.handle import FleetHandle
-from deployments.routing.affinity import weight
 from engines.call_requests import DetokenizeRequest, EmbedRequest, TokenizeRequest
 from engines.completion import collect
 from engines.context import Context
@@ -24,6 +23,7 @@ from engines.errors import (
     PenstockError,
 )
 from engines.events import Finished, Started, TextDelta
+from engines.rendezvous import draw
 from engines.requests import GenerateRequest, Session
 from tests.deployments.waiting import until
 
@@ -209,7 +209,7 @@ async def test_a_session_that_one_router_replica_bound_stays_through_the_other(
                 return answer.headers["x-penstock-instance"]
 
         for session in ("bound here", "and here"):
-            loser = min(ids, key=partial(weight, session))
+            loser = min(ids, key=partial(draw, session))
             await asked(first, session_id=session, instance=loser)
             # Its answer comes after what its instance has to say of the session.
             await asked(second, instance=loser)
