@@ -4,7 +4,6 @@ Paths in an engine's options (`./weights`, `../templates/chat.jinja`, `~/models/
 are relative to the file, so that a fleet starts from any directory. Names such as `org/model` are left alone.
 """
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from clusters.positioned_yaml import PositionedYaml
 from deployments.fleet_settings import FleetSettings
 from deployments.model_settings import MODEL_KINDS, ModelSettings
 from engines.errors import InvalidRequest
+from engines.nearest import nearest
 from engines.registry import options_type
 
 _MOVED = {"migration": "is an operator of the pipeline now: `pipeline: [{migration: {limit: 3}}]`"}
@@ -225,8 +225,8 @@ def _model_in(annotation: Any) -> Any:
 
 
 def _nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}" if known else ""
+    near = nearest(word, known)
+    return f"; did you mean {near}?" if near is not None else f"; known: {', '.join(known)}" if known else ""
 
 
 def _resolve_paths(value: Any, folder: Path) -> Any:

@@ -35,7 +35,7 @@ PROGRAMS = blocks("python")
 @pytest.mark.parametrize(("page", "text"), PROGRAMS, ids=[page for page, _ in PROGRAMS])
 def test_a_program_imports_what_there_is(page: str, text: str) -> None:
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(("engines", "deployments")):
             module = importlib.import_module(str(node.module))
             assert all(hasattr(module, alias.name) for alias in node.names), (page, ast.unparse(node))
 

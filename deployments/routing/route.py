@@ -165,8 +165,8 @@ class Route(PushEngine):
         picker, budget = self._picker, self._fault_budget
         picker.check(request)
         began_s = time.monotonic()
-        deadline_s = began_s + picker.settings.wait_s
-        trial_deadline_s = began_s + max(picker.settings.wait_s, TRIAL_WAIT_S)
+        deadline_s = min(began_s + picker.settings.wait_s, context.deadline_s)
+        trial_deadline_s = min(began_s + max(picker.settings.wait_s, TRIAL_WAIT_S), context.deadline_s)
         refused: set[Link] = set()
         refusals: list[PenstockError] = []
         resumed = isinstance(request, GenerateRequest) and request.resume is not None

@@ -104,7 +104,8 @@ class Migration(Transparent):
 
     async def _move(self, stream: "_MovableStream", lost: PenstockError) -> None:
         began_s = time.monotonic()
-        outcome = await self._find_another(stream, lost, stream.broke_s + self.options.wait_s)
+        deadline_s = min(stream.broke_s + self.options.wait_s, stream.context.deadline_s)
+        outcome = await self._find_another(stream, lost, deadline_s)
         self.report(Move(outcome, time.monotonic() - began_s))
 
     async def _find_another(self, stream: "_MovableStream", lost: PenstockError, deadline_s: float) -> MoveOutcome:

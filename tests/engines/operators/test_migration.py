@@ -96,6 +96,13 @@ async def test_when_nobody_takes_it_in_time_it_says_both_why_it_broke_and_why_it
     assert recorder.error.retry_after_s == 3.0
 
 
+async def test_nobody_waits_for_an_instance_past_the_deadline() -> None:
+    engine = Breaks(InstanceLost("gone"), NoInstance("none"))
+    recorder = await answer(engine, wait_s=600.0, context=Context(deadline_s=time.monotonic() + 0.05))
+    await recorder.over()
+    assert isinstance(recorder.error, InstanceLost)
+
+
 async def test_a_bug_on_the_way_reaches_the_caller() -> None:
     engine = Breaks(InstanceLost("gone"), KeyError("bug"))
     recorder = await answer(engine)
