@@ -48,6 +48,8 @@ class HttpSettings(Settings):
         max_body_bytes: A larger request body is refused before it is read.
         max_bodies_bytes: Bytes of all bodies that one router replica reads at a time; past it 503, before reading.
         max_json_depth: A more deeply nested body is refused.
+        max_token_ids: A body with more token ids (whole numbers in lists) is refused. For each 100,000 of them every
+            other stream of the instance may wait for some 12 ms.
         body_timeout_s: What a client gets to send its body.
         unread_stream_bytes: Bytes that may wait for a client that does not read its stream; past it that stream ends.
         unread_bytes: The same for all streams of one router replica; past it the largest are ended.
@@ -64,6 +66,7 @@ class HttpSettings(Settings):
     max_body_bytes: int = Field(16 * 2**20, ge=1024)
     max_bodies_bytes: int = Field(512 * 2**20, ge=1024)
     max_json_depth: int = Field(100, ge=1)
+    max_token_ids: int = Field(600_000, ge=1)
     body_timeout_s: float = Field(30.0, gt=0)
     unread_stream_bytes: int = Field(8 * 2**20, ge=2**20)
     unread_bytes: int = Field(256 * 2**20, ge=2**20)

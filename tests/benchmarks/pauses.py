@@ -108,12 +108,12 @@ def cases(model: str, embed: str | None) -> list[Case]:
             "4,900 messages in parts", chat, body(messages=[{"role": "user", "content": parts}] * 4_900, max_tokens=1)
         ),
         Case("800 tools", chat, said(tools=tools)),
-        Case("a million token ids", completions, body(prompt=[97] * 1_000_000, max_tokens=1)),
+        Case("600,000 token ids", completions, body(prompt=[97] * 600_000, max_tokens=1)),
         Case("15 MB of text", completions, body(prompt="\n" * 7_500_000, max_tokens=1)),
         Case("1 MB of text", completions, body(prompt="to be or " * 110_000, max_tokens=1)),
         Case("9 MB to /tokenize", "/tokenize", body(prompt="a river " * 1_125_000)),
         Case("4 MB to /tokenize", "/tokenize", body(prompt="a river " * 500_000)),
-        Case("a million ids to /detokenize", "/detokenize", body(tokens=[97] * 1_000_000)),
+        Case("600,000 ids to /detokenize", "/detokenize", body(tokens=[97] * 600_000)),
         Case(
             "n = 8, top_logprobs 20, whole",
             chat,
@@ -126,7 +126,7 @@ def cases(model: str, embed: str | None) -> list[Case]:
         for encoding in ("float", "base64"):
             fields = {"model": embed, "encoding_format": encoding}
             made.append(Case(f"2,048 embeddings, {encoding}", embeddings, body(input=["hi"] * 2048, **fields)))
-        made.append(Case("2,048 inputs of 400 ids", embeddings, body(model=embed, input=[[97] * 400] * 2048)))
+        made.append(Case("2,048 inputs of 290 ids", embeddings, body(model=embed, input=[[97] * 290] * 2048)))
     unread = said(n=8, logprobs=True, top_logprobs=20, stream=True, ignore_eos=True)
     made.append(
         Case(f"{UNREAD} streams unread", chat, unread.replace(b'"max_tokens": 1,', b'"max_tokens": 5000,'), False)

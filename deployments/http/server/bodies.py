@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from deployments.http.server.json_guard import parse_in_slices, parse_object
+from deployments.http.server.json_guard import MAX_NUMBERS, parse_in_slices, parse_object
 from deployments.http.server.refusals import BodiesOverBudget
 from engines.turns import Turns
 
@@ -46,17 +46,17 @@ class Bodies:
             raise BodiesOverBudget
         self.bytes += size
 
-    async def parse(self, body: bytes, max_depth: int) -> dict[str, Any]:
+    async def parse(self, body: bytes, max_depth: int, max_numbers: int = MAX_NUMBERS) -> dict[str, Any]:
         """The JSON object in a body.
 
         Raises:
             InvalidRequest: As `parse_object`.
         """
         if len(body) < LARGE_BYTES:
-            return parse_object(body, max_depth)
+            return parse_object(body, max_depth, max_numbers)
         await self._turn.acquire()
         try:
-            return await _in_turns(body, max_depth)
+            return await _in_turns(body, max_depth, max_numbers)
         finally:
             # What its handler does with it comes in the turns after this one.
             asyncio.get_running_loop().call_later(BREATH_S, self._turn.release)
@@ -82,8 +82,8 @@ class BodyRoom:
             self.bytes = size
 
 
-async def _in_turns(body: bytes, max_depth: int) -> dict[str, Any]:
-    parsing = parse_in_slices(body, max_depth)
+async def _in_turns(body: bytes, max_depth: int, max_numbers: int) -> dict[str, Any]:
+    parsing = parse_in_slices(body, max_depth, max_numbers)
     turns = Turns()
     while True:
         try:

@@ -27,7 +27,7 @@ async def read_json(request: web.BaseRequest, settings: HttpSettings, bodies: Bo
         body = await _body(request, settings, room)
         if not body:
             raise InvalidRequest("The request has no body; send a JSON object.")
-        return await bodies.parse(body, settings.max_json_depth)
+        return await bodies.parse(body, settings.max_json_depth, settings.max_token_ids)
 
 
 async def _body(request: web.BaseRequest, settings: HttpSettings, room: BodyRoom) -> bytes:

@@ -28,8 +28,9 @@ MAX_NODES = 150_000
 """Values and keys of one body, those of long lists of whole numbers left out."""
 MAX_FLOATS = 20_000
 """Numbers with a fraction or an exponent."""
-MAX_NUMBERS = 1_200_000
-"""Whole numbers in long lists: the token ids of the longest contexts there are."""
+MAX_NUMBERS = 600_000
+"""Whole numbers in long lists, unless the fleet file says otherwise: a million token ids on their way into an instance
+make everybody else wait for more than a tenth of a second."""
 MAX_DIGITS = 320
 """Digits of one number, those of the largest float written out: Python converts them in quadratic time."""
 
@@ -98,10 +99,11 @@ class _Survey:
         long_lists: Where its long lists of whole numbers begin and end.
     """
 
-    __slots__ = ("_body", "_containers", "_in_string", "_nodes", "_numbers", "_pending", "long_lists")
+    __slots__ = ("_body", "_containers", "_in_string", "_max_numbers", "_nodes", "_numbers", "_pending", "long_lists")
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, max_numbers: int) -> None:
         self._body = body
+        self._max_numbers = max_numbers
         self._in_string = False
         self._pending = b""
         self._nodes = 1
@@ -141,8 +143,8 @@ class _Survey:
     def _add_numbers(self, start: int, end: int) -> None:
         self._containers += 1
         self._numbers += self._body.count(b",", start, end) + 1
-        if self._numbers > MAX_NUMBERS:
-            raise InvalidRequest(f"The body holds more than {MAX_NUMBERS} whole numbers.")
+        if self._numbers > self._max_numbers:
+            raise InvalidRequest(f"The body holds more than {self._max_numbers} whole numbers (token ids).")
         self.long_lists.append((start, end))
 
     def _count(self, text: bytes) -> None:
@@ -175,17 +177,18 @@ class _Survey:
             raise InvalidRequest(f"The body holds more than {MAX_NODES} JSON values.")
 
 
-def parse_object(body: bytes, max_depth: int) -> dict[str, Any]:
+def parse_object(body: bytes, max_depth: int, max_numbers: int = MAX_NUMBERS) -> dict[str, Any]:
     """The JSON object in a body, in one go; `parse_in_slices` is for large ones.
 
     Args:
         body: UTF-8 text.
         max_depth: Levels of lists and objects, the outermost counted.
+        max_numbers: Whole numbers in long lists.
 
     Raises:
         InvalidRequest: It is not one, or it is one that nobody means.
     """
-    parsing = parse_in_slices(body, max_depth)
+    parsing = parse_in_slices(body, max_depth, max_numbers)
     while True:
         try:
             next(parsing)
@@ -194,13 +197,15 @@ def parse_object(body: bytes, max_depth: int) -> dict[str, Any]:
             return parsed
 
 
-def parse_in_slices(body: bytes, max_depth: int) -> Generator[None, None, dict[str, Any]]:
+def parse_in_slices(
+    body: bytes, max_depth: int, max_numbers: int = MAX_NUMBERS
+) -> Generator[None, None, dict[str, Any]]:
     """The JSON object of a body, checked while it is parsed; yields wherever it can wait, and returns the object.
 
     Raises:
         InvalidRequest: As `parse_object`.
     """
-    survey = _Survey(body)
+    survey = _Survey(body, max_numbers)
     yield from survey.slices()
     if len(body) > SLICE_BYTES:
         yield

@@ -55,7 +55,7 @@ WRONG_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"stop": ["ok", 5]}, "stop[1]"),
     ({"stop": [""]}, "stop[0]"),
     ({"stop": ["x"] * 70_000}, "stop"),
-    ({"stop": [0] * 1_000_000}, "stop[0]"),
+    ({"stop": [0] * 500_000}, "stop[0]"),
     ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
     ({"allowed_token_ids": [-1] * 500_000}, "allowed_token_ids[0]"),
     ({"structured_outputs": {"choice": [0] * 500_000}}, "structured_outputs.choice[0]"),

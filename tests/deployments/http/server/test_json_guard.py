@@ -124,8 +124,8 @@ LEGAL = {
     "backslashes": json.dumps({"prompt": "\\" * 4_000_001}),
     "brackets": json.dumps({"prompt": "[" * 8_000_000}),
     "numbers in text": json.dumps({"prompt": f"[{NUMBERS_IN_TEXT}], [{NUMBERS_IN_TEXT}" * 2000}),
-    "a million token ids": json.dumps({"prompt": list(range(1_000_000))}),
-    "many lists of token ids": json.dumps({"input": [list(range(400))] * 2048}),
+    "token ids": json.dumps({"prompt": list(range(MAX_NUMBERS))}),
+    "many lists of token ids": json.dumps({"input": [list(range(290))] * 2048}),
     "messages": json.dumps({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}] * 4_500}),
 }
 
@@ -133,6 +133,13 @@ LEGAL = {
 @pytest.mark.parametrize("name", LEGAL)
 def test_what_is_large_and_legal_passes(name: str) -> None:
     assert parse_object(LEGAL[name].encode(), 100) == json.loads(LEGAL[name])
+
+
+def test_a_fleet_may_take_more_token_ids_or_fewer() -> None:
+    body = _list("1", 2000)
+    assert parse_object(body, 9, 2000)
+    with pytest.raises(InvalidRequest, match=r"more than 1999 whole numbers \(token ids\)"):
+        parse_object(body, 9, 1999)
 
 
 def _list(item: str, count: int) -> bytes:
