@@ -17,6 +17,7 @@ from engines.remote.http_client import HttpClient
 from engines.remote.keys import KeySource
 from engines.remote.options import RemoteOptions
 from engines.remote.stream import RemoteStream, StreamReader
+from engines.remote.transport import Transport
 from engines.requests import GenerateRequest
 
 Result = TypeVar("Result")
@@ -33,9 +34,17 @@ class RemoteEngine(PushEngine):
         spec: What the registry makes it from.
         options: Its options.
         defaults: What it can do unless the options say otherwise.
+        transport: What its API has below the events.
     """
 
-    def __init__(self, name: str, spec: EngineSpec, options: RemoteOptions, defaults: Capabilities) -> None:
+    def __init__(
+        self,
+        name: str,
+        spec: EngineSpec,
+        options: RemoteOptions,
+        defaults: Capabilities,
+        transport: Transport | None = None,
+    ) -> None:
         self.name = name
         self._served_as = spec.model
         self.capabilities = options.capabilities.over(replace(defaults, accelerator="remote"))
@@ -44,7 +53,8 @@ class RemoteEngine(PushEngine):
         self._extra_body = options.extra_body
         self._max_concurrent = options.max_concurrent
         self._keys = KeySource(options.api_key_env, options.api_key_file)
-        self._client = HttpClient(name, options, self._headers)
+        self._transport = transport or Transport()
+        self._client = HttpClient(name, options, self._headers, self._transport)
         self._streams: set[RemoteStream] = set()
         self._running = 0
 
@@ -58,13 +68,16 @@ class RemoteEngine(PushEngine):
 
         Raises:
             ProviderRefused: There is no API key, or the server refuses it.
+            EngineFailed: Something that it needs is not on this machine.
         """
         self._keys.key()
+        await self._transport.open()
         self._client.open()
         try:
             await self._look()
         except ProviderRefused:
             await self._client.close()
+            await self._transport.close()
             raise
         except PenstockError:
             # Each request finds out for itself: a router must not wait for somebody else's server.
@@ -78,9 +91,10 @@ class RemoteEngine(PushEngine):
         if streams:
             await asyncio.wait([asyncio.ensure_future(stream.ended()) for stream in streams], timeout=timeout_s)
         await self._client.close()
+        await self._transport.close()
 
     async def check_health(self) -> None:
-        """Returns when the server answers.
+        """Returns when the server answers; at once where nothing can be asked for free.
 
         Raises:
             NotReady: It was not started.
@@ -115,7 +129,7 @@ class RemoteEngine(PushEngine):
         self._take_slot()
         stream = RemoteStream(self.name, request, context, sink, self._reader(request, asked), self._free_slot)
         self._streams.add(stream)
-        await stream.run(self._client, url, body, asked, self._streams.discard)
+        await stream.run(self._client, self._transport.parser(), url, body, asked, self._streams.discard)
 
     @abstractmethod
     def _headers(self, key: str | None) -> Mapping[str, str]:

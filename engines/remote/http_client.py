@@ -8,10 +8,12 @@ from typing import Any
 
 import aiohttp
 from aiohttp import hdrs
+from yarl import URL
 
 from engines.errors import EngineFailed, InstanceLost, NotReady, Timeout, TimeoutPhase
-from engines.remote.failures import Asked, parse_error, response_error, status_error, stream_error
+from engines.remote.failures import Asked, parse_error, status_error, stream_error
 from engines.remote.options import RemoteOptions
+from engines.remote.transport import Transport
 
 MAX_ERROR_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 128 * 2**20
@@ -25,11 +27,19 @@ class HttpClient:
         name: The engine's name, for errors.
         options: The engine's options.
         headers: The headers that every request carries, made of the API key.
+        transport: Signs requests, and reads refusals.
     """
 
-    def __init__(self, name: str, options: RemoteOptions, headers: Callable[[str | None], Mapping[str, str]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        options: RemoteOptions,
+        headers: Callable[[str | None], Mapping[str, str]],
+        transport: Transport,
+    ) -> None:
         self._name = name
         self._headers = headers
+        self._transport = transport
         self._idle_s = options.idle_s
         self._connect_s = options.connect_s
         self._session: aiohttp.ClientSession | None = None
@@ -63,14 +73,14 @@ class HttpClient:
 
     @asynccontextmanager
     async def stream(self, url: str, body: Mapping[str, Any], asked: Asked) -> AsyncIterator[aiohttp.StreamReader]:
-        """Posts JSON, and gives what comes back as a stream of server-sent events.
+        """Posts JSON, and gives the bytes of the stream that comes back.
 
         Leaving it before the stream's end closes the connection, which tells the server to stop.
 
         Raises:
             PenstockError: It was refused, it was not answered with a stream, or the way to the server failed.
         """
-        async with self._request(hdrs.METH_POST, url, body, asked, {hdrs.ACCEPT: "text/event-stream"}) as response:
+        async with self._request(hdrs.METH_POST, url, body, asked, {hdrs.ACCEPT: self._transport.accept}) as response:
             if response.content_type in ("application/json", "text/html", "application/xhtml+xml"):
                 raise await self._no_stream(response, asked)
             yield response.content
@@ -104,13 +114,15 @@ class HttpClient:
             # A redirect would carry the key, and the request, to who knows where.
             # The limit is for a server that does not read: aiohttp counts the silence from the end of the body only.
             async with asyncio.timeout(self._connect_s + self._idle_s):
+                sent = URL(url)
+                all_headers = {**await self._transport.signed(method, str(sent), all_headers, data)}
                 response = await self._session.request(
-                    method, url, data=data, headers=all_headers, allow_redirects=False
+                    method, sent, data=data, headers=all_headers, allow_redirects=False
                 )
             try:
                 if response.status >= 300:
                     text = await self._error_text(response)
-                    raise response_error(response.status, text, response.headers, asked)
+                    raise self._transport.refusal(response.status, text, response.headers, asked)
                 yield response
             finally:
                 if response.content.at_eof():

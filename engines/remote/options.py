@@ -1,7 +1,7 @@
 """Options of remote engines, as a fleet file gives them."""
 
 from dataclasses import replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
@@ -144,3 +144,30 @@ class AnthropicOptions(RemoteOptions):
     api_version: str = Field("2023-06-01", pattern=r"^[A-Za-z0-9.-]{1,40}$")
     max_tokens: int = Field(8192, ge=1)
     thinking_budgets: dict[str, Annotated[int, Field(ge=1024)]] = {}
+
+
+class BedrockOptions(AnthropicOptions):
+    """Options of an engine behind AWS Bedrock, for Anthropic's models there.
+
+    Without an API key (`api_key_env`, `api_key_file`), requests are signed with the credentials that botocore finds: in
+    the environment, in AWS's files, of the container or of the machine.
+
+    Attributes:
+        region: AWS region: `eu-central-1`.
+        base_url: Where the API is; None: Bedrock's own address in that region.
+        model: Id or ARN of the model or of its inference profile; None: the name that it has here.
+        api_version: The `anthropic_version` that is asked for.
+    """
+
+    packages = {"botocore": "`pip install 'penstock[bedrock]'`"}
+
+    region: str = Field(pattern=r"^[a-z]{2,4}(-[a-z]{2,12}){1,3}-\d{1,2}$")
+    base_url: str = ""
+    api_version: str = Field("bedrock-2023-05-31", pattern=r"^[A-Za-z0-9.-]{1,40}$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_the_region(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("base_url") is None:
+            return {**data, "base_url": f"https://bedrock-runtime.{data.get('region')}.amazonaws.com"}
+        return data

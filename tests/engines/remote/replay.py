@@ -38,6 +38,7 @@ class Question:
     path: str
     headers: dict[str, str]
     body: Any
+    raw: bytes = b""
 
 
 class Replay:
@@ -76,7 +77,7 @@ class Replay:
         method, path, _ = first.split(" ")
         headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
         text = await reader.readexactly(int(headers.get("content-length", 0)))
-        self.questions.append(Question(method, path, headers, json.loads(text) if text else None))
+        self.questions.append(Question(method, path, headers, json.loads(text) if text else None, text))
         return await self._answer(self.models if method == "GET" else self._next(), reader, writer)
 
     def _next(self) -> Reply:
