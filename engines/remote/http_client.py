@@ -10,7 +10,8 @@ import aiohttp
 from aiohttp import hdrs
 from yarl import URL
 
-from engines.errors import EngineFailed, InstanceLost, NotReady, Timeout, TimeoutPhase
+from engines.errors import EngineFailed, InstanceLost, Timeout, TimeoutPhase
+from engines.remote.connections import Connections, distrust
 from engines.remote.failures import Asked, parse_error, status_error, stream_error
 from engines.remote.options import RemoteOptions
 from engines.remote.transport import Transport
@@ -18,6 +19,8 @@ from engines.remote.transport import Transport
 MAX_ERROR_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 128 * 2**20
 """Largest answer that is no stream: 2,048 vectors of 8,192 floats in base64 are 90 MB."""
+SILENCES = 10
+"""How often `idle_s` may pass in a stream while only comments and pings come."""
 
 
 class HttpClient:
@@ -42,34 +45,29 @@ class HttpClient:
         self._transport = transport
         self._idle_s = options.idle_s
         self._connect_s = options.connect_s
-        self._session: aiohttp.ClientSession | None = None
+        self._connections = Connections(name, options)
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds that may pass in a stream between two parts of the answer, whatever else is sent."""
+        return SILENCES * self._idle_s
 
     @property
     def is_open(self) -> bool:
         """Whether it can be asked."""
-        return self._session is not None
+        return self._connections.is_open
 
     def open(self) -> None:
-        """Makes the pool; nothing is sent.
+        """Makes the pool of connections; nothing is sent.
 
-        TLS certificates are verified. Proxies and `.netrc` of the machine are not used.
+        Raises:
+            EngineFailed: `ca_file` cannot be read, or has no certificates in it.
         """
-        if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None, connect=self._connect_s, sock_read=self._idle_s)
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
-                timeout=timeout,
-                # A compressed answer of a few bytes may be any size, and a stream gains nothing.
-                headers={hdrs.ACCEPT_ENCODING: "identity"},
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,
-            )
+        self._connections.open()
 
     async def close(self) -> None:
         """Closes every connection."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await self._connections.close()
 
     @asynccontextmanager
     async def stream(self, url: str, body: Mapping[str, Any], asked: Asked) -> AsyncIterator[aiohttp.StreamReader]:
@@ -103,22 +101,17 @@ class HttpClient:
     async def _request(
         self, method: str, url: str, body: Mapping[str, Any] | None, asked: Asked, headers: Mapping[str, str] = {}
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        if self._session is None:
-            raise NotReady(f"The engine {self._name} is not ready.", instance=self._name)
         all_headers = {**self._headers(asked.secret), **headers}
         data = None
         if body is not None:
             data = json.dumps(body).encode()
             all_headers[hdrs.CONTENT_TYPE] = "application/json"
         with self.failures("first_token"):
-            # A redirect would carry the key, and the request, to who knows where.
             # The limit is for a server that does not read: aiohttp counts the silence from the end of the body only.
             async with asyncio.timeout(self._connect_s + self._idle_s):
                 sent = URL(url)
-                all_headers = {**await self._transport.signed(method, str(sent), all_headers, data)}
-                response = await self._session.request(
-                    method, sent, data=data, headers=all_headers, allow_redirects=False
-                )
+                signed = await self._transport.signed(method, str(sent), all_headers, data)
+                response = await self._connections.request(method, sent, signed, data)
             try:
                 if response.status >= 300:
                     text = await self._error_text(response)
@@ -174,8 +167,10 @@ class HttpClient:
             raise self._lost(f"could not be reached within {self._connect_s:g} s") from None
         except TimeoutError:
             raise Timeout(phase, self._idle_s).at(self._name) from None
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise self._lost(f"has a TLS certificate that is {distrust(error)}") from None
         except aiohttp.ClientSSLError:
-            raise self._lost("could not prove who it is (TLS)") from None
+            raise self._lost("does not agree with us on TLS") from None
         except aiohttp.ClientConnectorError:
             raise self._lost("could not be reached") from None
         except (aiohttp.ClientError, OSError) as error:

@@ -48,9 +48,11 @@ class RemoteOptions(EngineOptions):
         model: The model's name there; None: the name that it has here.
         api_key_env: Name of the environment variable that holds the API key.
         api_key_file: Path of the file that holds it; read again whenever it changes. Without either no key is sent.
+        ca_file: Path of a PEM file with the certificates of the authorities to trust, in place of the machine's.
         max_concurrent: Requests under way at a time; the next one is refused with `QueueFull`.
         connect_s: Seconds that connecting may take.
-        idle_s: Seconds that may pass without a byte from the server.
+        idle_s: Seconds that may pass without a byte from the server; ten times as long between two parts of an answer
+            where comments or pings come.
         extra_body: Fields that are put into the body of every generation last, over ours; null takes one out.
         capabilities: What the model can do, where it differs from the defaults.
     """
@@ -62,6 +64,7 @@ class RemoteOptions(EngineOptions):
     model: str | None = Field(None, min_length=1)
     api_key_env: str | None = Field(None, min_length=1)
     api_key_file: str | None = Field(None, min_length=1)
+    ca_file: str | None = Field(None, min_length=1)
     max_concurrent: int = Field(256, ge=1)
     connect_s: float = Field(10.0, gt=0)
     idle_s: float = Field(120.0, gt=0)

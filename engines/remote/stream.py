@@ -1,6 +1,7 @@
 """One request to a remote server: from its first byte to the one event or error that ends it."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -8,7 +9,7 @@ import aiohttp
 
 from engines.context import Context
 from engines.contract import Sink
-from engines.errors import EngineFailed, InstanceLost, PenstockError, StreamIncomplete
+from engines.errors import EngineFailed, InstanceLost, PenstockError, StreamIncomplete, Timeout, TimeoutPhase
 from engines.events import Event, Finished, Started, Terminal, Usage
 from engines.remote.failures import Asked
 from engines.remote.http_client import HttpClient, end_of
@@ -161,8 +162,10 @@ class RemoteStream:
     async def _read(self, client: HttpClient, parser: StreamParser, content: aiohttp.StreamReader) -> None:
         """Reads until the answer is over, or until it was ended from outside."""
         try:
+            heard_s = time.monotonic()
             while not self._over:
-                with client.failures("between_tokens" if self._accepted.done() else "first_token"):
+                phase: TimeoutPhase = "between_tokens" if self._accepted.done() else "first_token"
+                with client.failures(phase):
                     piece = await content.readany()
                 if not piece:
                     break
@@ -170,6 +173,12 @@ class RemoteStream:
                     self._take(event)
                     if self._over:
                         return
+                    if event.type != "ping":
+                        heard_s = time.monotonic()
+                # Comments and pings keep a connection, and say that a server lives: not that it will ever answer. Each
+                # of them comes here, and without any the client's own limit ends the wait.
+                if time.monotonic() - heard_s > client.silence_s:
+                    raise Timeout(phase, client.silence_s)
         except PenstockError:
             # A server that said everything may fail to say goodbye.
             finished = self._reader.end()

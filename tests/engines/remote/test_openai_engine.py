@@ -29,6 +29,7 @@ from engines.errors import (
 )
 from engines.events import Started, TextDelta
 from engines.registry import EngineSpec, make_engine
+from engines.remote import http_client
 from tests.contract.asking import Recorder, eventually
 from tests.engines.remote.replay import Replay, Reply, replaying
 from tests.engines.remote.wire import STREAMS, TEXT, chunk, event, request
@@ -129,6 +130,33 @@ async def test_what_goes_wrong_later_ends_the_stream(reply: Reply, expected: typ
         assert type(recorder.error) is expected
         if isinstance(recorder.error, Timeout):
             assert recorder.error.phase == "between_tokens"
+
+
+@pytest.mark.parametrize("kept", [b": waiting\n\n", b"event: ping\ndata: {}\n\n", b"d"])
+async def test_what_is_no_part_of_an_answer_does_not_keep_a_stream_for_ever(
+    kept: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_client, "SILENCES", 0.1)
+    replies = [Reply([kept], end="again"), Reply([chunk({"content": "a"}), kept], end="again")]
+    async with replaying(*replies) as replay, remote(replay, idle_s=5) as engine:
+        for phase in ("first_token", "between_tokens"):
+            with pytest.raises(Timeout) as caught:
+                await answer(engine)
+            assert caught.value.timeout_s == 0.5
+            if b"ping" not in kept:
+                assert caught.value.phase == phase
+        await eventually(lambda: replay.left == 2)
+
+
+async def test_a_stream_that_goes_on_may_take_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_client, "SILENCES", 0.1)
+    many = Reply([chunk({"content": "a"})], end="again")
+    async with replaying(many) as replay, remote(replay, idle_s=5) as engine:
+        context = Context()
+        recorder = Recorder(lambda deltas: context.stop() if deltas == 80 else None)
+        await engine.submit(request(), context, recorder)
+        await recorder.over()
+        assert recorder.finished is not None
 
 
 async def test_a_complete_answer_survives_a_reset_in_place_of_its_end() -> None:
