@@ -17,6 +17,7 @@ from engines.remote.http_client import HttpClient
 from engines.remote.keys import KeySource
 from engines.remote.options import RemoteOptions
 from engines.remote.stream import RemoteStream, StreamReader
+from engines.remote.token_rate import TokenRate
 from engines.remote.transport import Transport
 from engines.requests import GenerateRequest
 
@@ -57,6 +58,7 @@ class RemoteEngine(PushEngine):
         self._client = HttpClient(name, options, self._headers, self._transport)
         self._streams: set[RemoteStream] = set()
         self._running = 0
+        self._rate = TokenRate(name, options.max_tokens_per_minute)
 
     @property
     def ready(self) -> bool:
@@ -127,7 +129,13 @@ class RemoteEngine(PushEngine):
             sink.emit(Finished.cancelled(request.sampling.n, self.name))
             return
         self._take_slot()
-        stream = RemoteStream(self.name, request, context, sink, self._reader(request, asked), self._free_slot)
+        reader = self._reader(request, asked)
+
+        def on_over() -> None:
+            self._rate.spend(reader.usage.prompt_tokens + reader.usage.completion_tokens)
+            self._free_slot()
+
+        stream = RemoteStream(self.name, request, context, sink, reader, on_over)
         self._streams.add(stream)
         await stream.run(self._client, self._transport.parser(), url, body, asked, self._streams.discard)
 
@@ -182,6 +190,7 @@ class RemoteEngine(PushEngine):
         Raises:
             Unsupported: The model does not do it.
             QueueFull: Too many requests are under way.
+            RateLimited: The tokens of this minute are used up.
             Cancelled: Its context was stopped.
         """
         self._must_be_ready()
@@ -207,6 +216,7 @@ class RemoteEngine(PushEngine):
         return task.result()
 
     def _take_slot(self) -> None:
+        self._rate.check()
         if self._running >= self._max_concurrent:
             raise QueueFull(
                 f"The model takes {self._max_concurrent} requests at a time, and they are under way.",

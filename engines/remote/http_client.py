@@ -13,12 +13,15 @@ from yarl import URL
 from engines.errors import EngineFailed, InstanceLost, Timeout, TimeoutPhase
 from engines.remote.connections import Connections, distrust
 from engines.remote.failures import Asked, parse_error, status_error, stream_error
+from engines.remote.json_slices import loads_in_slices
 from engines.remote.options import RemoteOptions
 from engines.remote.transport import Transport
 
 MAX_ERROR_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 128 * 2**20
 """Largest answer that is no stream: 2,048 vectors of 8,192 floats in base64 are 90 MB."""
+BESIDE_BYTES = 256 * 1024
+"""Answers that are larger are parsed beside the event loop."""
 SILENCES = 10
 """How often `idle_s` may pass in a stream while only comments and pings come."""
 
@@ -126,7 +129,10 @@ class HttpClient:
     async def _json(self, response: aiohttp.ClientResponse, asked: Asked) -> Any:
         text = await _read(response, MAX_ANSWER_BYTES)
         try:
-            answer = json.loads(text)
+            if len(text) > BESIDE_BYTES:
+                answer = await asyncio.to_thread(loads_in_slices, text)
+            else:
+                answer = json.loads(text)
         except (ValueError, RecursionError):
             raise EngineFailed(f"The server behind {self._name} answered with no JSON.", instance=self._name) from None
         error = parse_error(answer)
@@ -138,7 +144,7 @@ class HttpClient:
         """The body of a refusal, or nothing where it does not come whole: the status says enough."""
         try:
             async with asyncio.timeout(self._idle_s):
-                return await _read(response, MAX_ERROR_BYTES)
+                return bytes(await _read(response, MAX_ERROR_BYTES))
         except (TimeoutError, aiohttp.ClientError, OSError):
             return b""
 
@@ -180,14 +186,15 @@ class HttpClient:
         return InstanceLost(f"The server behind {self._name} {how}.", instance=self._name)
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytearray:
     """The body, or its first `limit` bytes; what is cut off is no JSON any more."""
     pieces = bytearray()
     async for piece in response.content.iter_any():
         pieces += piece
         if len(pieces) > limit:
             break
-    return bytes(pieces[:limit])
+    del pieces[limit:]
+    return pieces
 
 
 async def end_of(content: aiohttp.StreamReader, within_s: float = 1.0) -> None:

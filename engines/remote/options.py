@@ -50,6 +50,9 @@ class RemoteOptions(EngineOptions):
         api_key_file: Path of the file that holds it; read again whenever it changes. Without either no key is sent.
         ca_file: Path of a PEM file with the certificates of the authorities to trust, in place of the machine's.
         max_concurrent: Requests under way at a time; the next one is refused with `QueueFull`.
+        max_tokens_per_minute: Tokens of prompts and answers in a minute; past it requests end with `RateLimited`
+            until there is room. Each router replica counts for itself, when a request is over, and as far as the server
+            tells the usage: it holds spending down, and is no exact bill. None: no limit.
         connect_s: Seconds that connecting may take.
         idle_s: Seconds that may pass without a byte from the server; ten times as long between two parts of an answer
             where comments or pings come.
@@ -66,6 +69,7 @@ class RemoteOptions(EngineOptions):
     api_key_file: str | None = Field(None, min_length=1)
     ca_file: str | None = Field(None, min_length=1)
     max_concurrent: int = Field(256, ge=1)
+    max_tokens_per_minute: int | None = Field(None, ge=1)
     connect_s: float = Field(10.0, gt=0)
     idle_s: float = Field(120.0, gt=0)
     extra_body: dict[str, JsonValue] = {}
