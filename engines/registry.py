@@ -62,6 +62,9 @@ KINDS: dict[str, EngineKind] = {
     "anthropic": EngineKind(
         "engines.remote.anthropic_engine:AnthropicEngine", "engines.remote.options:AnthropicOptions", remote=True
     ),
+    "bedrock": EngineKind(
+        "engines.remote.bedrock_engine:BedrockEngine", "engines.remote.options:BedrockOptions", remote=True
+    ),
     "azure": EngineKind("engines.remote.openai_engine:AzureEngine", "engines.remote.options:AzureOptions", remote=True),
 }
 

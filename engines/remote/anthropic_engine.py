@@ -10,6 +10,7 @@ from engines.remote.anthropic_stream import AnthropicStreamReader
 from engines.remote.engine import RemoteEngine
 from engines.remote.failures import Asked
 from engines.remote.options import AnthropicOptions
+from engines.remote.transport import Transport
 from engines.requests import GenerateRequest
 
 DEFAULTS = Capabilities(tools=True, reasoning=True, vision=True, guided=True)
@@ -23,10 +24,13 @@ class AnthropicEngine(RemoteEngine):
         name: The engine's name.
         spec: What the registry makes it from.
         options: Its options.
+        transport: What is below the events, where that is not Anthropic's own.
     """
 
-    def __init__(self, name: str, spec: EngineSpec, options: AnthropicOptions) -> None:
-        super().__init__(name, spec, options, DEFAULTS)
+    def __init__(
+        self, name: str, spec: EngineSpec, options: AnthropicOptions, transport: Transport | None = None
+    ) -> None:
+        super().__init__(name, spec, options, DEFAULTS, transport)
         self._version = options.api_version
         self._max_tokens = options.max_tokens
         self._thinking_budgets = options.thinking_budgets

@@ -17,6 +17,8 @@ from engines.remote.http_client import HttpClient
 from engines.remote.keys import KeySource
 from engines.remote.options import RemoteOptions
 from engines.remote.stream import RemoteStream, StreamReader
+from engines.remote.token_rate import TokenRate
+from engines.remote.transport import Transport
 from engines.requests import GenerateRequest
 
 Result = TypeVar("Result")
@@ -33,9 +35,17 @@ class RemoteEngine(PushEngine):
         spec: What the registry makes it from.
         options: Its options.
         defaults: What it can do unless the options say otherwise.
+        transport: What its API has below the events.
     """
 
-    def __init__(self, name: str, spec: EngineSpec, options: RemoteOptions, defaults: Capabilities) -> None:
+    def __init__(
+        self,
+        name: str,
+        spec: EngineSpec,
+        options: RemoteOptions,
+        defaults: Capabilities,
+        transport: Transport | None = None,
+    ) -> None:
         self.name = name
         self._served_as = spec.model
         self.capabilities = options.capabilities.over(replace(defaults, accelerator="remote"))
@@ -44,9 +54,11 @@ class RemoteEngine(PushEngine):
         self._extra_body = options.extra_body
         self._max_concurrent = options.max_concurrent
         self._keys = KeySource(options.api_key_env, options.api_key_file)
-        self._client = HttpClient(name, options, self._headers)
+        self._transport = transport or Transport()
+        self._client = HttpClient(name, options, self._headers, self._transport)
         self._streams: set[RemoteStream] = set()
         self._running = 0
+        self._rate = TokenRate(name, options.max_tokens_per_minute)
 
     @property
     def ready(self) -> bool:
@@ -58,13 +70,16 @@ class RemoteEngine(PushEngine):
 
         Raises:
             ProviderRefused: There is no API key, or the server refuses it.
+            EngineFailed: Something that it needs is not on this machine.
         """
         self._keys.key()
+        await self._transport.open()
         self._client.open()
         try:
             await self._look()
         except ProviderRefused:
             await self._client.close()
+            await self._transport.close()
             raise
         except PenstockError:
             # Each request finds out for itself: a router must not wait for somebody else's server.
@@ -78,9 +93,10 @@ class RemoteEngine(PushEngine):
         if streams:
             await asyncio.wait([asyncio.ensure_future(stream.ended()) for stream in streams], timeout=timeout_s)
         await self._client.close()
+        await self._transport.close()
 
     async def check_health(self) -> None:
-        """Returns when the server answers.
+        """Returns when the server answers; at once where nothing can be asked for free.
 
         Raises:
             NotReady: It was not started.
@@ -113,9 +129,15 @@ class RemoteEngine(PushEngine):
             sink.emit(Finished.cancelled(request.sampling.n, self.name))
             return
         self._take_slot()
-        stream = RemoteStream(self.name, request, context, sink, self._reader(request, asked), self._free_slot)
+        reader = self._reader(request, asked)
+
+        def on_over() -> None:
+            self._rate.spend(reader.usage.prompt_tokens + reader.usage.completion_tokens)
+            self._free_slot()
+
+        stream = RemoteStream(self.name, request, context, sink, reader, on_over)
         self._streams.add(stream)
-        await stream.run(self._client, url, body, asked, self._streams.discard)
+        await stream.run(self._client, self._transport.parser(), url, body, asked, self._streams.discard)
 
     @abstractmethod
     def _headers(self, key: str | None) -> Mapping[str, str]:
@@ -168,6 +190,7 @@ class RemoteEngine(PushEngine):
         Raises:
             Unsupported: The model does not do it.
             QueueFull: Too many requests are under way.
+            RateLimited: The tokens of this minute are used up.
             Cancelled: Its context was stopped.
         """
         self._must_be_ready()
@@ -193,6 +216,7 @@ class RemoteEngine(PushEngine):
         return task.result()
 
     def _take_slot(self) -> None:
+        self._rate.check()
         if self._running >= self._max_concurrent:
             raise QueueFull(
                 f"The model takes {self._max_concurrent} requests at a time, and they are under way.",

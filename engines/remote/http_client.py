@@ -8,14 +8,22 @@ from typing import Any
 
 import aiohttp
 from aiohttp import hdrs
+from yarl import URL
 
-from engines.errors import EngineFailed, InstanceLost, NotReady, Timeout, TimeoutPhase
-from engines.remote.failures import Asked, parse_error, response_error, status_error, stream_error
+from engines.errors import EngineFailed, InstanceLost, Timeout, TimeoutPhase
+from engines.remote.connections import Connections, distrust
+from engines.remote.failures import Asked, parse_error, status_error, stream_error
+from engines.remote.json_slices import loads_in_slices
 from engines.remote.options import RemoteOptions
+from engines.remote.transport import Transport
 
 MAX_ERROR_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 128 * 2**20
 """Largest answer that is no stream: 2,048 vectors of 8,192 floats in base64 are 90 MB."""
+BESIDE_BYTES = 256 * 1024
+"""Answers that are larger are parsed beside the event loop."""
+SILENCES = 10
+"""How often `idle_s` may pass in a stream while only comments and pings come."""
 
 
 class HttpClient:
@@ -25,52 +33,55 @@ class HttpClient:
         name: The engine's name, for errors.
         options: The engine's options.
         headers: The headers that every request carries, made of the API key.
+        transport: Signs requests, and reads refusals.
     """
 
-    def __init__(self, name: str, options: RemoteOptions, headers: Callable[[str | None], Mapping[str, str]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        options: RemoteOptions,
+        headers: Callable[[str | None], Mapping[str, str]],
+        transport: Transport,
+    ) -> None:
         self._name = name
         self._headers = headers
+        self._transport = transport
         self._idle_s = options.idle_s
         self._connect_s = options.connect_s
-        self._session: aiohttp.ClientSession | None = None
+        self._connections = Connections(name, options)
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds that may pass in a stream between two parts of the answer, whatever else is sent."""
+        return SILENCES * self._idle_s
 
     @property
     def is_open(self) -> bool:
         """Whether it can be asked."""
-        return self._session is not None
+        return self._connections.is_open
 
     def open(self) -> None:
-        """Makes the pool; nothing is sent.
+        """Makes the pool of connections; nothing is sent.
 
-        TLS certificates are verified. Proxies and `.netrc` of the machine are not used.
+        Raises:
+            EngineFailed: `ca_file` cannot be read, or has no certificates in it.
         """
-        if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None, connect=self._connect_s, sock_read=self._idle_s)
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
-                timeout=timeout,
-                # A compressed answer of a few bytes may be any size, and a stream gains nothing.
-                headers={hdrs.ACCEPT_ENCODING: "identity"},
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,
-            )
+        self._connections.open()
 
     async def close(self) -> None:
         """Closes every connection."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await self._connections.close()
 
     @asynccontextmanager
     async def stream(self, url: str, body: Mapping[str, Any], asked: Asked) -> AsyncIterator[aiohttp.StreamReader]:
-        """Posts JSON, and gives what comes back as a stream of server-sent events.
+        """Posts JSON, and gives the bytes of the stream that comes back.
 
         Leaving it before the stream's end closes the connection, which tells the server to stop.
 
         Raises:
             PenstockError: It was refused, it was not answered with a stream, or the way to the server failed.
         """
-        async with self._request(hdrs.METH_POST, url, body, asked, {hdrs.ACCEPT: "text/event-stream"}) as response:
+        async with self._request(hdrs.METH_POST, url, body, asked, {hdrs.ACCEPT: self._transport.accept}) as response:
             if response.content_type in ("application/json", "text/html", "application/xhtml+xml"):
                 raise await self._no_stream(response, asked)
             yield response.content
@@ -93,24 +104,21 @@ class HttpClient:
     async def _request(
         self, method: str, url: str, body: Mapping[str, Any] | None, asked: Asked, headers: Mapping[str, str] = {}
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        if self._session is None:
-            raise NotReady(f"The engine {self._name} is not ready.", instance=self._name)
         all_headers = {**self._headers(asked.secret), **headers}
         data = None
         if body is not None:
             data = json.dumps(body).encode()
             all_headers[hdrs.CONTENT_TYPE] = "application/json"
         with self.failures("first_token"):
-            # A redirect would carry the key, and the request, to who knows where.
             # The limit is for a server that does not read: aiohttp counts the silence from the end of the body only.
             async with asyncio.timeout(self._connect_s + self._idle_s):
-                response = await self._session.request(
-                    method, url, data=data, headers=all_headers, allow_redirects=False
-                )
+                sent = URL(url)
+                signed = await self._transport.signed(method, str(sent), all_headers, data)
+                response = await self._connections.request(method, sent, signed, data)
             try:
                 if response.status >= 300:
                     text = await self._error_text(response)
-                    raise response_error(response.status, text, response.headers, asked)
+                    raise self._transport.refusal(response.status, text, response.headers, asked)
                 yield response
             finally:
                 if response.content.at_eof():
@@ -121,7 +129,10 @@ class HttpClient:
     async def _json(self, response: aiohttp.ClientResponse, asked: Asked) -> Any:
         text = await _read(response, MAX_ANSWER_BYTES)
         try:
-            answer = json.loads(text)
+            if len(text) > BESIDE_BYTES:
+                answer = await asyncio.to_thread(loads_in_slices, text)
+            else:
+                answer = json.loads(text)
         except (ValueError, RecursionError):
             raise EngineFailed(f"The server behind {self._name} answered with no JSON.", instance=self._name) from None
         error = parse_error(answer)
@@ -133,7 +144,7 @@ class HttpClient:
         """The body of a refusal, or nothing where it does not come whole: the status says enough."""
         try:
             async with asyncio.timeout(self._idle_s):
-                return await _read(response, MAX_ERROR_BYTES)
+                return bytes(await _read(response, MAX_ERROR_BYTES))
         except (TimeoutError, aiohttp.ClientError, OSError):
             return b""
 
@@ -162,8 +173,10 @@ class HttpClient:
             raise self._lost(f"could not be reached within {self._connect_s:g} s") from None
         except TimeoutError:
             raise Timeout(phase, self._idle_s).at(self._name) from None
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise self._lost(f"has a TLS certificate that is {distrust(error)}") from None
         except aiohttp.ClientSSLError:
-            raise self._lost("could not prove who it is (TLS)") from None
+            raise self._lost("does not agree with us on TLS") from None
         except aiohttp.ClientConnectorError:
             raise self._lost("could not be reached") from None
         except (aiohttp.ClientError, OSError) as error:
@@ -173,14 +186,15 @@ class HttpClient:
         return InstanceLost(f"The server behind {self._name} {how}.", instance=self._name)
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytearray:
     """The body, or its first `limit` bytes; what is cut off is no JSON any more."""
     pieces = bytearray()
     async for piece in response.content.iter_any():
         pieces += piece
         if len(pieces) > limit:
             break
-    return bytes(pieces[:limit])
+    del pieces[limit:]
+    return pieces
 
 
 async def end_of(content: aiohttp.StreamReader, within_s: float = 1.0) -> None:

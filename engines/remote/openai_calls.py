@@ -34,13 +34,17 @@ def embed_body(request: EmbedRequest, model: str, *, vllm: bool) -> dict[str, An
 
 
 def embeddings(answer: Any, request: EmbedRequest, engine: str) -> Embeddings:
-    """The vectors in an answer of `/embeddings`, in base64 or as numbers.
+    """The vectors in an answer of `/embeddings`, in base64 or as numbers; takes them out of the answer.
+
+    May take long: for a thread beside the event loop.
 
     Raises:
         EngineFailed: They are not those that were asked for.
     """
-    entries = sorted(map(as_dict, as_list(as_dict(answer).get("data"))), key=lambda entry: as_count(entry.get("index")))
-    vectors = [_packed(entry.get("embedding")) for entry in entries]
+    entries = [entry for entry in as_list(as_dict(answer).get("data")) if isinstance(entry, dict)]
+    entries.sort(key=lambda entry: as_count(entry.get("index")))
+    # Taken out one by one: all numbers at once would be freed in one long step, and all threads wait for that.
+    vectors = [_packed(entry.pop("embedding", None)) for entry in entries]
     sizes = set(map(len, vectors))
     if len(vectors) != len(request.inputs) or len(sizes) != 1 or 0 in sizes or min(sizes) % FLOAT_BYTES:
         raise EngineFailed(f"The server behind {engine} did not give one vector per input.", instance=engine)

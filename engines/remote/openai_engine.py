@@ -1,5 +1,6 @@
 """The engines `openai` and `azure`: OpenAI's API, wherever it is spoken."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -58,9 +59,10 @@ class OpenAIEngine(RemoteEngine):
 
     async def _embed(self, request: EmbedRequest, context: Context) -> Embeddings:
         body = embed_body(request, self._model, vllm=self._vllm)
-        return embeddings(
-            await self._post(request, context, self._url("embeddings", body), body, "inputs"), request, self.name
-        )
+        answer = await self._post(request, context, self._url("embeddings", body), body, "inputs")
+        made = await asyncio.to_thread(embeddings, answer, request, self.name)
+        self._rate.spend(made.prompt_tokens)
+        return made
 
     async def _tokenize(self, request: TokenizeRequest, context: Context) -> Tokenized:
         body = tokenize_body(request, self._model)

@@ -22,6 +22,7 @@ from engines.events import (
 )
 from engines.remote.failures import Asked, stream_error
 from engines.remote.json_fields import as_count, as_dict, as_list, as_str, is_json
+from engines.remote.openai_content import text_and_thinking, text_of
 from engines.remote.openai_logprobs import chat_logprobs, completion_logprobs
 from engines.remote.sse import MalformedStream, ServerSentEvent
 from engines.requests import GenerateRequest
@@ -147,14 +148,15 @@ class OpenAIStreamReader:
         if self._is_chat:
             delta = as_dict(theirs.get("delta"))
             logprobs = chat_logprobs(theirs.get("logprobs"), token_ids, self._most)
-            text, refusal = _text(delta.get("content")), _text(delta.get("refusal"))
+            text, thinking = text_and_thinking(delta.get("content"))
+            refusal = text_of(delta.get("refusal"))
             choice.is_refusal = choice.is_refusal or bool(refusal)
             text += refusal
-            events = list(self._reasoning(delta, index))
+            events = list(self._reasoning(delta, thinking, index))
             calls = list(self._calls(delta, choice, index))
         else:
             logprobs = completion_logprobs(theirs.get("logprobs"), token_ids, self._most)
-            text = _text(theirs.get("text"))
+            text = text_of(theirs.get("text"))
             events, calls = [], []
         if text:
             events.append(TextDelta(text, index))
@@ -170,9 +172,9 @@ class OpenAIStreamReader:
         if isinstance(stop_reason, int | str):
             choice.stop_reason = stop_reason
 
-    def _reasoning(self, delta: Mapping[str, Any], index: int) -> Iterator[Event]:
+    def _reasoning(self, delta: Mapping[str, Any], thinking: str, index: int) -> Iterator[Event]:
         # Some servers say it under both names.
-        text = as_str(delta.get("reasoning_content")) or as_str(delta.get("reasoning"))
+        text = as_str(delta.get("reasoning_content")) or as_str(delta.get("reasoning")) or thinking
         if self._tells_reasoning:
             if text:
                 yield ReasoningDelta(text, index)
@@ -248,13 +250,6 @@ class OpenAIStreamReader:
                 cache_write_tokens=as_count(prompt.get("cache_write_tokens")),
                 reasoning_tokens=as_count(as_dict(theirs.get("completion_tokens_details")).get("reasoning_tokens")),
             )
-
-
-def _text(value: Any) -> str:
-    # Some servers send lists of parts here. To leave them out would be to lose some of the answer.
-    if value is not None and not isinstance(value, str):
-        raise MalformedStream("the text of a chunk is not text")
-    return value or ""
 
 
 def _carrying(

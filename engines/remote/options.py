@@ -1,7 +1,7 @@
 """Options of remote engines, as a fleet file gives them."""
 
 from dataclasses import replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
@@ -48,9 +48,14 @@ class RemoteOptions(EngineOptions):
         model: The model's name there; None: the name that it has here.
         api_key_env: Name of the environment variable that holds the API key.
         api_key_file: Path of the file that holds it; read again whenever it changes. Without either no key is sent.
+        ca_file: Path of a PEM file with the certificates of the authorities to trust, in place of the machine's.
         max_concurrent: Requests under way at a time; the next one is refused with `QueueFull`.
+        max_tokens_per_minute: Tokens of prompts and answers in a minute; past it requests end with `RateLimited`
+            until there is room. Each router replica counts for itself, when a request is over, and as far as the server
+            tells the usage: it holds spending down, and is no exact bill. None: no limit.
         connect_s: Seconds that connecting may take.
-        idle_s: Seconds that may pass without a byte from the server.
+        idle_s: Seconds that may pass without a byte from the server; ten times as long between two parts of an answer
+            where comments or pings come.
         extra_body: Fields that are put into the body of every generation last, over ours; null takes one out.
         capabilities: What the model can do, where it differs from the defaults.
     """
@@ -62,7 +67,9 @@ class RemoteOptions(EngineOptions):
     model: str | None = Field(None, min_length=1)
     api_key_env: str | None = Field(None, min_length=1)
     api_key_file: str | None = Field(None, min_length=1)
+    ca_file: str | None = Field(None, min_length=1)
     max_concurrent: int = Field(256, ge=1)
+    max_tokens_per_minute: int | None = Field(None, ge=1)
     connect_s: float = Field(10.0, gt=0)
     idle_s: float = Field(120.0, gt=0)
     extra_body: dict[str, JsonValue] = {}
@@ -144,3 +151,30 @@ class AnthropicOptions(RemoteOptions):
     api_version: str = Field("2023-06-01", pattern=r"^[A-Za-z0-9.-]{1,40}$")
     max_tokens: int = Field(8192, ge=1)
     thinking_budgets: dict[str, Annotated[int, Field(ge=1024)]] = {}
+
+
+class BedrockOptions(AnthropicOptions):
+    """Options of an engine behind AWS Bedrock, for Anthropic's models there.
+
+    Without an API key (`api_key_env`, `api_key_file`), requests are signed with the credentials that botocore finds: in
+    the environment, in AWS's files, of the container or of the machine.
+
+    Attributes:
+        region: AWS region: `eu-central-1`.
+        base_url: Where the API is; None: Bedrock's own address in that region.
+        model: Id or ARN of the model or of its inference profile; None: the name that it has here.
+        api_version: The `anthropic_version` that is asked for.
+    """
+
+    packages = {"botocore": "`pip install 'penstock[bedrock]'`"}
+
+    region: str = Field(pattern=r"^[a-z]{2,4}(-[a-z]{2,12}){1,3}-\d{1,2}$")
+    base_url: str = ""
+    api_version: str = Field("bedrock-2023-05-31", pattern=r"^[A-Za-z0-9.-]{1,40}$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_the_region(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("base_url") is None:
+            return {**data, "base_url": f"https://bedrock-runtime.{data.get('region')}.amazonaws.com"}
+        return data

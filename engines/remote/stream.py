@@ -1,6 +1,7 @@
 """One request to a remote server: from its first byte to the one event or error that ends it."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -8,11 +9,12 @@ import aiohttp
 
 from engines.context import Context
 from engines.contract import Sink
-from engines.errors import EngineFailed, InstanceLost, PenstockError, StreamIncomplete
+from engines.errors import EngineFailed, InstanceLost, PenstockError, StreamIncomplete, Timeout, TimeoutPhase
 from engines.events import Event, Finished, Started, Terminal, Usage
 from engines.remote.failures import Asked
 from engines.remote.http_client import HttpClient, end_of
-from engines.remote.sse import MalformedStream, ServerSentEvent, SSEParser
+from engines.remote.sse import MalformedStream, ServerSentEvent
+from engines.remote.transport import StreamParser
 from engines.requests import GenerateRequest
 
 
@@ -69,6 +71,7 @@ class RemoteStream:
     async def run(
         self,
         client: HttpClient,
+        parser: StreamParser,
         url: str,
         body: Mapping[str, Any],
         asked: Asked,
@@ -78,6 +81,7 @@ class RemoteStream:
 
         Args:
             client: Asks the server.
+            parser: Finds the events in the bytes of the answer.
             url: Where.
             body: What.
             asked: The same for errors.
@@ -87,7 +91,7 @@ class RemoteStream:
             PenstockError: Setup error; the sink was not called and will not be.
         """
         self._task = asyncio.get_running_loop().create_task(
-            self._answer(client, url, body, asked), name=f"answer of {self._engine}"
+            self._answer(client, parser, url, body, asked), name=f"answer of {self._engine}"
         )
         self._task.add_done_callback(lambda _: on_closed(self))
         unsubscribe = self._context.on_stop(self._cancelled)
@@ -139,10 +143,12 @@ class RemoteStream:
             self._end()
         self._sink.emit(event)
 
-    async def _answer(self, client: HttpClient, url: str, body: Mapping[str, Any], asked: Asked) -> None:
+    async def _answer(
+        self, client: HttpClient, parser: StreamParser, url: str, body: Mapping[str, Any], asked: Asked
+    ) -> None:
         try:
             async with client.stream(url, body, asked) as content:
-                await self._read(client, content)
+                await self._read(client, parser, content)
                 if self._over and not self._context.is_stopped:
                     await end_of(content)
         except PenstockError as error:
@@ -153,12 +159,13 @@ class RemoteStream:
             what = f"{type(error).__name__}: {asked.clean(str(error))}"
             self.fail(EngineFailed(f"The engine {self._engine} failed: {what}"))
 
-    async def _read(self, client: HttpClient, content: aiohttp.StreamReader) -> None:
+    async def _read(self, client: HttpClient, parser: StreamParser, content: aiohttp.StreamReader) -> None:
         """Reads until the answer is over, or until it was ended from outside."""
-        parser = SSEParser()
         try:
+            heard_s = time.monotonic()
             while not self._over:
-                with client.failures("between_tokens" if self._accepted.done() else "first_token"):
+                phase: TimeoutPhase = "between_tokens" if self._accepted.done() else "first_token"
+                with client.failures(phase):
                     piece = await content.readany()
                 if not piece:
                     break
@@ -166,6 +173,12 @@ class RemoteStream:
                     self._take(event)
                     if self._over:
                         return
+                    if event.type != "ping":
+                        heard_s = time.monotonic()
+                # Comments and pings keep a connection, and say that a server lives: not that it will ever answer. Each
+                # of them comes here, and without any the client's own limit ends the wait.
+                if time.monotonic() - heard_s > client.silence_s:
+                    raise Timeout(phase, client.silence_s)
         except PenstockError:
             # A server that said everything may fail to say goodbye.
             finished = self._reader.end()

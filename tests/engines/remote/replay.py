@@ -19,15 +19,16 @@ class Reply:
         status: Its status.
         headers: Its headers besides the type.
         type: Its content type.
-        end: `whole`: the body is complete. `cut`: the connection is closed in the middle of a chunk. `reset`: it is
-            reset. `hang`: nothing more comes until the client leaves. `silent`: there are no headers, either.
+        end: `whole`: the body is complete. `again`: its last piece comes again and again until the client leaves.
+            `cut`: the connection is closed in the middle of a chunk. `reset`: it is reset. `hang`: nothing more comes
+            until the client leaves. `silent`: there are no headers, either.
     """
 
     pieces: Sequence[bytes] = ()
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     type: str = SSE
-    end: Literal["whole", "cut", "reset", "hang", "silent"] = "whole"
+    end: Literal["whole", "again", "cut", "reset", "hang", "silent"] = "whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Question:
     path: str
     headers: dict[str, str]
     body: Any
+    raw: bytes = b""
 
 
 class Replay:
@@ -76,7 +78,7 @@ class Replay:
         method, path, _ = first.split(" ")
         headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
         text = await reader.readexactly(int(headers.get("content-length", 0)))
-        self.questions.append(Question(method, path, headers, json.loads(text) if text else None))
+        self.questions.append(Question(method, path, headers, json.loads(text) if text else None, text))
         return await self._answer(self.models if method == "GET" else self._next(), reader, writer)
 
     def _next(self) -> Reply:
@@ -96,6 +98,12 @@ class Replay:
             case "whole":
                 writer.write(b"0\r\n\r\n")
                 return True
+            case "again":
+                # The limits that this is for are many times longer than the pause.
+                leaving = asyncio.ensure_future(reader.read(1))
+                while not (await asyncio.wait((leaving,), timeout=0.01))[0]:
+                    writer.write(f"{len(reply.pieces[-1]):x}\r\n".encode() + reply.pieces[-1] + b"\r\n")
+                self.left += 1
             case "cut":
                 writer.write(b"ff\r\ndata: {")
             case "reset":

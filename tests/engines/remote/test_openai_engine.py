@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +30,8 @@ from engines.errors import (
 )
 from engines.events import Started, TextDelta
 from engines.registry import EngineSpec, make_engine
+from engines.remote import http_client
+from engines.remote.json_slices import loads_in_slices
 from tests.contract.asking import Recorder, eventually
 from tests.engines.remote.replay import Replay, Reply, replaying
 from tests.engines.remote.wire import STREAMS, TEXT, chunk, event, request
@@ -129,6 +132,33 @@ async def test_what_goes_wrong_later_ends_the_stream(reply: Reply, expected: typ
         assert type(recorder.error) is expected
         if isinstance(recorder.error, Timeout):
             assert recorder.error.phase == "between_tokens"
+
+
+@pytest.mark.parametrize("kept", [b": waiting\n\n", b"event: ping\ndata: {}\n\n", b"d"])
+async def test_what_is_no_part_of_an_answer_does_not_keep_a_stream_for_ever(
+    kept: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_client, "SILENCES", 0.1)
+    replies = [Reply([kept], end="again"), Reply([chunk({"content": "a"}), kept], end="again")]
+    async with replaying(*replies) as replay, remote(replay, idle_s=5) as engine:
+        for phase in ("first_token", "between_tokens"):
+            with pytest.raises(Timeout) as caught:
+                await answer(engine)
+            assert caught.value.timeout_s == 0.5
+            if b"ping" not in kept:
+                assert caught.value.phase == phase
+        await eventually(lambda: replay.left == 2)
+
+
+async def test_a_stream_that_goes_on_may_take_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_client, "SILENCES", 0.1)
+    many = Reply([chunk({"content": "a"})], end="again")
+    async with replaying(many) as replay, remote(replay, idle_s=5) as engine:
+        context = Context()
+        recorder = Recorder(lambda deltas: context.stop() if deltas == 80 else None)
+        await engine.submit(request(), context, recorder)
+        await recorder.over()
+        assert recorder.finished is not None
 
 
 async def test_a_complete_answer_survives_a_reset_in_place_of_its_end() -> None:
@@ -382,6 +412,49 @@ async def test_what_the_model_does_not_do_is_not_asked_for() -> None:
         with pytest.raises(Unsupported):
             await answer(engine)
         assert not replay.posts
+
+
+async def test_a_large_answer_is_parsed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def parse(data: bytes) -> Any:
+        threads.append(threading.current_thread())
+        return loads_in_slices(data)
+
+    monkeypatch.setattr(http_client, "loads_in_slices", parse)
+    vector = [0.5, -0.25, 1.0, 2.0] * 4096
+    for inputs, is_large in ((2, False), (8, True)):
+        data = [{"index": index, "embedding": vector if is_large else vector[:4]} for index in range(inputs)]
+        text = json.dumps({"data": data, "usage": {"prompt_tokens": 5}}).encode()
+        async with (
+            replaying(Reply([text], type="application/json")) as replay,
+            remote(replay, capabilities={"embed": True}) as engine,
+        ):
+            made = await engine.embed(EmbedRequest(model="model", inputs=["a"] * inputs))
+            assert made.floats(inputs - 1)[:4] == (0.5, -0.25, 1.0, 2.0)
+            assert len(threads) == is_large
+    assert threads[0] is not threading.current_thread()
+
+
+async def test_tokens_past_the_limit_of_a_minute_are_not_taken() -> None:
+    async with replaying(GOOD) as replay, remote(replay, max_tokens_per_minute=20) as engine:
+        for _ in range(2):
+            assert await answer(engine), "14 tokens each"
+        with pytest.raises(RateLimited) as caught:
+            await answer(engine)
+        assert caught.value.instance == "remote-0" and len(replay.posts) == 2
+        assert caught.value.retry_after_s is not None and 30 < caught.value.retry_after_s <= 60
+        assert engine.load().running == 0
+
+
+async def test_tokens_of_embeddings_count() -> None:
+    data = [{"index": 0, "embedding": [1.0]}]
+    text = json.dumps({"data": data, "usage": {"prompt_tokens": 5}}).encode()
+    options = {"capabilities": {"embed": True}, "max_tokens_per_minute": 5}
+    async with replaying(Reply([text], type="application/json")) as replay, remote(replay, **options) as engine:
+        await engine.embed(EmbedRequest(model="model", inputs=["a"]))
+        with pytest.raises(RateLimited):
+            await engine.embed(EmbedRequest(model="model", inputs=["a"]))
 
 
 async def test_a_call_can_be_cancelled() -> None:

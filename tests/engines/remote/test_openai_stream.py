@@ -150,9 +150,9 @@ def test_fields_of_other_types_break_nothing(theirs: object) -> None:
     assert not events
 
 
-def test_text_that_comes_as_parts_is_not_lost_in_silence() -> None:
+def test_parts_of_other_types_are_not_lost_in_silence() -> None:
     with pytest.raises(MalformedStream):
-        read(chunk({"content": [{"type": "text", "text": "a"}]}))
+        read(chunk({"content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}))
 
 
 def test_an_answer_that_the_server_gave_up_is_not_finished() -> None:

@@ -11,11 +11,12 @@ from engines.remote.options import RemoteCapabilities
 
 REMOTE = [name for name, kind in KINDS.items() if kind.remote]
 URL = {"base_url": "https://api.example.com/v1/"}
+NEEDED = {"bedrock": {"region": "eu-central-1"}}
 
 
 @pytest.mark.parametrize("kind", REMOTE)
 def test_every_remote_kind_is_made_of_a_url(kind: str) -> None:
-    engine = make_engine("remote-0", EngineSpec(kind=kind, model="model", options=URL))
+    engine = make_engine("remote-0", EngineSpec(kind=kind, model="model", options={**URL, **NEEDED.get(kind, {})}))
     assert engine.capabilities.accelerator == "remote"
     assert not engine.capabilities.resume and not engine.ready
 
@@ -39,7 +40,7 @@ def test_every_remote_kind_is_made_of_a_url(kind: str) -> None:
 )
 def test_wrong_options_are_refused_by_name(kind: str, options: dict[str, Any], place: str) -> None:
     with pytest.raises(ValidationError) as caught:
-        options_type(kind).model_validate(options)
+        options_type(kind).model_validate({**NEEDED.get(kind, {}), **options})
     assert place in {error["loc"][0] for error in caught.value.errors()}
     assert "secret" not in str(caught.value)
 

@@ -100,6 +100,17 @@ FILTERED = (
 # A whole call in one piece, without an index and an id, as some servers send it; no [DONE].
 WHOLE_CALL = chunk({"tool_calls": [{"function": {"name": "f", "arguments": "{}"}, "id": "x"}]}) + chunk(reason="stop")
 
+# As Mistral's models send it.
+PARTS = (
+    chunk({"role": "assistant", "content": ""})
+    + chunk({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Let me "}]}]})
+    + chunk({"content": [{"type": "thinking", "thinking": "see."}, {"type": "text", "text": "Four"}]})
+    + chunk({"content": [{"type": "reference", "reference_ids": [1]}, {"type": "text", "text": "."}]})
+    + chunk({"content": []})
+    + chunk(reason="stop")
+    + DONE
+)
+
 STREAMS: dict[str, tuple[bytes, list[Event]]] = {
     "text": (
         TEXT,
@@ -130,6 +141,16 @@ STREAMS: dict[str, tuple[bytes, list[Event]]] = {
             ReasoningDelta("see."),
             TextDelta("Four."),
             finished("stop", Usage(3, 8, 0, 6)),
+        ],
+    ),
+    "parts": (
+        PARTS,
+        [
+            ReasoningDelta("Let me "),
+            ReasoningDelta("see."),
+            TextDelta("Four"),
+            TextDelta("."),
+            finished("stop"),
         ],
     ),
     "refusal": (REFUSAL, [TextDelta("I cannot "), TextDelta("help with that."), finished("content_filter")]),
