@@ -8,7 +8,7 @@ a name that resolves otherwise a moment later changes nothing. A redirect is a n
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv6Address, ip_address
 from socket import AF_INET, AF_INET6, SOCK_STREAM
 from typing import Any
 
@@ -22,7 +22,6 @@ from engines.errors import AttachmentRefused
 HTTPS_PORT = 443
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PIECE_BYTES = 64 * 1024
-_NAT64 = IPv6Network("64:ff9b::/96")
 
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
 """The addresses of a name. Raises OSError where it has none."""
@@ -83,7 +82,7 @@ class UrlFetcher:
                     target = found
         except TimeoutError:
             raise AttachmentRefused(f"The URL could not be fetched within {settings.timeout_s:g} s.") from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a redirect to what is no URL
             # What the other end does wrong is told by its kind only: the rest may name addresses of ours.
             raise AttachmentRefused(f"The URL could not be fetched: {type(error).__name__}.") from error
         raise AttachmentRefused(f"The URL redirects more than {settings.max_redirects} times.")
@@ -136,21 +135,14 @@ class UrlFetcher:
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is one of the public internet, also where it is written inside of another one."""
+    """Whether an address is one of the public internet: none that stands for another one but IPv4's in IPv6."""
     ip = ip_address(address)
     if isinstance(ip, IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if inner is None and ip in _NAT64:
-            inner = IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None and not _is_public(inner):
-            return False
         if ip.ipv4_mapped is not None:
-            return True
-    return _is_public(ip)
-
-
-def _is_public(ip: IPv4Address | IPv6Address) -> bool:
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
+            ip = ip.ipv4_mapped
+        elif ip.sixtofour is not None or ip.teredo is not None:
+            return False
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved)
 
 
 class _Pinned(AbstractResolver):
