@@ -21,6 +21,9 @@ from engines.completion import Collector, collect
 from engines.context import Context
 from engines.errors import Cancelled, Draining, InstanceLost, InvalidRequest, PenstockError, QueueFull, Timeout
 from engines.events import Event, Finished, Started
+from engines.operators.fallback import Fallback
+from engines.operators.link import link
+from engines.operators.migration import Migration
 from engines.registry import EngineSpec
 from engines.requests import GenerateRequest, Resume, Sampling
 from engines.scripted.engine import ScriptedEngine, ScriptedOptions
@@ -529,3 +532,20 @@ async def test_what_was_uploaded_is_freed_with_its_request(start: Start) -> None
         return uploaded not in core.get_all_reference_counts()
 
     await eventually(is_freed, 20.0)
+
+
+async def test_a_stream_that_moves_takes_its_attachments_along(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    puts = []
+    put = ray.put
+    monkeypatch.setattr(ray, "put", lambda data: puts.append(len(data)) or put(data))
+    slowly = [{"echo": True, "every_s": 0.5}]
+    first, doomed = await start(slowly, attachments=True)
+    _, other = await start(slowly, attachments=True)
+    recorder = Recorder(lambda deltas: os.kill(first.pid, signal.SIGKILL) if deltas == 1 else None)
+    asked = attached(10, 2**20)
+    await link(Migration(), Fallback("both", [doomed, other])).submit(asked, Context(), recorder)
+    await recorder.over()
+    assert recorder.finished is not None and recorder.finished.engine == other.name
+    # What an echo says are their digests: it is the same text only if the same data came to both.
+    assert recorder.text == named(asked)
+    assert puts == [2**20]
