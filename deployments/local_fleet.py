@@ -9,7 +9,10 @@ from deployments.fleet import Fleet, Model
 from deployments.model_settings import RoutingSettings
 from deployments.routing.local_link import LocalLink
 from deployments.routing.router import PushRouter
+from engines.attachments.reader import AttachmentLimits, AttachmentReader
 from engines.contract import Engine
+from engines.operators.attachments import Attachments
+from engines.operators.link import link
 
 _LOOK_EVERY_S = 0.05
 """An engine does not say when it becomes ready, or ceases to be."""
@@ -23,6 +26,7 @@ class LocalFleet(Fleet):
         aliases: Other names of models, to the names above.
         routing: How an instance of each model is picked.
         operators: Makes the engine that answers for a model, around its instances; None: nothing is around them.
+        attachments: What those of one request may cost.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class LocalFleet(Fleet):
         aliases: Mapping[str, str] | None = None,
         routing: RoutingSettings | None = None,
         operators: Callable[[Engine], Engine] | None = None,
+        attachments: AttachmentLimits | None = None,
     ) -> None:
         self._engines = {(model, engine.name): engine for model, members in engines.items() for engine in members}
         settings = routing or RoutingSettings()
@@ -38,7 +43,9 @@ class LocalFleet(Fleet):
         models = [
             Model(
                 name=model,
-                engine=operators(route) if operators is not None else route,
+                engine=link(
+                    Attachments(AttachmentReader(attachments)), operators(route) if operators is not None else route
+                ),
                 source=route,
                 aliases=tuple(alias for alias, name in (aliases or {}).items() if name == model),
             )

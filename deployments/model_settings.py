@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 
 from actors.settings import AdmissionSettings, PatienceSettings, Settings
+from engines.attachments.reader import AttachmentLimits
+from engines.attachments.url_fetcher import UrlSettings
 from engines.operators.registry import OperatorSpec, check_order
 from engines.registry import KINDS, EngineSpec
 
@@ -61,18 +63,30 @@ class HealthSettings(Settings):
     canary_idle_s: float = Field(30.0, gt=0)
 
 
+class AttachmentSettings(AttachmentLimits):
+    """What images, recordings and documents are taken, and what those of one request may cost.
+
+    Attributes:
+        urls: Which images are fetched that a request names by URL. None: none, they come with the request.
+    """
+
+    urls: UrlSettings | None = None
+
+
 class ServedModel(Settings):
     """What is said of every model, whatever answers for it.
 
     Attributes:
         name: What clients ask for.
         aliases: Other names for it.
+        attachments: What may come with a request for it.
         pipeline: The operators around it, the outermost first (`engines.operators.registry`); None: what is right for
             its kind.
     """
 
     name: ModelName
     aliases: list[ModelName] = []
+    attachments: AttachmentSettings = AttachmentSettings()
     pipeline: list[OperatorSpec] | None = None
 
     @field_validator("pipeline")

@@ -6,9 +6,12 @@ from typing import Any
 
 from deployments.fleet import Model
 from deployments.fleet_settings import FleetSettings
-from deployments.model_settings import FallbackSettings, ModelSettings, PoolSettings
+from deployments.model_settings import AttachmentSettings, FallbackSettings, ModelSettings, PoolSettings
 from deployments.routing.route import Route
+from engines.attachments.reader import AttachmentReader
+from engines.attachments.url_fetcher import UrlFetcher
 from engines.contract import Engine
+from engines.operators.attachments import Attachments
 from engines.operators.fallback import Fallback
 from engines.operators.link import link
 from engines.operators.pool import Pool, PoolMember
@@ -52,7 +55,12 @@ def build_models(settings: FleetSettings, routes: Mapping[str, Route], report: R
             for operator in operators:
                 operator.report = partial(report, model.name)
             behind = source(model)
-            built[model.name] = Model(model.name, link(*operators, behind), behind, tuple(model.aliases))
+            around = link(Attachments(_reader(model.attachments)), *operators, behind)
+            built[model.name] = Model(model.name, around, behind, tuple(model.aliases))
         return built[model.name]
 
     return [build(model) for model in settings.models]
+
+
+def _reader(settings: AttachmentSettings) -> AttachmentReader:
+    return AttachmentReader(settings, UrlFetcher(settings.urls).fetch if settings.urls is not None else None)

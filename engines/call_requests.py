@@ -10,7 +10,14 @@ from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 from pydantic import Field, model_validator
 
 from engines.messages import Message, Tool
-from engines.requests import GenerateRequest, RequestModel, Session, TokenIds
+from engines.requests import (
+    AttachmentList,
+    GenerateRequest,
+    RequestModel,
+    Session,
+    TokenIds,
+    check_attachments,
+)
 
 FLOAT_BYTES = 4
 """Bytes of one number of a vector."""
@@ -125,6 +132,7 @@ class TokenizeRequest(CallRequest[Tokenized]):
 
     Attributes:
         return_tokens: Whether the tokens are wanted as text, too.
+        attachments: As in `GenerateRequest`.
     """
 
     capability = "tokenize"
@@ -138,9 +146,11 @@ class TokenizeRequest(CallRequest[Tokenized]):
     add_special_tokens: bool | None = None
     chat_template_kwargs: dict[str, Any] = {}
     return_tokens: bool = False
+    attachments: AttachmentList = []
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:
+        check_attachments(self.messages, self.attachments)
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give exactly one of prompt, messages")
         return self

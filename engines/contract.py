@@ -65,6 +65,7 @@ class Capabilities:
         accelerator: `cpu`, or the GPU's name as its driver says it.
         memory_bytes: Memory of the accelerators it holds; 0 on the CPU.
         resume: Can go on from generated token ids; whether one stream can, its `Started` says.
+        vision, audio, documents: Which kinds of attachments it takes.
         guided: Can be held to a schema, regex, choice or grammar.
     """
 
@@ -75,6 +76,8 @@ class Capabilities:
     tools: bool = False
     reasoning: bool = False
     vision: bool = False
+    audio: bool = False
+    documents: bool = False
     guided: bool = False
     logprobs: bool = False
     resume: bool = False

@@ -1,12 +1,14 @@
 """A conversation, as OpenAI's chat API writes it: what goes into a chat template.
 
-These models guard the border: they check shapes and roles and keep the rest as it came, because chat templates read
-fields that no API names. Content parts other than text stay dictionaries; the engine that can see them reads them.
+These models guard the border. Of a message they check shape and role and keep the rest as it came, because chat
+templates read fields that no API names. A content part has exactly the keys of its type: renderers read more (vLLM's
+takes a `uuid` for the identity of an image, and then looks at neither its bytes nor where its URL leads).
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 
 Role = Literal["developer", "system", "user", "assistant", "tool"]
 
@@ -37,15 +39,107 @@ class TextPart(_Model):
     text: str
 
 
-class MediaPart(BaseModel):
-    """An image, audio or video part, kept as it came."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    type: Literal["image_url", "input_audio", "video_url", "audio_url", "file"]
+Kind = Literal["image", "audio", "document"]
 
 
-ContentPart = Annotated[TextPart | MediaPart, Field(discriminator="type")]
+class MediaPart(_Model):
+    """A part that holds data rather than text: base class of the three below.
+
+    Attributes:
+        kind: What it is to a model.
+        place: Where its data is, from the part on.
+        type: OpenAI's name for it.
+    """
+
+    kind: ClassVar[Kind]
+    place: ClassVar[str]
+
+    type: str
+
+    @property
+    def data(self) -> str:
+        """The data as the caller wrote it; empty where it is in `GenerateRequest.attachments`."""
+        name, field = self.place.split(".")
+        text: str = getattr(getattr(self, name), field)
+        return text
+
+    def holding(self, data: str) -> Self:
+        """The same part with other data."""
+        name, field = self.place.split(".")
+        return self.model_copy(update={name: getattr(self, name).model_copy(update={field: data})})
+
+
+class ImageUrl(_Model):
+    """Where an image is: a data URL. `detail` says how OpenAI's models should scale it."""
+
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImagePart(MediaPart):
+    """An image in a message's content."""
+
+    kind = "image"
+    place = "image_url.url"
+
+    type: Literal["image_url"] = "image_url"
+    image_url: ImageUrl
+
+
+class InputAudio(_Model):
+    """Sound, in base64."""
+
+    data: str
+    format: Literal["wav", "mp3"]
+
+
+class AudioPart(MediaPart):
+    """A recording in a message's content."""
+
+    kind = "audio"
+    place = "input_audio.data"
+
+    type: Literal["input_audio"] = "input_audio"
+    input_audio: InputAudio
+
+
+class InputFile(_Model):
+    """A document: a data URL, and what the caller calls it."""
+
+    file_data: str
+    filename: str | None = None
+
+
+class FilePart(MediaPart):
+    """A document in a message's content."""
+
+    kind = "document"
+    place = "file.file_data"
+
+    type: Literal["file"] = "file"
+    file: InputFile
+
+
+# Tags that are no keys of a part: pydantic writes them between the keys when it says where something is wrong.
+_TAGS = {"text": "a text", "image_url": "an image", "input_audio": "a recording", "file": "a document"}
+
+
+def _tag(part: Any) -> str | None:
+    kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
+    return _TAGS.get(kind) if isinstance(kind, str) else None
+
+
+ContentPart = Annotated[
+    Annotated[TextPart, Tag("a text")]
+    | Annotated[ImagePart, Tag("an image")]
+    | Annotated[AudioPart, Tag("a recording")]
+    | Annotated[FilePart, Tag("a document")],
+    Discriminator(
+        _tag,
+        custom_error_type="unknown_part",
+        custom_error_message=f"a part is of one of the types {', '.join(_TAGS)}",
+    ),
+]
 # A list of a million wrong items is one error, not a million.
 ContentParts = Annotated[list[ContentPart], Field(fail_fast=True)]
 
@@ -65,6 +159,15 @@ class Message(BaseModel):
     def for_template(self) -> dict[str, Any]:
         """The message as a chat template takes it: a dictionary without the keys that were not given."""
         return self.model_dump(exclude_none=True)
+
+
+def media_parts(messages: Sequence[Message]) -> Iterator[tuple[str, MediaPart]]:
+    """The parts of a conversation that hold data, in their order, each with where it is (`messages[0].content[1]`)."""
+    for index, message in enumerate(messages):
+        if isinstance(message.content, list):
+            for place, part in enumerate(message.content):
+                if isinstance(part, MediaPart):
+                    yield f"messages[{index}].content[{place}]", part
 
 
 class Function(_Model):

@@ -4,12 +4,23 @@ Requests cross borders (HTTP, Serve handles, Ray), so pydantic guards them: unkn
 name. They are built once per request and never touched per token.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    JsonValue,
+    PlainSerializer,
+    TypeAdapter,
+    model_validator,
+)
 
+from engines.attachments.attachment import Attachment
 from engines.errors import OtherVocabulary
-from engines.messages import Message, NamedToolChoice, Tool, ToolChoice
+from engines.messages import Message, NamedToolChoice, Tool, ToolChoice, media_parts
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 # Lists fail at their first wrong item: pydantic would report a million of them one by one, which takes minutes.
@@ -17,6 +28,13 @@ TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
 Word = Annotated[str, Field(min_length=1, max_length=1024)]
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 64
+
+# As JSON they are their digests: it is written to tell requests apart.
+AttachmentList = Annotated[
+    list[InstanceOf[Attachment]],
+    Field(repr=False),
+    PlainSerializer(lambda many: [one.digest for one in many], when_used="json"),
+]
 
 # The fields of a request that may be made of many models.
 _MANY: dict[str, TypeAdapter[Any]] = {"messages": TypeAdapter(list[Message]), "tools": TypeAdapter(list[Tool])}
@@ -179,6 +197,8 @@ class GenerateRequest(RequestModel):
         session: Sticky dispatch.
         instance: Direct dispatch: only this instance will do.
         priority: Lower is served first, as vLLM has it; strict between classes, first come first served within.
+        attachments: The data of the parts of `messages` that hold any, in their order, which are empty then; set by
+            `engines.operators.attachments`. No attachments: the data is in the parts, as the caller wrote it.
         resume: Set by Migration only.
         alone: Set by a router only: the request may be the end of engines, and an instance runs one such at a time.
     """
@@ -200,6 +220,7 @@ class GenerateRequest(RequestModel):
     session: Session | None = None
     instance: str | None = None
     priority: int = Field(0, ge=-100, le=100)
+    attachments: AttachmentList = []
     resume: Resume | None = None
     alone: bool = False
 
@@ -209,6 +230,7 @@ class GenerateRequest(RequestModel):
         given = [name for name in prompts if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(prompts)}; got {', '.join(given) or 'none'}")
+        check_attachments(self.messages, self.attachments)
         if self.messages is None and self.tools:
             raise ValueError("tools need messages")
         if self.continue_final_message and self.add_generation_prompt:
@@ -247,3 +269,13 @@ class GenerateRequest(RequestModel):
         if self.messages is not None:
             return "messages"
         return "prompt" if self.prompt is not None else "prompt_token_ids"
+
+
+def check_attachments(messages: Sequence[Message] | None, attachments: Sequence[Attachment]) -> None:
+    """Lets attachments pass that belong to the parts of messages, or are not there.
+
+    Raises:
+        ValueError: There are more or fewer than parts.
+    """
+    if attachments and len(attachments) != (parts := sum(1 for _ in media_parts(messages or ()))):
+        raise ValueError(f"attachments has {len(attachments)}, and messages {parts} parts for them")

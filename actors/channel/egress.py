@@ -14,6 +14,7 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from actors.channel.calls import result, translate
+from actors.channel.carriage import carried, put_large
 from actors.channel.frames import DRAINING, ENGINE_DIED, Entry, Pulse, decode
 from actors.channel.listener import Listener
 from actors.channel.ray_stream import RayStream
@@ -175,15 +176,19 @@ class Egress(PushEngine):
         """Answers into a sink; returns at `Started`. It is counted in `in_flight` before anything is awaited."""
         if context.is_killed:
             raise Cancelled("The request was cancelled.")
+        if request.attachments:
+            await self._upload(request, context)
+        # Attachments travel beside the request: pickled into it they would be copied at both ends.
+        bare = request.model_copy(update={"attachments": []}) if request.attachments else request
         with CollectorPaused():
-            data = pickle.dumps(request, 5)
+            data = pickle.dumps(bare, 5)
         self._open()
         self._numbers += 1
         number = self._numbers
         accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         stream = self._streams[number] = _OpenStream(sink, request, accepted, came_late=self._still_pulses > 1)
         self._in_flight += stream.weight
-        self._say(number, stream, (context.id, data))
+        self._say(number, stream, (context.id, data, carried(request.attachments)))
         stream.unsubscribe_stop = context.on_stop(lambda context: self._stop_stream(number, context))
         stream.unsubscribe_kill = context.on_kill(lambda _: self._kill_stream(number))
         try:
@@ -191,6 +196,19 @@ class Egress(PushEngine):
         except asyncio.CancelledError:
             self._kill_stream(number)
             raise
+
+    async def _upload(self, request: GenerateRequest, context: Context) -> None:
+        """Puts what is large where the instance finds it.
+
+        Meanwhile the request is counted, and has no number yet: the instance waits for each that has one.
+        """
+        self._in_flight += request.sampling.n
+        try:
+            await put_large(request.attachments)
+        finally:
+            self._in_flight -= request.sampling.n
+        if context.is_killed:
+            raise Cancelled("The request was cancelled.")
 
     async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
         """Answers at once, without a stream; ends with the channel, if that is lost first."""

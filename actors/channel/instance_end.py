@@ -8,7 +8,11 @@ import pickle
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable
 
+from ray.exceptions import RayError
+
 from actors.admission import Gate, Ticket
+from actors.channel.calls import translate
+from actors.channel.carriage import Carried, arrived
 from actors.channel.frames import Frame, News, Pulse, encode
 from actors.channel.outbox import Outbox
 from actors.channel.upstream import Message, Submission, Upstream, Upward
@@ -69,12 +73,31 @@ class Host(ABC):
 class Call:
     """One request on a channel: its context, its place at the gate, and the sink of its events."""
 
-    __slots__ = ("_channel", "_context", "_emit", "_goes_on", "_is_over", "_number", "_request", "_task", "_ticket")
+    __slots__ = (
+        "_attachments",
+        "_channel",
+        "_context",
+        "_emit",
+        "_goes_on",
+        "_is_over",
+        "_number",
+        "_request",
+        "_task",
+        "_ticket",
+    )
 
-    def __init__(self, channel: "Channel", number: int, request: GenerateRequest, context: Context) -> None:
+    def __init__(
+        self,
+        channel: "Channel",
+        number: int,
+        request: GenerateRequest,
+        context: Context,
+        attachments: tuple[Carried, ...],
+    ) -> None:
         self._channel = channel
         self._number = number
         self._request = request
+        self._attachments = attachments
         self._context = context
         self._emit = channel.outbox.emit
         self._ticket: Ticket | None = None
@@ -164,11 +187,29 @@ class Call:
         if self._is_over:
             return
         try:
-            await self._channel.host.engine.submit(self._request, self._context, self)
+            request = self._request
+            if self._attachments:
+                request = await self._with_attachments()
+                if self._is_over:
+                    return
+            await self._channel.host.engine.submit(request, self._context, self)
         except PenstockError as error:
             self.fail(error)
         except Exception as error:  # noqa: BLE001 - the caller waits: it must hear of a bug, too
             self.fail(EngineFailed(f"The engine failed: {type(error).__name__}: {error}"))
+
+    async def _with_attachments(self) -> GenerateRequest:
+        """The request as its engine takes it.
+
+        Raises:
+            InstanceLost: An attachment did not arrive.
+        """
+        carried, self._attachments = self._attachments, ()
+        try:
+            attachments = await arrived(carried)
+        except RayError as error:
+            raise translate(error, self._channel.host.id) from error
+        return self._request.model_copy(update={"attachments": attachments})
 
     def _note_session(self) -> None:
         if self._request.session is not None:
@@ -319,7 +360,7 @@ class Channel:
 
     def _submit(self, number: int, submission: Submission) -> None:
         """Takes a new request. What is wrong with it goes back as its error, in a frame."""
-        context_id, data = submission
+        context_id, data, attachments = submission
         try:
             request = _unpickled(data)
         except Exception as error:  # noqa: BLE001 - the caller waits: it must hear of it
@@ -327,7 +368,7 @@ class Channel:
             self.outbox.emit_urgently(number, EngineFailed(reason, instance=self.host.id))
             self._upstream.forget(number)
             return
-        call = self._calls[number] = Call(self, number, request, Context(context_id))
+        call = self._calls[number] = Call(self, number, request, Context(context_id), attachments)
         call.enter()
 
     def _overflow(self, number: int) -> None:

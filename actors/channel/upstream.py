@@ -10,8 +10,10 @@ Streams are numbered one after another, so that a number that never came can be 
 from collections.abc import Callable
 from typing import Literal
 
-Submission = tuple[str, bytes]
-"""Opens a stream: its context's id, and the pickled GenerateRequest.
+from actors.channel.carriage import Carried
+
+Submission = tuple[str, bytes, tuple[Carried, ...]]
+"""Opens a stream: its context's id, the pickled GenerateRequest, and the attachments of that, which are not in it.
 
 Each request is pickled on its own, so that one that cannot be read fails alone.
 """

@@ -13,7 +13,7 @@ from engines.remote.options import AnthropicOptions
 from engines.remote.transport import Transport
 from engines.requests import GenerateRequest
 
-DEFAULTS = Capabilities(tools=True, reasoning=True, vision=True, guided=True)
+DEFAULTS = Capabilities(tools=True, reasoning=True, vision=True, documents=True, guided=True)
 """What a model behind Anthropic's API is taken to do."""
 
 

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engines.errors import InvalidRequest, Unsupported
-from engines.messages import MediaPart, Message, TextPart
-from engines.remote.json_fields import as_dict, as_str
+from engines.messages import FilePart, ImagePart, MediaPart, Message, TextPart
 
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)(?:;[\w=.-]+)*;base64,(.*)", re.DOTALL)
 _KNOWN = frozenset(Message.model_fields) | {"redacted_reasoning"}
@@ -115,19 +114,16 @@ def _blocks(message: Message, place: str, vision: bool) -> list[dict[str, Any]]:
 
 
 def _media(part: MediaPart, param: str, vision: bool) -> dict[str, Any]:
-    fields = part.model_extra or {}
-    if part.type == "image_url" and vision:
+    if isinstance(part, ImagePart) and vision:
         # `detail` says how OpenAI's models should scale the image; there is nothing like it here.
-        image = fields.get("image_url")
-        url = as_str(image) or as_str(as_dict(image).get("url"))
-        return {"type": "image", "source": _source(url, param)}
-    if part.type == "file" and (data := as_str(as_dict(fields.get("file")).get("file_data"))):
-        source = _source(data, param)
+        return {"type": "image", "source": _source(part.data, param)}
+    if isinstance(part, FilePart):
+        source = _source(part.data, param)
         if source.get("media_type") == "text/plain":
             source = {"type": "text", "media_type": "text/plain", "data": _decoded(source["data"], param)}
-        name = as_str(as_dict(fields["file"]).get("filename"))
+        name = part.file.filename
         return {"type": "document", "source": source, **({"title": name} if name else {})}
-    raise Unsupported(f"This model does not take parts of type {part.type} in this form.", param=param)
+    raise Unsupported(f"This model does not take parts of type {part.type}.", param=param)
 
 
 def _source(url: str, param: str) -> dict[str, Any]:

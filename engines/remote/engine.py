@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from engines.attachments.beside import with_data_inside
 from engines.call_requests import CallRequest
 from engines.context import Context
 from engines.contract import Capabilities, Load, PushEngine, Sink, unsupported
@@ -121,7 +122,7 @@ class RemoteEngine(PushEngine):
         if request.model != self._served_as:
             # It came by an alias, or through a model that is made of others.
             request = request.model_copy(update={"model": self._served_as})
-        url, body = self._question(request)
+        url, body = self._question(await with_data_inside(request))
         body = {name: value for name, value in {**body, **self._extra_body}.items() if value is not None}
         asked = self._asked(request.kind)
         if context.is_stopped:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
+from engines.attachments.beside import with_data_inside
 from engines.call_requests import (
     CallRequest,
     DetokenizeRequest,
@@ -33,7 +34,7 @@ from engines.remote.openai_stream import OpenAIStreamReader
 from engines.remote.options import AzureOptions, OpenAIOptions
 from engines.requests import GenerateRequest
 
-DEFAULTS = Capabilities(tools=True, reasoning=True, vision=True, guided=True, logprobs=True)
+DEFAULTS = Capabilities(tools=True, reasoning=True, vision=True, audio=True, documents=True, guided=True, logprobs=True)
 """What a model behind OpenAI's API is taken to do; what it cannot, its server refuses."""
 
 
@@ -65,7 +66,7 @@ class OpenAIEngine(RemoteEngine):
         return made
 
     async def _tokenize(self, request: TokenizeRequest, context: Context) -> Tokenized:
-        body = tokenize_body(request, self._model)
+        body = tokenize_body(await with_data_inside(request), self._model)
         param = "prompt" if request.messages is None else "messages"
         return tokenized(await self._post(request, context, f"{self._root}/tokenize", body, param), self.name)
 

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from engines.attachments.beside import check_kinds
 from engines.contract import Capabilities
 from engines.errors import Unsupported
-from engines.messages import MediaPart
 from engines.requests import GenerateRequest, Guided, Sampling
 
 Dialect = Literal["openai", "vllm"]
@@ -34,8 +34,6 @@ _VLLM_CHAT: Mapping[str, tuple[Any, ...]] = {
     "continue_final_message": (False,),
     "chat_template_kwargs": ({},),
 }
-_VLLM_PARTS = ("video_url", "audio_url")
-_SEEN = ("image_url", "video_url")
 _DEFAULTS = Sampling()
 
 _FIRST_WORD = re.compile(r"[A-Za-z_]+")
@@ -170,14 +168,7 @@ class OpenAIRequests:
 
     def _messages(self, request: GenerateRequest) -> list[dict[str, Any]]:
         messages = request.messages or []
-        for index, message in enumerate(messages):
-            for place, part in enumerate(message.content if isinstance(message.content, list) else ()):
-                if not isinstance(part, MediaPart):
-                    continue
-                blind = part.type in _SEEN and not self._capabilities.vision
-                if blind or (part.type in _VLLM_PARTS and not self._vllm):
-                    param = f"messages[{index}].content[{place}]"
-                    raise Unsupported(f"This model does not take parts of type {part.type}.", param=param)
+        check_kinds(messages, self._capabilities)
         return [message.for_template() for message in messages]
 
 

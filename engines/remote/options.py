@@ -18,7 +18,7 @@ class RemoteCapabilities(BaseModel):
         embed: Makes embeddings.
         tools: Can call tools.
         reasoning: May report reasoning.
-        vision: Takes images.
+        vision, audio, documents: Takes images, recordings, documents.
         guided: Can be held to a schema.
         logprobs: Reports log probabilities.
         context_length: Most tokens of prompt and answer together; None: as the server says, where it does.
@@ -31,6 +31,8 @@ class RemoteCapabilities(BaseModel):
     tools: bool | None = None
     reasoning: bool | None = None
     vision: bool | None = None
+    audio: bool | None = None
+    documents: bool | None = None
     guided: bool | None = None
     logprobs: bool | None = None
     context_length: int | None = Field(None, ge=1)

@@ -11,6 +11,7 @@ from itertools import chain
 
 from pydantic import Field
 
+from engines.attachments.beside import check_kinds
 from engines.call_requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
 from engines.context import Context, Unsubscribe
 from engines.contract import Answers, Capabilities, Load, Progress, PushEngine, Sink, unsupported
@@ -53,12 +54,14 @@ class ScriptedOptions(EngineOptions):
         boot_s: What booting takes.
         boot_error: What booting ends with instead.
         embedding_size: Length of its embeddings.
+        attachments: Whether it takes attachments, of every kind; an echo names their types and digests.
     """
 
     script: list[FileItem] = [Echo()]
     boot_s: float = Field(0.0, ge=0)
     boot_error: Fail | None = None
     embedding_size: int = Field(8, ge=1)
+    attachments: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -110,6 +113,8 @@ class ScriptedEngine(PushEngine):
         self.plays: deque[Play] = deque(maxlen=1000)
         self._model = spec.model if spec is not None else None
         self._options = options if options is not None else ScriptedOptions()
+        if self._options.attachments:
+            self.capabilities = replace(self.capabilities, vision=True, audio=True, documents=True)
         chosen = script if script is not None else self._options.script
         if callable(chosen):
             self._handler: Handler = chosen
@@ -163,6 +168,7 @@ class ScriptedEngine(PushEngine):
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
         """Answers into a sink; returns once the request is accepted. Raises a PenstockError before that."""
         self._must_be_ready()
+        check_kinds(request.messages, self.capabilities)
         play = Play(request, context)
         self.plays.append(play)
         try:
@@ -215,6 +221,7 @@ class ScriptedEngine(PushEngine):
     async def _tokenize(self, request: TokenizeRequest, context: Context) -> Tokenized:
         # A token is a character.
         self._must_be_ready()
+        check_kinds(request.messages, self.capabilities)
         text = request.prompt if request.prompt is not None else last_text(request.messages or [])
         return Tokenized(
             token_ids=[ord(char) for char in text],

@@ -282,9 +282,10 @@ def _chain(first: Item | None, rest: Iterator[Item]) -> Iterator[Item]:
 
 
 def prompt_text(request: GenerateRequest) -> str:
-    """What a script echoes: the prompt, or the last message."""
+    """What a script echoes: the prompt, or the last message; and what is attached."""
     if request.messages is not None:
-        return last_text(request.messages)
+        attached = [f" {one.media_type}:{one.digest}" for one in request.attachments]
+        return "".join([last_text(request.messages), *attached])
     if request.prompt is not None:
         return request.prompt
     return text_of(request.prompt_token_ids or [], "prompt_token_ids")

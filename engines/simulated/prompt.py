@@ -3,8 +3,10 @@
 import json
 from collections.abc import Sequence
 
+from engines.attachments.beside import check_kinds
 from engines.call_requests import TokenizeRequest
-from engines.errors import ContextOverflow, InvalidRequest, Unsupported
+from engines.contract import Capabilities
+from engines.errors import ContextOverflow, InvalidRequest
 from engines.messages import Message, TextPart, Tool
 from engines.requests import GenerateRequest
 from engines.simulated.tokenizer import LONGEST, VOCABULARY_SIZE, Special, decode, encode
@@ -26,6 +28,7 @@ def prompt_ids(request: GenerateRequest | TokenizeRequest) -> list[int]:
         Unsupported: It has parts that are not text.
     """
     if request.messages is not None:
+        check_kinds(request.messages, Capabilities())
         return render(
             request.messages,
             request.tools,
@@ -77,8 +80,8 @@ def render(messages: Sequence[Message], tools: Sequence[Tool], *, answer: bool, 
     ids: list[int] = []
     if tools:
         ids += [Special.SYSTEM, *encode(json.dumps([tool.for_template() for tool in tools])), Special.END]
-    for position, message in enumerate(messages):
-        ids += [_ROLES[message.role], *encode(_text(message, position))]
+    for message in messages:
+        ids += [_ROLES[message.role], *encode(_text(message))]
         for call in message.tool_calls or ():
             name, arguments = call.function.name, call.function.arguments
             ids += [Special.TOOL_CALL, *encode(name), Special.ARGUMENTS, *encode(arguments), Special.END_TOOL_CALL]
@@ -143,12 +146,7 @@ def check_ids(token_ids: Sequence[int], param: str) -> None:
         )
 
 
-def _text(message: Message, position: int) -> str:
+def _text(message: Message) -> str:
     if not isinstance(message.content, list):
         return message.content or ""
-    for at, part in enumerate(message.content):
-        if not isinstance(part, TextPart):
-            raise Unsupported(
-                f"This model takes text only, not {part.type}.", param=f"messages[{position}].content[{at}]"
-            )
     return "".join(part.text for part in message.content if isinstance(part, TextPart))

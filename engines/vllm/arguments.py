@@ -27,6 +27,8 @@ _RESERVED = {
     "tensor_parallel_size": "set `tensor_parallel_size` of the model, so that the fleet reserves its GPUs",
     "model": "set the option `model`",
     "worker_extension_cls": "it is Penstock's own",
+    "allowed_media_domains": "what is fetched, the routers fetch: set `attachments.urls` of the model",
+    "allowed_local_media_path": "files of the engine's machine are not for callers to read",
 }
 _environment_lock = threading.Lock()
 

@@ -11,9 +11,14 @@ from vllm.renderers import TokenizeParams
 from vllm.renderers.inputs.preprocess import extract_prompt_components, parse_model_prompt
 from vllm.renderers.online_renderer import OnlineRenderer
 
+from engines.attachments.attachment import Attachment
+from engines.attachments.beside import check_kinds, with_data
+from engines.attachments.images import check_image
+from engines.attachments.reader import AttachmentReader
 from engines.call_requests import TokenizeRequest
+from engines.contract import Capabilities
 from engines.errors import AttachmentRefused, InvalidRequest, Unsupported
-from engines.messages import MediaPart, Message, NamedToolChoice, Tool, ToolChoice
+from engines.messages import ImagePart, Message, NamedToolChoice, Tool, ToolChoice, media_parts
 from engines.requests import GenerateRequest, Guided
 from engines.vllm.failures import refusal
 from engines.vllm.options import VllmOptions
@@ -46,8 +51,9 @@ class Rendering:
         self._model_config = llm.model_config
         self._renderer = llm.renderer
         self._tools = options.tool_parser is not None
-        self._vision: bool = llm.model_config.is_multimodal_model
-        self._remote_media: Sequence[str] | None = llm.model_config.allowed_media_domains
+        # Of other kinds no model that is served here has been tried.
+        self._kinds = Capabilities(vision=_sees(llm))
+        self._reader = AttachmentReader()
 
         def online(tool_strict_level: str) -> OnlineRenderer:
             return OnlineRenderer(
@@ -69,6 +75,11 @@ class Rendering:
         is_harmony = llm.model_config.hf_config.model_type == "gpt_oss"
         self._forcing = online("parameter") if self._tools and not is_harmony else self.online
 
+    @property
+    def vision(self) -> bool:
+        """Whether the model takes images."""
+        return self._kinds.vision
+
     async def generate(self, request: GenerateRequest) -> Rendered:
         """The prompt of a request.
 
@@ -83,6 +94,7 @@ class Rendering:
             raise Unsupported(f"The model {request.model!r} does not call tools.", param="tools")
         return await self._chat(
             request.messages,
+            request.attachments,
             request.tools,
             request.tool_choice,
             request.sampling.guided,
@@ -110,6 +122,7 @@ class Rendering:
             return (await self._text(request.prompt, "prompt", request.add_special_tokens)).token_ids
         rendered = await self._chat(
             request.messages,
+            request.attachments,
             request.tools,
             "none",
             None,
@@ -169,15 +182,18 @@ class Rendering:
     async def _chat(
         self,
         messages: Sequence[Message],
+        attachments: Sequence[Attachment],
         tools: Sequence[Tool],
         tool_choice: ToolChoice | None,
         guided: Guided | None,
         fields: dict[str, Any],
     ) -> Rendered:
-        self._check_media(messages)
+        check_kinds(messages, self._kinds)
+        if not attachments:
+            attachments = await self._reader.read(messages)
         # Shapes and names are right already: what vLLM refuses when it reads the request is the constraint.
         param = "messages" if guided is None else guided_field(guided)
-        asked: dict[str, Any] = {"messages": [message.for_template() for message in messages]} | fields
+        asked: dict[str, Any] = {"messages": await _for_vllm(messages, attachments)} | fields
         if tools:
             asked["tools"] = [tool.for_template() for tool in tools]
             asked["tool_choice"] = _tool_choice(tool_choice)
@@ -191,6 +207,7 @@ class Rendering:
             forced = tools and (tool_choice == "required" or isinstance(tool_choice, NamedToolChoice))
             result = await (self._forcing if forced else self.online).render_chat(chat)
         except Exception as error:
+            await _check_images(messages, attachments)
             raise refusal(error, param=param, context_length=self._model_config.max_model_len) from error
         if isinstance(result, ErrorResponse):
             raise InvalidRequest(result.error.message, param=result.error.param or "messages")
@@ -211,25 +228,37 @@ class Rendering:
         token_ids = extract_prompt_components(self._model_config, engine_input).token_ids
         return Rendered(engine_input, cast("list[int]", token_ids), chat, kwargs, overrides)
 
-    def _check_media(self, messages: Sequence[Message]) -> None:
-        """Refuses attachments that the model cannot see, or that would have to be fetched from anywhere."""
-        for number, message in enumerate(messages):
-            if not isinstance(message.content, list):
-                continue
-            for place, part in enumerate(message.content):
-                if not isinstance(part, MediaPart):
-                    continue
-                param = f"messages[{number}].content[{place}]"
-                if not self._vision:
-                    raise Unsupported("This model reads text only.", param=param)
-                source = getattr(part, part.type, None)
-                url = source.get("url") if isinstance(source, dict) else None
-                if self._remote_media is None and isinstance(url, str) and not url.startswith("data:"):
-                    raise AttachmentRefused(
-                        "Attachments must be data: URLs; fetching others needs the engine argument "
-                        "allowed_media_domains.",
-                        param=param,
-                    )
+
+def _sees(llm: Any) -> bool:
+    """Whether a model takes images."""
+    return (
+        bool(llm.model_config.is_multimodal_model)
+        and "image" in llm.renderer.get_mm_processor().info.supported_mm_limits
+    )
+
+
+async def _for_vllm(messages: Sequence[Message], attachments: Sequence[Attachment]) -> list[dict[str, Any]]:
+    """The messages for vLLM's renderer, which fetches what is no data URL: it sees those only that are made here."""
+    asked = [message.for_template() for message in await with_data(messages, attachments)]
+    for message in asked:
+        for part in message["content"] if isinstance(message.get("content"), list) else ():
+            if part["type"] == ImagePart.model_fields["type"].default:
+                part["image_url"] = {"url": part["image_url"]["url"]}
+    return asked
+
+
+async def _check_images(messages: Sequence[Message], attachments: Sequence[Attachment]) -> None:
+    """Returns if every image can be decoded: what vLLM complains of is something else, then.
+
+    Raises:
+        AttachmentRefused: One is broken behind its head, which is all that was read before; names it.
+    """
+    for (param, part), attachment in zip(media_parts(messages), attachments, strict=False):
+        try:
+            await asyncio.to_thread(check_image, attachment.data, attachment.media_type)
+        except AttachmentRefused as error:
+            error.param = f"{param}.{part.place}"
+            raise
 
 
 def _tool_choice(choice: ToolChoice | None) -> str | dict[str, Any]:

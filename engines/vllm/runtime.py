@@ -228,7 +228,7 @@ class Runtime:
             tokenize=True,
             tools=generate and self._options.tool_parser is not None,
             reasoning=generate and self._options.reasoning_parser is not None,
-            vision=self._config.is_multimodal_model,
+            vision=self._rendering.vision,
             guided=generate,
             logprobs=generate,
             resume=generate,

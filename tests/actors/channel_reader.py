@@ -77,7 +77,7 @@ class Reader:
 
     def submit(self, *requests: GenerateRequest, first: int = 1) -> None:
         for number, one in enumerate(requests, first):
-            self.send(number, (f"r{number}", pickle.dumps(one)))
+            self.send(number, (f"r{number}", pickle.dumps(one), ()))
 
     def cancel(self, number: int, *, kill: bool) -> None:
         self.send(number, "kill" if kill else "stop")

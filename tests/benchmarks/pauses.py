@@ -93,6 +93,7 @@ def cases(model: str, embed: str | None) -> list[Case]:
         return said(chat_template_kwargs={"a": "@"}).replace(b'"@"', b"[" + b",".join([item.encode()] * count) + b"]")
 
     parts = [{"type": "text", "text": "hi"}]
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'iVBORw0KGgoA' * 1_250_000}"}}
     properties = {f"p{number}": {"type": "string", "description": "a b c"} for number in range(8)}
     tools = [
         {"type": "function", "function": {"name": f"f{number}", "parameters": {"properties": properties}}}
@@ -111,6 +112,7 @@ def cases(model: str, embed: str | None) -> list[Case]:
         Case("600,000 token ids", completions, body(prompt=[97] * 600_000, max_tokens=1)),
         Case("15 MB of text", completions, body(prompt="\n" * 7_500_000, max_tokens=1)),
         Case("1 MB of text", completions, body(prompt="to be or " * 110_000, max_tokens=1)),
+        Case("11 MB of an image", chat, body(messages=[{"role": "user", "content": [picture]}], max_tokens=1)),
         Case("9 MB to /tokenize", "/tokenize", body(prompt="a river " * 1_125_000)),
         Case("4 MB to /tokenize", "/tokenize", body(prompt="a river " * 500_000)),
         Case("600,000 ids to /detokenize", "/detokenize", body(tokens=[97] * 600_000)),

@@ -4,7 +4,7 @@ import pytest
 
 from engines.call_requests import TokenizeRequest
 from engines.context import Context
-from engines.errors import ContextOverflow, InvalidRequest, PenstockError, Unsupported
+from engines.errors import ContextOverflow, InvalidRequest, Unsupported
 from engines.events import Finished
 from engines.requests import GenerateRequest, Sampling
 from tests.contract.asking import Recorder, Running
@@ -90,9 +90,19 @@ async def test_logprobs_are_never_ignored(subject: Running) -> None:
     assert isinstance(await refusal(subject, subject.counting(1, 3, logprobs=2)), Unsupported)
 
 
-async def test_pictures_are_never_ignored(subject: Running) -> None:
-    if subject.engine.capabilities.vision:
-        pytest.skip("it sees")
-    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    request = GenerateRequest(model=subject.model, messages=[{"role": "user", "content": [part]}])
-    assert isinstance(await refusal(subject, request), PenstockError)
+@pytest.mark.parametrize(
+    ("capability", "part"),
+    [
+        ("vision", {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}),
+        ("audio", {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}),
+        ("documents", {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}}),
+    ],
+)
+async def test_attachments_are_never_ignored(subject: Running, capability: str, part: dict[str, object]) -> None:
+    if getattr(subject.engine.capabilities, capability):
+        pytest.skip(f"it has {capability}")
+    content = [{"type": "text", "text": "count from 1 to 3"}, part]
+    request = GenerateRequest(model=subject.model, messages=[{"role": "user", "content": content}])
+    error = await refusal(subject, request)
+    assert isinstance(error, Unsupported)
+    assert error.param == "messages[0].content[1]"

@@ -55,6 +55,7 @@ FLEET = FleetSettings.model_validate(
                 "replicas": 3,
                 "cpus": 0.1,
                 "drain_timeout_s": 1.0,
+                "options": {"attachments": True},
             },
             {
                 "name": "org/slow",

@@ -14,6 +14,7 @@ from deployments.routing.route import Route
 from engines.completion import Completion, collect
 from engines.context import Context
 from engines.errors import InstanceLost, InvalidRequest, NoInstance
+from engines.operators.attachments import Attachments
 from engines.operators.breaker import Breaker
 from engines.operators.migration import Migration
 from engines.operators.operator import Operator
@@ -67,8 +68,14 @@ async def test_instances_have_migration_around_them_unless_the_file_says_otherwi
     models = [{"name": "a"}, {"name": "b", "pipeline": pipeline}, {"name": "c", "pipeline": []}]
     async with built(models, a=[], b=[], c=[]) as fleet:
         chains = {name: chain(model.engine) for name, model in fleet.models.items()}
-        assert chains == {"a": [Migration, Route], "b": [Retry, Timeouts, Breaker, Migration, Route], "c": [Route]}
-        retry = fleet.models["b"].engine
+        assert chains == {
+            "a": [Attachments, Migration, Route],
+            "b": [Attachments, Retry, Timeouts, Breaker, Migration, Route],
+            "c": [Attachments, Route],
+        }
+        around = fleet.models["b"].engine
+        assert isinstance(around, Attachments)
+        retry = around.inner
         assert isinstance(retry, Retry) and retry.options.attempts == 5
 
 
@@ -114,7 +121,7 @@ async def test_a_model_may_be_a_pool_of_others_and_those_made_of_more() -> None:
     ]
     broken = [ScriptedEngine(name, script=[NoInstance("none")]) for name in ("a-1", "b-1")]
     async with built(models, a=broken[:1], b=broken[1:], c=[ScriptedEngine("c-1", script=["c"])]) as fleet:
-        assert isinstance(fleet.models["mix"].engine, Pool)
+        assert isinstance(fleet.models["mix"].source, Pool)
         assert (await fleet.ask("mix")).text == "c"
         assert fleet.fleet.ready
 

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from contextlib import aclosing
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import aiohttp
@@ -14,6 +15,7 @@ from engines.call_requests import DetokenizeRequest, EmbedRequest, TokenizeReque
 from engines.completion import collect
 from engines.context import Context
 from engines.errors import (
+    AttachmentRefused,
     Cancelled,
     InstanceNotFound,
     InvalidRequest,
@@ -26,6 +28,7 @@ from engines.events import Finished, Started, TextDelta
 from engines.rendezvous import draw
 from engines.requests import GenerateRequest, Session
 from tests.deployments.waiting import until
+from tests.engines.attachments.pictures import image, png, said
 
 ECHO = {"model": "echo", "prompt": "one two three"}
 SLOW = {"model": "org/slow", "prompt": "x"}
@@ -238,3 +241,13 @@ async def test_a_killed_handle_call_is_not_started(fleet: FleetHandle) -> None:
     context.kill()
     with pytest.raises(PenstockError):
         await fleet.complete(ECHO, context)
+
+
+@pytest.mark.parametrize("padding", [0, 2**20], ids=["small", "large"])
+async def test_attachments_reach_an_instance_and_what_is_no_image_does_not(fleet: FleetHandle, padding: int) -> None:
+    picture = png(padding=padding)
+    completion = await fleet.complete({"model": "echo", "messages": said(image(picture), text="see")})
+    assert completion.text == f"see image/png:{sha256(picture).hexdigest()}"
+    with pytest.raises(AttachmentRefused) as refused:
+        await fleet.complete({"model": "echo", "messages": said(image(picture[1:]))})
+    assert refused.value.param == "messages[0].content[1].image_url.url"

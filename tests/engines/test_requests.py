@@ -6,12 +6,18 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from engines.attachments.attachment import Attachment
 from engines.requests import GenerateRequest, Guided, Sampling
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 TOOL = {"type": "function", "function": {"name": "get_weather"}}
 # What only a chat template knows may be whatever a Python caller gives.
-ODD = {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "file", "file": b"\xff"}], "x": (1, {2})}
+ODD = {
+    "role": "user",
+    "content": [{"type": "text", "text": "a"}, {"type": "file", "file": {"file_data": "", "filename": "a"}}],
+    "x": (1, {2}, b"\xff"),
+}
+URL = {"url": "data:image/png;base64,AAAA"}
 CALLED = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "get_weather"}}]}
 
 
@@ -108,3 +114,50 @@ def test_keys_that_only_a_chat_template_knows_are_kept() -> None:
     request = GenerateRequest(model="model", messages=[{"role": "user", "content": "a", "mood": "blue"}])
     assert request.messages is not None
     assert request.messages[0].for_template() == {"role": "user", "content": "a", "mood": "blue"}
+
+
+@pytest.mark.parametrize(
+    ("part", "where"),
+    [
+        ({"type": "image_url", "image_url": URL, "uuid": "x"}, ("uuid",)),
+        ({"type": "image_url", "image_url": {**URL, "uuid": "x"}}, ("image_url", "uuid")),
+        ({"type": "image_url", "image_url": {**URL, "detail": "huge"}}, ("image_url", "detail")),
+        ({"type": "image_url", "image_url": URL["url"]}, ("image_url",)),
+        ({"type": "image_url", "uuid": "x"}, ("image_url",)),
+        ({"type": "input_audio", "input_audio": {"data": "", "format": "flac"}}, ("input_audio", "format")),
+        ({"type": "file", "file": {"file_id": "x", "file_data": ""}}, ("file", "file_id")),
+        ({"type": "text", "text": "a", "uuid": "x"}, ("uuid",)),
+        ({"type": "video_url", "video_url": URL}, ()),
+        ({"type": "audio_url", "audio_url": URL}, ()),
+        ({"type": "image_pil", "image_pil": None, "uuid": "x"}, ()),
+        ({"type": ["text"]}, ()),
+        ({"image_url": URL}, ()),
+    ],
+)
+def test_a_part_has_the_keys_of_its_type_and_no_others(part: dict[str, Any], where: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError) as refused:
+        GenerateRequest.model_validate({"model": "model", "messages": [{"role": "user", "content": [part]}]})
+    # The place in the list, what pydantic calls the member of the union, and where in the part.
+    assert where in [place[6:] for place in places(refused.value) if len(place) > 4]
+
+
+def test_attachments_are_as_many_as_parts() -> None:
+    messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": ""}}]}]
+    one = Attachment("image/png", b"1")
+    assert GenerateRequest(model="model", messages=messages, attachments=[one]).attachments == [one]
+    with pytest.raises(ValidationError, match="attachments has 2, and messages 1"):
+        GenerateRequest(model="model", messages=messages, attachments=[one, one])
+    with pytest.raises(ValidationError, match="attachments"):
+        GenerateRequest(model="model", prompt="a", attachments=[one])
+
+
+def test_other_attachments_make_another_request_of_it() -> None:
+    messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": ""}}]}]
+    one, same, other = (
+        GenerateRequest(model="model", messages=messages, attachments=[Attachment("image/png", data)])
+        for data in (b"1", b"1", b"2")
+    )
+    assert one == same != other
+    assert one.model_dump_json() == same.model_dump_json() != other.model_dump_json()
+    copy = pickle.loads(pickle.dumps(one))
+    assert copy == one and copy.attachments[0].stored is None

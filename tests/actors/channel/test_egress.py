@@ -10,17 +10,22 @@ import pytest
 import ray
 
 from actors.channel.calls import result
+from actors.channel.carriage import BY_REFERENCE_BYTES
 from actors.channel.egress import Egress
 from actors.channel.frames import DRAINING
 from actors.directory.known_instance import Instance
 from actors.settings import AdmissionSettings, ChannelSettings, PatienceSettings
+from engines.attachments.attachment import Attachment
 from engines.call_requests import DetokenizeRequest, EmbedRequest, TokenizeRequest
 from engines.completion import Collector, collect
 from engines.context import Context
 from engines.errors import Cancelled, Draining, InstanceLost, InvalidRequest, PenstockError, QueueFull, Timeout
 from engines.events import Event, Finished, Started
+from engines.operators.fallback import Fallback
+from engines.operators.link import link
+from engines.operators.migration import Migration
 from engines.registry import EngineSpec
-from engines.requests import Resume, Sampling
+from engines.requests import GenerateRequest, Resume, Sampling
 from engines.scripted.engine import ScriptedEngine, ScriptedOptions
 from tests.actors.channel_reader import eventually, request, spec, until
 from tests.actors.conftest import BRISK, Start
@@ -449,3 +454,98 @@ async def test_finished_names_the_instance(share: Start) -> None:
     heard = await read(egress.generate(request(), Context()))
     assert isinstance(heard[-1], Finished)
     assert heard[-1].engine == instance.id
+
+
+def attached(*sizes: int) -> GenerateRequest:
+    """A request with an image of each size in bytes."""
+    parts = [{"type": "image_url", "image_url": {"url": ""}} for _ in sizes]
+    attachments = [Attachment("image/png", bytes([number]) * size) for number, size in enumerate(sizes)]
+    messages = [{"role": "user", "content": [{"type": "text", "text": "see"}, *parts]}]
+    return GenerateRequest(model="m", messages=messages, attachments=attachments)
+
+
+def named(request: GenerateRequest) -> str:
+    """What an echo says to it."""
+    return " ".join(["see", *(f"{one.media_type}:{one.digest}" for one in request.attachments)])
+
+
+async def test_attachments_arrive_large_and_small(start: Start) -> None:
+    _, egress = await start([{"echo": True}], attachments=True)
+    asked = [attached(5), attached(BY_REFERENCE_BYTES), attached(7, 3 * 2**20, 9, BY_REFERENCE_BYTES - 1), attached()]
+    completions = await asyncio.gather(*[collect(egress.generate(one, Context())) for one in asked])
+    assert [completion.text for completion in completions] == [named(one) for one in asked]
+    assert egress.in_flight == 0
+
+
+async def test_a_large_attachment_is_uploaded_once_however_often_its_request_is_sent(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    puts = []
+    put = ray.put
+    monkeypatch.setattr(ray, "put", lambda data: puts.append(len(data)) or put(data))
+    asked = attached(3 * 2**20)
+    resumed = asked.model_copy(update={"resume": Resume(), "model": "n"})
+    for _ in range(2):
+        _, egress = await start([{"echo": True}], attachments=True)
+        for one in (asked, resumed):
+            assert (await collect(egress.generate(one, Context()))).text == named(asked)
+    assert puts == [3 * 2**20]
+
+
+async def test_a_request_is_small_whatever_is_attached_and_counted_while_that_is_uploaded(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, egress = await start([{"echo": True}], attachments=True)
+    sent: list[bytes] = []
+    said = egress._say
+    monkeypatch.setattr(egress, "_say", lambda *message: (sent.append(message[2][1]), said(*message)))
+    asked = attached(2**20, 10)
+    submitted = asyncio.ensure_future(egress.submit(asked, Context(), collector := Collector()))
+    await asyncio.sleep(0)
+    assert (egress.in_flight, sent) == (1, [])
+    await submitted
+    await collector.completion
+    assert len(sent) == 1 and len(sent[0]) < 2000
+
+
+async def test_a_request_that_is_killed_during_the_upload_is_not_sent(start: Start) -> None:
+    _, egress = await start([{"echo": True}], attachments=True)
+    context = Context()
+    submitted = asyncio.ensure_future(egress.submit(attached(2**20), context, Collector()))
+    await asyncio.sleep(0)
+    context.kill()
+    with pytest.raises(Cancelled):
+        await submitted
+    assert egress.in_flight == 0
+
+
+async def test_what_was_uploaded_is_freed_with_its_request(start: Start) -> None:
+    _, egress = await start([{"echo": True}], attachments=True)
+    asked = attached(2**20)
+    await collect(egress.generate(asked, Context()))
+    uploaded = asked.attachments[0].stored.hex().encode()
+    core = ray._private.worker.global_worker.core_worker
+    assert uploaded in core.get_all_reference_counts()
+    del asked
+
+    async def is_freed() -> bool:
+        return uploaded not in core.get_all_reference_counts()
+
+    await eventually(is_freed, 20.0)
+
+
+async def test_a_stream_that_moves_takes_its_attachments_along(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    puts = []
+    put = ray.put
+    monkeypatch.setattr(ray, "put", lambda data: puts.append(len(data)) or put(data))
+    slowly = [{"echo": True, "every_s": 0.5}]
+    first, doomed = await start(slowly, attachments=True)
+    _, other = await start(slowly, attachments=True)
+    recorder = Recorder(lambda deltas: os.kill(first.pid, signal.SIGKILL) if deltas == 1 else None)
+    asked = attached(10, 2**20)
+    await link(Migration(), Fallback("both", [doomed, other])).submit(asked, Context(), recorder)
+    await recorder.over()
+    assert recorder.finished is not None and recorder.finished.engine == other.name
+    # What an echo says are their digests: it is the same text only if the same data came to both.
+    assert recorder.text == named(asked)
+    assert puts == [2**20]

@@ -88,7 +88,7 @@ async def test_a_setup_error_comes_back_alone(opened: Open) -> None:
 
 async def test_a_request_that_cannot_be_read_fails_alone(opened: Open) -> None:
     _, reader = await opened([{"echo": True}])
-    reader.send(1, ("r1", b"no pickle"))
+    reader.send(1, ("r1", b"no pickle", ()))
     reader.submit(request("fine"), first=2)
     assert isinstance(await reader.end(1), EngineFailed)
     await reader.end(2)
@@ -188,7 +188,7 @@ async def test_a_silent_channel_is_closed_and_its_requests_killed(opened: Open) 
 async def test_a_kill_that_overtakes_its_submission_is_heard(opened: Open) -> None:
     instance, reader = await opened(HANGING)
     instance.send("c", [(1, 1, "kill")])
-    instance.send("c", [(1, 0, ("r1", pickle.dumps(request())))])
+    instance.send("c", [(1, 0, ("r1", pickle.dumps(request()), ()))])
     assert isinstance(await reader.end(1), Cancelled)
     assert instance.gate.running == 0
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from actors.channel.upstream import Message, Upstream, Upward
 
 streams = st.lists(
-    st.lists(st.sampled_from(["stop", "kill"]), max_size=3).map(lambda rest: [("id", b"request"), *rest]), max_size=5
+    st.lists(st.sampled_from(["stop", "kill"]), max_size=3).map(lambda rest: [("id", b"request", ()), *rest]),
+    max_size=5,
 )
 
 
@@ -57,11 +58,11 @@ def test_what_never_comes_is_missed_as_long_as_others_wait_for_it(
 def test_what_comes_of_a_stream_that_is_over_is_dropped_and_misses_nothing() -> None:
     heard: list[Message] = []
     upstream = Upstream(1, lambda _, message: heard.append(message))
-    upstream.take((1, 0, ("id", b"")))
+    upstream.take((1, 0, ("id", b"", ())))
     upstream.take((1, 2, "kill"))
     upstream.forget(1)
     upstream.take((1, 1, "stop"))
-    assert heard == [("id", b"")]
+    assert heard == [("id", b"", ())]
     assert upstream.missing is None
 
 
@@ -74,7 +75,7 @@ def test_a_stream_that_ends_by_what_it_hears_hears_no_more() -> None:
             upstream.forget(number)
 
     upstream = Upstream(1, deliver)
-    for message in ((1, 2, "kill"), (1, 1, "stop"), (1, 0, ("id", b""))):
+    for message in ((1, 2, "kill"), (1, 1, "stop"), (1, 0, ("id", b"", ()))):
         upstream.take(message)  # type: ignore[arg-type]
-    assert heard == [("id", b""), "stop"]
+    assert heard == [("id", b"", ()), "stop"]
     assert upstream.missing is None

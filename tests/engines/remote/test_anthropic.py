@@ -231,8 +231,11 @@ ASSISTANT: dict[str, Any] = {"role": "assistant", "content": "x"}
         (message(**ASSISTANT), "continue_final_message"),
         (message(name="ada"), "messages[0].name"),
         (message(cache="x"), "messages[0].cache"),
-        (message(content=[{"type": "input_audio", "input_audio": {}}]), "messages[0].content[0]"),
-        (message(content=[{"type": "file", "file": {"file_id": "f"}}]), "messages[0].content[0]"),
+        (
+            message(content=[{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]),
+            "messages[0].content[0]",
+        ),
+        (message(content=[{"type": "file", "file": {"file_data": "f"}}]), "messages[0].content[0]"),
         (message(content=[{"type": "image_url", "image_url": {"url": "file:///x"}}]), "messages[0].content[0]"),
         (message(role="tool"), "messages[0].tool_call_id"),
         (

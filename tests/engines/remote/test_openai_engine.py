@@ -29,10 +29,13 @@ from engines.errors import (
     Unsupported,
 )
 from engines.events import Started, TextDelta
+from engines.operators.attachments import Attachments
+from engines.operators.link import link
 from engines.registry import EngineSpec, make_engine
 from engines.remote import http_client
 from engines.remote.json_slices import loads_in_slices
 from tests.contract.asking import Recorder, eventually
+from tests.engines.attachments.pictures import PDF, WAV, audio, document, image, png, said
 from tests.engines.remote.replay import Replay, Reply, replaying
 from tests.engines.remote.wire import STREAMS, TEXT, chunk, event, request
 
@@ -386,6 +389,14 @@ async def test_extra_fields_go_over_ours_and_null_takes_one_out() -> None:
             await answer(engine, sampling={"seed": 1})
         body = replay.posts[0].body
         assert body["service_tier"] == "flex" and body["seed"] == 3 and "stream_options" not in body
+
+
+async def test_attachments_are_sent_in_openais_own_parts() -> None:
+    messages = said(image(png(), detail="low"), audio(WAV), document(PDF, filename="a.pdf"))
+    async with replaying(GOOD) as replay, remote(replay) as engine:
+        around = link(Attachments(), engine)
+        assert await collect(around.generate(request(messages=messages), Context()))
+        assert replay.posts[0].body["messages"] == messages
 
 
 async def test_embeddings_come_as_numbers_or_packed() -> None:

@@ -165,7 +165,7 @@ def test_every_field_of_sampling_is_sent_or_refused() -> None:
     assert Sampling.model_fields.keys() == sent | VLLM_SAMPLING.keys()
     dispatch = {"session", "instance", "priority", "resume", "alone"}
     chat_fields = {"model", "messages", "sampling", "tools", "tool_choice", "parallel_tool_calls"}
-    chat_fields |= {"reasoning_effort", "include_reasoning"}
+    chat_fields |= {"reasoning_effort", "include_reasoning", "attachments"}
     assert GenerateRequest.model_fields.keys() == dispatch | chat_fields | VLLM_CHAT.keys() | {
         "prompt",
         "prompt_token_ids",
@@ -193,10 +193,6 @@ def test_what_the_model_cannot_do_is_refused() -> None:
         with pytest.raises(Unsupported) as caught:
             unable.chat(request(**fields))
         assert caught.value.param == param
-    video = {"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}}
-    with pytest.raises(Unsupported):
-        chat(messages=[{"role": "user", "content": [video]}])
-    assert chat("vllm", messages=[{"role": "user", "content": [video]}])["messages"][0]["content"] == [video]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ WEATHER = {
     },
 }
 TIME = {"type": "function", "function": {"name": "get_time"}}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 
 _IN_ANOTHER_PROCESS = """
 import asyncio
@@ -219,7 +220,7 @@ async def test_a_guide_is_kept_whatever_else_is_asked(guided: dict[str, Any], ch
         (GenerateRequest(model="model", prompt=""), InvalidRequest, "prompt"),
         (GenerateRequest(model="model", prompt_token_ids=[10**6]), InvalidRequest, "prompt_token_ids"),
         (
-            GenerateRequest(model="model", messages=[{"role": "user", "content": [{"type": "image_url"}]}]),
+            GenerateRequest(model="model", messages=[{"role": "user", "content": [IMAGE]}]),
             Unsupported,
             "messages[0].content[0]",
         ),
