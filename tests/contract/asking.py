@@ -11,7 +11,7 @@ import pytest
 from engines.completion import Completion, collect
 from engines.context import Context
 from engines.contract import Engine
-from engines.errors import PenstockError
+from engines.errors import PenstockError, Unsupported
 from engines.events import Delta, Event, Finished, Started, TextDelta
 from engines.requests import GenerateRequest, Sampling
 
@@ -37,17 +37,27 @@ def said(completion: Completion) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A started engine under test, and what its subject says of it."""
+    """A started engine under test, and what its subject says of it.
+
+    Attributes:
+        is_foreign: Another project's server answers: what it lets pass, refuses, or does not tell is its own affair.
+    """
 
     engine: Engine
     model: str
     names: Collection[str]
+    is_foreign: bool = False
 
     def needs(self, *capabilities: str) -> None:
         """Skips the test unless the engine has them."""
         for name in capabilities:
             if not getattr(self.engine.capabilities, name):
                 pytest.skip(f"{self.engine.name} has no {name}")
+
+    def is_ours(self) -> None:
+        """Skips a test of what a foreign server decides."""
+        if self.is_foreign:
+            pytest.skip("another project's server decides that")
 
     def request(self, text: str, *, sampling: dict[str, Any] | None = None, **fields: Any) -> GenerateRequest:
         """A greedy request for the answer to one message."""
@@ -63,9 +73,14 @@ class Running:
         return self.request(f"count from {first} to {last}", sampling=sampling)
 
     async def ask(self, request: GenerateRequest, context: Context | None = None) -> Completion:
-        """The whole answer."""
-        async with asyncio.timeout(DEADLINE_S):
-            return await collect(self.engine.generate(request, context or Context()))
+        """The whole answer; skips a test of what the API of a foreign server does not have."""
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                return await collect(self.engine.generate(request, context or Context()))
+        except Unsupported as error:
+            if self.is_foreign:
+                pytest.skip(error.message)
+            raise
 
     async def listen(self, request: GenerateRequest) -> list[Event]:
         """All events."""

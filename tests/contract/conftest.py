@@ -1,17 +1,24 @@
 """Each engine starts once, when its first test comes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 
 from tests.contract.asking import Running
 from tests.contract.subjects import SUBJECTS
+from tests.contract.vllm_server import vllm_server
+
+
+@pytest.fixture(scope="session")
+def vllm_api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where vLLM's own API server answers."""
+    pytest.importorskip("vllm")
+    with vllm_server(tmp_path_factory.mktemp("vllm") / "log") as url:
+        yield url
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session", params=SUBJECTS, ids=lambda subject: subject.name)
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Running]:
-    if request.param.needs_serve:
-        request.getfixturevalue("serve_cluster")
-    async with request.param.open() as engine:
-        yield Running(engine, request.param.model, request.param.names(engine))
+    async with request.param.open(*map(request.getfixturevalue, request.param.fixtures)) as engine:
+        yield Running(engine, request.param.model, request.param.names(engine), request.param.is_foreign)

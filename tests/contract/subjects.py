@@ -4,7 +4,7 @@ A subject must be able to count: "count from 3 to 7" is answered with "3 4 5 6 7
 it says in its capabilities; tests that need more are skipped for it.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
@@ -31,6 +31,7 @@ from engines.registry import EngineSpec, make_engine
 from engines.scripted.engine import ScriptedEngine
 from tests.contract.fleet import fleet
 from tests.contract.played_model import CAPABILITIES, play
+from tests.contract.vllm_server import asking
 from tests.engines.vllm.booted import demo_engine
 
 
@@ -43,14 +44,16 @@ class Subject:
         open: Starts it, and stops it on the way out; once per session, when the first test asks for it.
         model: The model's name in requests.
         names: The names that may be under its answers: its own, or, for a fleet, those of its instances.
-        needs_serve: It runs on the session's Ray and Serve.
+        is_foreign: Another project's server answers.
+        fixtures: Names of the session's fixtures that it needs; `open` is called with their values.
     """
 
     name: str
-    open: Callable[[], AbstractAsyncContextManager[Engine]]
+    open: Callable[..., AbstractAsyncContextManager[Engine]]
     model: str = "model"
     names: Callable[[Engine], Collection[str]] = lambda engine: (engine.name,)
-    needs_serve: bool = False
+    is_foreign: bool = False
+    fixtures: Sequence[str] = ()
 
 
 @asynccontextmanager
@@ -116,6 +119,17 @@ async def openai_remote() -> AsyncIterator[Engine]:
         await fleet.stop()
 
 
+def openai_over_vllm(url: str) -> AbstractAsyncContextManager[Engine]:
+    """The engine `openai`, asking vLLM's own server."""
+    return asking("openai", url, dialect="vllm", capabilities={"vision": False})
+
+
+def anthropic_over_vllm(url: str) -> AbstractAsyncContextManager[Engine]:
+    """The engine `anthropic`, asking vLLM's own server, which speaks Messages, too."""
+    capabilities = {"vision": False, "guided": False, "reasoning": False, "context_length": 2048}
+    return asking("anthropic", url, max_tokens=1024, capabilities=capabilities)
+
+
 SUBJECTS = (
     Subject("simulated", lambda: simulated(speed=20)),
     Subject("simulated-instant", lambda: simulated(speed="instant")),
@@ -128,5 +142,7 @@ SUBJECTS = (
     Subject("pool", pool, names=lambda engine: ("simulated-0", "simulated-1")),
     Subject("openai-remote", openai_remote),
     Subject("vllm", demo_engine, model="demo"),
-    Subject("fleet", fleet, names=instance_ids, needs_serve=True),
+    Subject("vllm-server", openai_over_vllm, model="demo", is_foreign=True, fixtures=["vllm_api_server"]),
+    Subject("vllm-server-messages", anthropic_over_vllm, model="demo", is_foreign=True, fixtures=["vllm_api_server"]),
+    Subject("fleet", lambda _: fleet(), names=instance_ids, fixtures=["serve_cluster"]),
 )

@@ -107,6 +107,7 @@ async def test_embeddings_depend_on_the_text_alone(subject: Running) -> None:
 
 
 async def test_hidden_reasoning_leaves_its_ids_and_nothing_else(subject: Running) -> None:
+    subject.is_ours()
     subject.needs("reasoning", "logprobs")
     fields = {"chat_template_kwargs": {"enable_thinking": True}}
     for max_tokens in (3, 400):

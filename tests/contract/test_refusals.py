@@ -33,6 +33,7 @@ async def test_a_prompt_that_does_not_fit_is_refused(subject: Running) -> None:
 
 
 async def test_more_tokens_than_fit_are_refused(subject: Running) -> None:
+    subject.is_ours()
     subject.needs("context_length")
     length = subject.engine.capabilities.context_length
     error = await refusal(subject, subject.counting(1, 3, max_tokens=length))
@@ -65,6 +66,7 @@ async def test_an_empty_prompt_is_refused_or_answered(subject: Running) -> None:
 )
 async def test_a_broken_guide_is_refused(subject: Running, guided: dict[str, object]) -> None:
     error = await refusal(subject, subject.counting(1, 3, guided=guided))
+    subject.is_ours()
     assert error.param is not None and "guided" in error.param
 
 

@@ -91,6 +91,7 @@ async def test_text_that_only_begins_a_stop_string_is_not_lost(subject: Running)
 
 
 async def test_every_choice_of_several_is_whole(subject: Running) -> None:
+    subject.is_ours()
     completion = await subject.ask(subject.counting(4, 11, n=3))
     assert [choice.text for choice in completion.choices] == [counted(4, 11)] * 3
     assert [choice.reason for choice in completion.choices] == ["stop"] * 3

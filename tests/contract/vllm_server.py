@@ -1,0 +1,59 @@
+"""vLLM's own API server with the demo model: it speaks OpenAI's API, and Anthropic's Messages."""
+
+import os
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from engines.contract import Engine
+from engines.demo import MODEL_PATH
+from engines.registry import EngineSpec, make_engine
+from tests.benchmarks.servers import HOST, ServerPlan
+from tests.benchmarks.sides import EngineOptions, vllm_plan
+
+BOOT_S = 900.0
+PARSERS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "deepseek_v3")
+
+
+@contextmanager
+def vllm_server(log: Path) -> Iterator[str]:
+    """Where it answers. Stopped at the end."""
+    plan: ServerPlan = vllm_plan(EngineOptions(MODEL_PATH, max_num_seqs=32, kv_cache_bytes=64 * 2**20))
+    command = [*plan.command, *PARSERS]
+    with log.open("wb") as out:
+        server = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **plan.environment})
+    url = f"http://{HOST}:{plan.port}"
+    try:
+        until = time.monotonic() + BOOT_S
+        while not _is_up(url):
+            assert server.poll() is None and time.monotonic() < until, log.read_text()[-4000:]
+            time.sleep(0.5)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+@asynccontextmanager
+async def asking(kind: str, url: str, **options: Any) -> AsyncIterator[Engine]:
+    """A started remote engine of that kind in front of the server."""
+    spec = EngineSpec(kind=kind, model="demo", options={"base_url": f"{url}/v1", **options})
+    engine = make_engine(f"{kind}-0", spec)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+def _is_up(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
