@@ -1,12 +1,13 @@
 """vLLM's own API server with the demo model: it speaks OpenAI's API, and Anthropic's Messages."""
 
 import os
+import signal
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ def vllm_server(log: Path) -> Iterator[str]:
     plan: ServerPlan = vllm_plan(EngineOptions(MODEL_PATH, max_num_seqs=32, kv_cache_bytes=64 * 2**20))
     command = [*plan.command, *PARSERS]
     with log.open("wb") as out:
-        server = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **plan.environment})
+        server = subprocess.Popen(
+            command, stdout=out, stderr=out, env={**os.environ, **plan.environment}, start_new_session=True
+        )
     url = f"http://{HOST}:{plan.port}"
     try:
         until = time.monotonic() + BOOT_S
@@ -36,7 +39,11 @@ def vllm_server(log: Path) -> Iterator[str]:
         yield url
     finally:
         server.terminate()
-        server.wait(60)
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(60)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 @asynccontextmanager

@@ -139,11 +139,11 @@ async def test_a_setup_error_is_the_callers() -> None:
 
 
 async def test_a_stream_that_falls_silent_counts_as_broken_and_reasoning_has_twice_as_long() -> None:
-    completion, engine, outcomes = await recover(["one ", Hang()], ["two"], idle_s=0.05)
+    completion, engine, outcomes = await recover(["one ", Hang()], ["two"], idle_s=0.3)
     assert (completion.text, outcomes) == ("one two", ["continued"])
     await eventually(lambda: engine.load().running == 0)
-    thoughtful = [ReasoningDelta("hm "), 0.12, "one"]
-    completion, _, outcomes = await recover(thoughtful, ["two"], idle_s=0.1)
+    thoughtful = [ReasoningDelta("hm "), 0.6, "one"]
+    completion, _, outcomes = await recover(thoughtful, ["two"], idle_s=0.4)
     assert (completion.text, outcomes) == ("one", [])
 
 

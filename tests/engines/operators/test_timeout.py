@@ -17,7 +17,7 @@ from tests.contract.asking import Recorder, eventually
 from tests.engines.operators.conftest import playing
 
 REQUEST = GenerateRequest(model="m", prompt="hi")
-SOON_S = 0.05
+SOON_S = 0.3
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ async def test_each_phase(
 
 
 async def test_each_event_begins_the_wait_for_the_next_anew() -> None:
-    script = [Say(say="x", times=8, every_s=0.1)]
-    options = TimeoutOptions(first_event_s=0.5, between_events_s=0.5, total_s=600.0)
+    script = [Say(say="x", times=8, every_s=0.3)]
+    options = TimeoutOptions(first_event_s=2.0, between_events_s=2.0, total_s=600.0)
     engine = await playing("e", script)
     assert (await collect(link(Timeouts(options), engine).generate(REQUEST, Context()))).text == "x" * 8
 
