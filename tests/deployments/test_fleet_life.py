@@ -115,7 +115,7 @@ async def test_a_killed_instance_is_lost_to_its_requests_and_replaced(launch: La
         replicas=2,
         options={"script": ["x", {"hang": True}]},
         health={"period_s": 0.5},
-        migration={"limit": 0},
+        pipeline=[],
     )
     fleet = await launch(settings)
 
@@ -157,7 +157,7 @@ async def test_an_engine_that_hangs_is_replaced_without_waiting_for_its_streams(
     health = {"period_s": 0.5, "timeout_s": 4, "canary_idle_s": 1}
     options = {"script": [{"hang": True}]}
     # It would get ten minutes for its streams if it worked.
-    fleet = await launch(fleet_of("hangs", options=options, health=health, drain_timeout_s=600, migration={"limit": 0}))
+    fleet = await launch(fleet_of("hangs", options=options, health=health, drain_timeout_s=600, pipeline=[]))
 
     async def is_ready() -> bool:
         return len(await ready_instances(fleet)) == 1
