@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 from engines.agents.completion_model import ChatRequest, ChatStream, CompletionModel
 from engines.context import Context
-from engines.errors import PenstockError
-from engines.operators.retry import RetryOptions, may_try_again
+from engines.operators.retry import RetryOptions, retried
 
 
 class RetryingModel(CompletionModel):
@@ -33,14 +32,7 @@ class RetryingModel(CompletionModel):
     async def chat_stream(self, request: ChatRequest, context: Context | None = None) -> ChatStream:
         """Asks until the answer has begun. Raises the last attempt's error, and `Cancelled` when the caller ends it."""
         context = context or Context()
-        attempt = 1
-        while True:
-            # An attempt that failed has killed its context; the next one needs its own.
-            try:
-                return await self.inner.chat_stream(request, context.child())
-            except PenstockError as error:
-                if not await may_try_again(self.options, attempt, error, context, self._share()):
-                    if context.is_stopped:
-                        raise context.cancellation() from error
-                    raise
-            attempt += 1
+        # An attempt that failed may have killed its context; the next one needs its own.
+        return await retried(
+            lambda: self.inner.chat_stream(request, context.child()), self.options, context, self._share
+        )

@@ -9,7 +9,8 @@ for nonsense) leaves it half open for the next.
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -105,27 +106,13 @@ class Breaker(Transparent):
             CircuitOpen: The engine is left alone.
             PenstockError: As the engine says.
         """
-        admitted = self._admit()
-        try:
+        with self._admitted() as admitted:
             await self.inner.submit(request, context, _JudgedStream(self, admitted, sink))
-        except PenstockError as error:
-            self.failed(admitted, error)
-            raise
-        except BaseException:
-            self.left(admitted)
-            raise
 
     async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
         """Answers at once, without a stream; raises what `submit` raises."""
-        admitted = self._admit()
-        try:
+        with self._admitted() as admitted:
             answer = await self.inner.call(request, context)
-        except PenstockError as error:
-            self.failed(admitted, error)
-            raise
-        except BaseException:
-            self.left(admitted)
-            raise
         self.answered(admitted)
         return answer
 
@@ -152,6 +139,19 @@ class Breaker(Transparent):
         """A request ended and says nothing of the engine: its caller left first."""
         if admitted is self._probe:
             self._probe = None
+
+    @contextmanager
+    def _admitted(self) -> Iterator[object]:
+        """Lets a request pass, and hears of what it fails with inside. Raises CircuitOpen where it may not."""
+        admitted = self._admit()
+        try:
+            yield admitted
+        except PenstockError as error:
+            self.failed(admitted, error)
+            raise
+        except BaseException:
+            self.left(admitted)
+            raise
 
     def _admit(self) -> object:
         state = self.state

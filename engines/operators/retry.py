@@ -2,16 +2,19 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from pydantic import Field
 
 from engines.call_requests import Answer, CallRequest
 from engines.context import Context
 from engines.contract import Sink
-from engines.errors import PenstockError
+from engines.errors import Cancelled, PenstockError
 from engines.operators.operator import OperatorOptions, Transparent, end_before_start
 from engines.requests import GenerateRequest
+
+T = TypeVar("T")
 
 
 class RetryOptions(OperatorOptions):
@@ -65,53 +68,52 @@ class Retry(Transparent):
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
         """Answers into a sink; returns once the request is accepted. Raises the last attempt's error before that."""
-        attempt = 1
-        while True:
-            try:
-                await self.inner.submit(request, context, sink)
-                return
-            except PenstockError as error:
-                if not await self._may_try_again(attempt, error, context):
-                    if context.is_killed:
-                        raise context.cancellation() from error
-                    if context.is_stopped:
-                        end_before_start(request, self.name, sink)
-                        return
-                    raise
-            attempt += 1
+        try:
+            await self._retried(lambda: self.inner.submit(request, context, sink), context)
+        except Cancelled:
+            if context.is_killed or not context.is_stopped:
+                raise
+            end_before_start(request, self.name, sink)
 
     async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
         """Answers at once, without a stream. Raises the last attempt's error where it cannot."""
-        attempt = 1
-        while True:
-            try:
-                return await self.inner.call(request, context)
-            except PenstockError as error:
-                if not await self._may_try_again(attempt, error, context):
-                    if context.is_stopped:
-                        raise context.cancellation() from error
-                    raise
-            attempt += 1
+        return await self._retried(lambda: self.inner.call(request, context), context)
 
-    async def _may_try_again(self, attempt: int, error: PenstockError, context: Context) -> bool:
-        return await may_try_again(self.options, attempt, error, context, self._share())
+    async def _retried(self, ask: Callable[[], Awaitable[T]], context: Context) -> T:
+        return await retried(ask, self.options, context, self._share)
 
 
-async def may_try_again(
-    options: RetryOptions, attempt: int, error: PenstockError, context: Context, share: float
-) -> bool:
-    """Waits as long as it takes until the next attempt.
+async def retried(
+    ask: Callable[[], Awaitable[T]], options: RetryOptions, context: Context, share: Callable[[], float]
+) -> T:
+    """What an attempt returns that does not fail.
 
     Args:
+        ask: Makes an attempt.
         options: When to try again, and how often.
-        attempt: Which attempt failed, from 1.
-        error: What it failed with.
         context: The request's: nobody waits past its deadline, or once it is cancelled.
         share: How much of the jitter to take, from 0 to 1.
 
-    Returns:
-        Whether there is a next attempt.
+    Raises:
+        Cancelled: The context was stopped or killed, and the last attempt failed.
+        PenstockError: The last attempt's.
     """
+    attempt = 1
+    while True:
+        try:
+            return await ask()
+        except PenstockError as error:
+            if not await _may_try_again(options, attempt, error, context, share()):
+                if context.is_stopped:
+                    raise context.cancellation() from error
+                raise
+        attempt += 1
+
+
+async def _may_try_again(
+    options: RetryOptions, attempt: int, error: PenstockError, context: Context, share: float
+) -> bool:
+    """Waits as long as it takes until the next attempt; whether there is one."""
     if not error.transient or attempt >= options.attempts or context.is_stopped:
         return False
     wait_s = options.wait_s(attempt, error, share)
