@@ -18,7 +18,7 @@ from clusters import positioned_yaml
 from clusters.errors import ClusterError
 from clusters.positioned_yaml import PositionedYaml
 from deployments.fleet_settings import FleetSettings
-from deployments.model_settings import MODEL_KINDS, ModelSettings
+from deployments.model_settings import ENGINE, KIND_KEYS, MODEL_KINDS, ModelSettings, kind_of
 from engines.errors import InvalidRequest
 from engines.nearest import nearest
 from engines.registry import options_type
@@ -137,7 +137,7 @@ def _engine_problems(document: PositionedYaml) -> Iterator[Problem]:
     """What is wrong with engine names and their options, also where the rest of the model is wrong."""
     models = document.value.get("models")
     for position, model in enumerate(models if isinstance(models, list) else ()):
-        if not isinstance(model, dict) or "fallback" in model or "pool" in model:
+        if not isinstance(model, dict) or kind_of(model) != ENGINE:
             continue
         here = ("models", position)
         engine = model.get("engine", ModelSettings.model_fields["engine"].default)
@@ -208,7 +208,7 @@ def _known_keys(root: type[BaseModel], location: tuple[str | int, ...]) -> list[
             field = kind.model_fields.get(step)
             kind = _model_in(field.annotation) if field is not None else None
     if kind is ModelSettings:
-        return [*ModelSettings.model_fields, "fallback", "pool"]
+        return [*ModelSettings.model_fields, *KIND_KEYS]
     return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
 
 

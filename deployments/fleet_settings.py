@@ -4,7 +4,9 @@ Defaults are right for a laptop. Secrets are not here: they come from the enviro
 what is wrong with it and where, is `clusters.fleet_file`'s work.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -14,6 +16,9 @@ from deployments.model_settings import AnyModelSettings, FallbackSettings, Model
 from engines.nearest import did_you_mean
 
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+MAX_TOKEN_IDS = 600_000
+"""A million of them on their way into an instance make everybody else wait for more than a tenth of a second."""
+
 Origin = Annotated[str, StringConstraints(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
 
 
@@ -66,7 +71,7 @@ class HttpSettings(Settings):
     max_body_bytes: int = Field(16 * 2**20, ge=1024)
     max_bodies_bytes: int = Field(512 * 2**20, ge=1024)
     max_json_depth: int = Field(100, ge=1)
-    max_token_ids: int = Field(600_000, ge=1)
+    max_token_ids: int = Field(MAX_TOKEN_IDS, ge=1)
     body_timeout_s: float = Field(30.0, gt=0)
     unread_stream_bytes: int = Field(8 * 2**20, ge=2**20)
     unread_bytes: int = Field(256 * 2**20, ge=2**20)
@@ -103,15 +108,21 @@ class FleetSettings(Settings):
 
     @model_validator(mode="after")
     def _models_are_made_of_others(self) -> Self:
-        made_of = {model.name: list(model.members) for model in self.models if not isinstance(model, ModelSettings)}
         names = {name: model.name for model in self.models for name in (model.name, *model.aliases)}
-        for name, members in made_of.items():
-            for member in members:
+        made_of: dict[str, list[str]] = {}
+        for model in self.models:
+            for member in () if isinstance(model, ModelSettings) else model.members:
                 if member not in names:
                     hint = did_you_mean(member, names)
-                    raise ValueError(f"{name} is made of {member}, which is not in the fleet.{hint}")
-                if _reaches(names[member], name, made_of, names):
-                    raise ValueError(f"{name} is made of {member}, which is made of {name}")
+                    raise ValueError(f"{model.name} is made of {member}, which is not in the fleet.{hint}")
+                made_of.setdefault(model.name, []).append(names[member])
+        try:
+            TopologicalSorter(made_of).prepare()
+        except CycleError as error:
+            # Each one is a member of the next; the last is the first again.
+            circle = error.args[1]
+            name, member = min(pairwise(reversed(circle)), key=lambda pair: list(made_of).index(pair[0]))
+            raise ValueError(f"{name} is made of {member}, which is made of {name}") from None
         return self
 
     @property
@@ -129,14 +140,3 @@ class FleetSettings(Settings):
             if name in (model.name, *model.aliases):
                 return model
         raise KeyError(name)
-
-
-def _reaches(
-    name: str, goal: str, made_of: Mapping[str, Sequence[str]], names: Mapping[str, str], depth: int = 0
-) -> bool:
-    """Whether a model is another one, or made of it."""
-    if name == goal or depth > len(made_of):
-        return True
-    return any(
-        _reaches(names[member], goal, made_of, names, depth + 1) for member in made_of.get(name, ()) if member in names
-    )

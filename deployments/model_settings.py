@@ -230,8 +230,13 @@ MODEL_KINDS: dict[str, type[ServedModel]] = {ENGINE: ModelSettings, FALLBACK: Fa
 """What a model of the fleet file can be, by the word for it in pydantic's errors."""
 
 
-def _kind(said: Any) -> str:
-    for key, kind in (("fallback", FALLBACK), ("pool", POOL)):
+KIND_KEYS = {"fallback": FALLBACK, "pool": POOL}
+"""The keys that make a model another kind than one of an engine."""
+
+
+def kind_of(said: Any) -> str:
+    """Which of `MODEL_KINDS` a model of the fleet file is, as far as its keys tell."""
+    for key, kind in KIND_KEYS.items():
         if (isinstance(said, dict) and key in said) or hasattr(said, key):
             return kind
     return ENGINE
@@ -241,5 +246,5 @@ AnyModelSettings = Annotated[
     Annotated[ModelSettings, Tag(ENGINE)]
     | Annotated[FallbackSettings, Tag(FALLBACK)]
     | Annotated[PoolSettings, Tag(POOL)],
-    Discriminator(_kind),
+    Discriminator(kind_of),
 ]

@@ -4,14 +4,12 @@ Nothing heavy is imported until an engine is made: checking a fleet file with a 
 """
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from engines.contract import Engine
-from engines.errors import InvalidRequest
-from engines.nearest import did_you_mean
+from engines.named_kinds import find_kind, load
 from engines.options import EngineOptions
 
 
@@ -75,11 +73,7 @@ def engine_kind(name: str) -> EngineKind:
     Raises:
         InvalidRequest: There is none; the message names the nearest.
     """
-    kind = KINDS.get(name)
-    if kind is None:
-        hint = did_you_mean(name, KINDS)
-        raise InvalidRequest(f"There is no engine {name!r}; engines: {', '.join(KINDS)}.{hint}", param="engine")
-    return kind
+    return find_kind(KINDS, "engine", name)
 
 
 def options_type(kind: str) -> type[EngineOptions]:
@@ -88,7 +82,7 @@ def options_type(kind: str) -> type[EngineOptions]:
     Raises:
         InvalidRequest: There is no such engine.
     """
-    options: type[EngineOptions] = _load(engine_kind(kind).options)
+    options: type[EngineOptions] = load(engine_kind(kind).options)
     return options
 
 
@@ -110,11 +104,6 @@ def make_engine(name: str, spec: EngineSpec) -> Engine:
         pydantic.ValidationError: The options are wrong.
     """
     options = parse_options(spec)
-    engine = _load(engine_kind(spec.kind).engine)(name, spec, options)
+    engine = load(engine_kind(spec.kind).engine)(name, spec, options)
     assert isinstance(engine, Engine)
     return engine
-
-
-def _load(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)

@@ -6,13 +6,13 @@ OpenTelemetry.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, model_serializer, model_validator
 
 from engines.errors import InvalidRequest
+from engines.named_kinds import find_kind, load
 from engines.nearest import did_you_mean
 from engines.operators.operator import OperatorOptions, Transparent
 
@@ -90,7 +90,7 @@ class OperatorSpec(BaseModel):
             raise ValueError("is one operator, with its options: `retry`, or `{retry: {attempts: 5}}`")
         ((name, options),) = said.items()
         try:
-            kind = _load(operator_kind(str(name)).options)
+            kind = load(operator_kind(str(name)).options)
             return {"name": name, "options": kind.model_validate(options if options is not None else {})}
         except InvalidRequest as error:
             raise ValueError(error.message) from None
@@ -109,11 +109,7 @@ def operator_kind(name: str) -> OperatorKind:
     Raises:
         InvalidRequest: There is none; the message names the nearest.
     """
-    kind = OPERATORS.get(name)
-    if kind is None:
-        hint = did_you_mean(name, OPERATORS)
-        raise InvalidRequest(f"There is no operator {name!r}; operators: {', '.join(OPERATORS)}.{hint}")
-    return kind
+    return find_kind(OPERATORS, "operator", name)
 
 
 def make_operator(spec: OperatorSpec) -> Transparent:
@@ -122,7 +118,7 @@ def make_operator(spec: OperatorSpec) -> Transparent:
     Raises:
         ImportError: It needs a package that is not installed (`OperatorOptions.packages`).
     """
-    operator = _load(operator_kind(spec.name).operator)(spec.options)
+    operator = load(operator_kind(spec.name).operator)(spec.options)
     assert isinstance(operator, Transparent)
     return operator
 
@@ -150,11 +146,6 @@ def _said(name: str, error: ValidationError) -> str:
     details = error.errors()[0]
     field = ".".join(map(str, (name, *details["loc"])))
     if details["type"] == "extra_forbidden":
-        known = _load(operator_kind(name).options).model_fields
+        known = load(operator_kind(name).options).model_fields
         return f"{field}: there is no such option.{did_you_mean(str(details['loc'][-1]), known)}"
     return f"{field}: {details['msg'][:1].lower()}{details['msg'][1:]}, not {details['input']!r}"
-
-
-def _load(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from deployments.http.server.json_guard import MAX_NUMBERS, parse_in_slices, parse_object
+from deployments.fleet_settings import MAX_TOKEN_IDS
+from deployments.http.server.json_guard import parse_in_slices, parse_object
 from deployments.http.server.refusals import BodiesOverBudget
 from engines.turns import Turns
 
@@ -46,7 +47,7 @@ class Bodies:
             raise BodiesOverBudget
         self.bytes += size
 
-    async def parse(self, body: bytes, max_depth: int, max_numbers: int = MAX_NUMBERS) -> dict[str, Any]:
+    async def parse(self, body: bytes, max_depth: int, max_numbers: int = MAX_TOKEN_IDS) -> dict[str, Any]:
         """The JSON object in a body.
 
         Raises:

@@ -15,6 +15,7 @@ from collections.abc import Generator
 from random import SystemRandom
 from typing import Any
 
+from deployments.fleet_settings import MAX_TOKEN_IDS
 from engines.errors import InvalidRequest
 from engines.garbage import CollectorPaused
 
@@ -28,9 +29,6 @@ MAX_NODES = 150_000
 """Values and keys of one body, those of long lists of whole numbers left out."""
 MAX_FLOATS = 20_000
 """Numbers with a fraction or an exponent."""
-MAX_NUMBERS = 600_000
-"""Whole numbers in long lists, unless the fleet file says otherwise: a million token ids on their way into an instance
-make everybody else wait for more than a tenth of a second."""
 MAX_DIGITS = 320
 """Digits of one number, those of the largest float written out: Python converts them in quadratic time."""
 
@@ -177,13 +175,13 @@ class _Survey:
             raise InvalidRequest(f"The body holds more than {MAX_NODES} JSON values.")
 
 
-def parse_object(body: bytes, max_depth: int, max_numbers: int = MAX_NUMBERS) -> dict[str, Any]:
+def parse_object(body: bytes, max_depth: int, max_numbers: int = MAX_TOKEN_IDS) -> dict[str, Any]:
     """The JSON object in a body, in one go; `parse_in_slices` is for large ones.
 
     Args:
         body: UTF-8 text.
         max_depth: Levels of lists and objects, the outermost counted.
-        max_numbers: Whole numbers in long lists.
+        max_numbers: Whole numbers in long lists: token ids.
 
     Raises:
         InvalidRequest: It is not one, or it is one that nobody means.
@@ -198,7 +196,7 @@ def parse_object(body: bytes, max_depth: int, max_numbers: int = MAX_NUMBERS) ->
 
 
 def parse_in_slices(
-    body: bytes, max_depth: int, max_numbers: int = MAX_NUMBERS
+    body: bytes, max_depth: int, max_numbers: int = MAX_TOKEN_IDS
 ) -> Generator[None, None, dict[str, Any]]:
     """The JSON object of a body, checked while it is parsed; yields wherever it can wait, and returns the object.
 

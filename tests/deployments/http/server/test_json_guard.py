@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployments.fleet_settings import MAX_TOKEN_IDS
 from deployments.http.openai.error_body import error_json
-from deployments.http.server.json_guard import MAX_CONTAINERS, MAX_NODES, MAX_NUMBERS, parse_in_slices, parse_object
+from deployments.http.server.json_guard import MAX_CONTAINERS, MAX_NODES, parse_in_slices, parse_object
 from engines.errors import InvalidRequest
 
 VALUES = st.recursive(
@@ -124,7 +125,7 @@ LEGAL = {
     "backslashes": json.dumps({"prompt": "\\" * 4_000_001}),
     "brackets": json.dumps({"prompt": "[" * 8_000_000}),
     "numbers in text": json.dumps({"prompt": f"[{NUMBERS_IN_TEXT}], [{NUMBERS_IN_TEXT}" * 2000}),
-    "token ids": json.dumps({"prompt": list(range(MAX_NUMBERS))}),
+    "token ids": json.dumps({"prompt": list(range(MAX_TOKEN_IDS))}),
     "many lists of token ids": json.dumps({"input": [list(range(290))] * 2048}),
     "messages": json.dumps({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}] * 4_500}),
 }
@@ -152,7 +153,7 @@ TOO_MANY = {
     "strings": (_list('"a,b"', 2_000_000), f"more than {MAX_NODES} JSON values"),
     "words": (_list("null", 2_000_000), f"more than {MAX_NODES} JSON values"),
     "floats": (_list("1.5", 100_000), "numbers with a fraction"),
-    "numbers": (_list("1", 4_000_000), f"more than {MAX_NUMBERS} whole numbers"),
+    "numbers": (_list("1", 4_000_000), f"more than {MAX_TOKEN_IDS} whole numbers"),
     "digits": (_list("9" * 4000, 2000), "digits"),
     "keys": (b'{"a":{' + b",".join(b'"%d":1' % i for i in range(500_000)) + b"}}", f"more than {MAX_NODES}"),
 }
