@@ -109,19 +109,15 @@ class Fallback(PushEngine):
         """Hears that an engine did not take a request."""
 
     async def _first(self, request: Request, context: Context, ask: Callable[[Engine], Awaitable[T]]) -> T:
-        *others, last = self.order(request, context)
-        for member in others:
+        members = self.order(request, context)
+        for member in members:
             try:
                 return await ask(member)
             except PenstockError as error:
                 self.refused(member, error)
-                if not may_move_on(error) or context.is_stopped:
+                if member is members[-1] or not may_move_on(error) or context.is_stopped:
                     raise
-        try:
-            return await ask(last)
-        except PenstockError as error:
-            self.refused(last, error)
-            raise
+        raise AssertionError("there is at least one member")
 
 
 def _common(known: Sequence[Capabilities]) -> Capabilities:

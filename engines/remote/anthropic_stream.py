@@ -17,7 +17,7 @@ from engines.events import (
     ToolCallStarted,
     Usage,
 )
-from engines.remote.failures import Asked, stream_error
+from engines.remote.failures import Asked, json_event
 from engines.remote.json_fields import as_count, as_dict, as_str, is_json
 from engines.remote.sse import MalformedStream, ServerSentEvent
 from engines.requests import GenerateRequest
@@ -75,15 +75,7 @@ class AnthropicStreamReader:
             PenstockError: It is an error.
             MalformedStream: It is nothing that this API has.
         """
-        try:
-            theirs = json.loads(event.data)
-        except (ValueError, RecursionError):
-            raise MalformedStream("an event is not JSON") from None
-        error = stream_error(theirs, self._asked)
-        if error is not None:
-            raise error
-        if event.type == "error" or not isinstance(theirs, dict):
-            raise MalformedStream("an event is neither a piece of a message nor an error")
+        theirs = json_event(event, "a piece of a message", self._asked)
         match theirs.get("type"):
             case "message_start":
                 self._count(as_dict(theirs.get("message")).get("usage"))

@@ -51,7 +51,7 @@ def _wrapped(payload: bytes) -> str:
 
 
 def _error(type: str, payload: bytes) -> ServerSentEvent:
-    """As Anthropic's API writes an error, with the status that it is read by."""
+    """The JSON of an error in Anthropic's shape, with the status that it is read by."""
     status, body = bedrock_error(500, type, payload)
     error = {"type": type, "code": status, "message": body.message}
     return ServerSentEvent("error", json.dumps({"type": "error", "error": error}))

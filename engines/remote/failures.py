@@ -26,6 +26,7 @@ from engines.errors import (
     Timeout,
     Unavailable,
 )
+from engines.remote.sse import MalformedStream, ServerSentEvent
 
 MAX_MESSAGE_CHARS = 500
 MAX_RETRY_AFTER_S = 3600.0
@@ -150,6 +151,30 @@ def stream_error(payload: Any, asked: Asked) -> PenstockError | None:
         return None
     status = body.status or next((_STATUS[word] for word in body.words if word in _STATUS), 500)
     return status_error(status, body, asked)
+
+
+def json_event(event: ServerSentEvent, what: str, asked: Asked) -> dict[str, Any]:
+    """The JSON object that an event of a stream is.
+
+    Args:
+        event: The event.
+        what: What it should be, for errors: "a chunk".
+        asked: What was asked.
+
+    Raises:
+        PenstockError: It is an error.
+        MalformedStream: It is neither.
+    """
+    try:
+        theirs = json.loads(event.data)
+    except (ValueError, RecursionError):
+        raise MalformedStream("an event is not JSON") from None
+    error = stream_error(theirs, asked)
+    if error is not None:
+        raise error
+    if event.type == "error" or not isinstance(theirs, dict):
+        raise MalformedStream(f"an event is neither {what} nor an error")
+    return theirs
 
 
 def response_error(status: int, body: bytes, headers: Mapping[str, str], asked: Asked) -> PenstockError:

@@ -1,6 +1,5 @@
 """The stream of OpenAI's API, as our events."""
 
-import json
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -20,7 +19,7 @@ from engines.events import (
     ToolCallStarted,
     Usage,
 )
-from engines.remote.failures import Asked, stream_error
+from engines.remote.failures import Asked, json_event
 from engines.remote.json_fields import as_count, as_dict, as_list, as_str, is_json
 from engines.remote.openai_content import text_and_thinking, text_of
 from engines.remote.openai_logprobs import chat_logprobs, completion_logprobs
@@ -91,7 +90,7 @@ class OpenAIStreamReader:
 
     @property
     def usage(self) -> Usage:
-        """As the server told it, at the end; until then the tokens whose ids it told."""
+        """The tokens that the server told of at the end; until then those whose ids it told."""
         return self._usage if self._usage is not None else Usage(completion_tokens=self._generated)
 
     def read(self, event: ServerSentEvent) -> list[Event]:
@@ -103,15 +102,7 @@ class OpenAIStreamReader:
         """
         if event.data == "[DONE]":
             return [*self._close(), self._finished()]
-        try:
-            chunk = json.loads(event.data)
-        except (ValueError, RecursionError):
-            raise MalformedStream("an event is not JSON") from None
-        error = stream_error(chunk, self._asked)
-        if error is not None:
-            raise error
-        if event.type == "error" or not isinstance(chunk, dict):
-            raise MalformedStream("an event is neither a chunk nor an error")
+        chunk = json_event(event, "a chunk", self._asked)
         self._count(chunk.get("usage"))
         events: list[Event] = []
         for theirs in as_list(chunk.get("choices")):

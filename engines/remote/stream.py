@@ -23,7 +23,7 @@ class StreamReader(Protocol):
 
     @property
     def usage(self) -> Usage:
-        """As far as the server has told."""
+        """The tokens of the request, so far as the server has told of them."""
 
     def read(self, event: ServerSentEvent) -> list[Event]:
         """Our events; the last one is `Finished` where the stream says that it is over.
