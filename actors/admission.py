@@ -1,13 +1,16 @@
 """The admission gate of one instance: so many run, so many wait, the rest is refused at once.
 
 Load so never becomes unbounded latency: a router takes the refusal to the next instance, and when all refuse, to the
-client. Synchronous throughout: a waiting request is an entry in a queue, not a task, and has no timer either; whoever
-owns the gate calls `expire` now and then.
+client. A request for several choices is the work of several requests. Those together never take the whole gate: however
+many there are and however long they take, a part of it stays with the requests for one choice.
+
+Synchronous throughout: a waiting request is an entry in a queue, not a task, and has no timer either; whoever owns the
+gate calls `expire` now and then.
 """
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from actors.settings import AdmissionSettings
@@ -27,26 +30,36 @@ class Ticket:
 
     Attributes:
         priority: Lower is admitted first.
-        weight: How much room it takes.
+        weight: How much work it is: its choices.
+        room: How much of the gate it takes.
     """
 
-    __slots__ = ("_admit", "_evict", "_gate", "_since_s", "_state", "priority", "weight")
+    __slots__ = ("_admit", "_arrival", "_evict", "_gate", "_since_s", "_state", "priority", "room", "weight")
 
     def __init__(
         self,
         gate: "Gate",
         priority: int,
+        arrival: int,
         weight: int,
+        room: int,
         admit: Callable[[], None],
         evict: Callable[[PenstockError], None],
     ) -> None:
         self._gate = gate
+        self._arrival = arrival
         self._admit = admit
         self._evict = evict
         self._state: Literal["waits", "runs", "left"] = "waits"
         self._since_s = 0.0  # When it came into the state it is in.
         self.priority = priority
         self.weight = weight
+        self.room = room
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Its place among all that wait."""
+        return self.priority, self._arrival
 
     @property
     def is_waiting(self) -> bool:
@@ -62,11 +75,58 @@ class Ticket:
         self._gate._leave(self, failed)
 
 
+class _Line:
+    """One kind of requests: how many run, and those who wait, by class, first come first served within.
+
+    Attributes:
+        max_running: How much room its requests may take together.
+        max_queued: How much may wait; the last place is taken by whoever comes, however heavy.
+        running: The room of those that run.
+        queued: The weight of those that wait.
+    """
+
+    def __init__(self, max_running: int, max_queued: int) -> None:
+        self.max_running = max_running
+        self.max_queued = max_queued
+        self.running = 0
+        self.queued = 0
+        # Only classes with somebody in them are kept, so the least key is the class to serve.
+        self._classes: dict[int, OrderedDict[Ticket, None]] = {}
+
+    def first(self) -> Ticket | None:
+        """The next in turn."""
+        return next(iter(self._classes[min(self._classes)])) if self._classes else None
+
+    def queues(self) -> Iterable[tuple[int, Iterable[Ticket]]]:
+        """Each class, with those who wait in it."""
+        return self._classes.items()
+
+    def add(self, ticket: Ticket) -> None:
+        self.queued += ticket.weight
+        self._classes.setdefault(ticket.priority, OrderedDict())[ticket] = None
+
+    def discard(self, ticket: Ticket) -> None:
+        self.queued -= ticket.weight
+        queue = self._classes[ticket.priority]
+        del queue[ticket]
+        if not queue:
+            del self._classes[ticket.priority]
+
+    def clear(self) -> list[Ticket]:
+        """Takes out all who wait."""
+        waiting = [ticket for _, queue in self.queues() for ticket in queue]
+        self._classes.clear()
+        self.queued = 0
+        return waiting
+
+
 class Gate:
     """So many running, so many queued, the rest refused.
 
-    A request takes as much room as it weighs, at most the whole gate: one that weighs more runs alone. Priorities are
-    strict between classes, first come first served within: while a heavy one is the next and waits for enough room,
+    A request for several choices is a heavy one and takes as much room as it has choices. All heavy ones together take
+    at most three quarters of the gate and of the queue; one that weighs more than that takes as much, and one that
+    waits for others of its kind keeps nobody else waiting. Apart from that, priorities are strict between classes,
+    first come first served within: while a heavy one is the next and waits for room that those for one choice hold,
     nobody of its class or a later one overtakes it. `admit` callbacks run inside `enter` or inside another ticket's
     `leave`; they must not raise.
 
@@ -80,22 +140,21 @@ class Gate:
         self._max_queued = settings.max_queued
         self._queue_timeout_s = settings.queue_timeout_s
         self._clock = clock
-        self._running = 0
-        self._queued = 0
-        # Only classes with somebody in them are kept, so the least key is the class to serve.
-        self._classes: dict[int, OrderedDict[Ticket, None]] = {}
+        self._arrivals = 0
+        self._light = _Line(settings.max_running, settings.max_queued)
+        self._heavy = _Line(_share(settings.max_running), _share(settings.max_queued))
         self._service_s: float | None = None
         self._admitting = False
 
     @property
     def running(self) -> int:
-        """The weight of the requests that were admitted and have not left."""
-        return self._running
+        """The room of the requests that were admitted and have not left."""
+        return self._light.running + self._heavy.running
 
     @property
     def queued(self) -> int:
         """The weight of the requests that wait."""
-        return self._queued
+        return self._light.queued + self._heavy.queued
 
     def enter(
         self,
@@ -112,7 +171,7 @@ class Gate:
             priority: Lower is admitted first.
             admit: The request may run. When there is room it is called before this returns.
             evict: The request is turned away while it waits (see `clear` and `expire`).
-            weight: How many ordinary requests it is worth.
+            weight: How many ordinary requests it is worth: its choices.
             goes_on: It began on another instance, and somebody is in the middle of reading it: it waits before
                 everybody else, for as long as it takes, and is not refused. There are no more of those than were
                 admitted once.
@@ -122,26 +181,27 @@ class Gate:
         """
         if goes_on:
             priority = _GOES_ON
-        ticket = Ticket(self, priority, weight, admit, evict)
-        if self._has_room(weight) and (not self._classes or priority < min(self._classes)):
+        self._arrivals += 1
+        line = self._line(weight)
+        ticket = Ticket(self, priority, self._arrivals, weight, min(weight, line.max_running), admit, evict)
+        if self._is_next(ticket):
             self._run(ticket)
             return ticket
-        # The last place is taken by whoever comes, heavy or not: else a gate with few of them refused the heavy always.
-        if self._queued >= self._max_queued and not goes_on:
+        # Its own weight does not count: else a gate with few places refused the heavy always.
+        if (self.queued >= self._max_queued or line.queued >= line.max_queued) and not goes_on:
             raise QueueFull(
-                f"The instance is full: {self._running} requests run and {self._queued} wait.",
+                f"The instance is full: {self.running} requests run and {self.queued} wait.",
                 retry_after_s=self.retry_after_s(weight),
             )
         ticket._since_s = self._clock()
-        self._classes.setdefault(priority, OrderedDict())[ticket] = None
-        self._queued += weight
+        line.add(ticket)
         return ticket
 
     def expire(self) -> None:
         """Turns away those who have waited for too long. Called now and then."""
         too_early_s = self._clock() - self._queue_timeout_s
         late: list[Ticket] = []
-        for priority, queue in self._classes.items():
+        for priority, queue in (*self._light.queues(), *self._heavy.queues()):
             if priority == _GOES_ON:
                 continue
             for ticket in queue:
@@ -149,8 +209,9 @@ class Gate:
                 if ticket._since_s > too_early_s:
                     break
                 late.append(ticket)
-        for ticket in late:
-            if ticket.is_waiting:  # Turning one away may make others leave.
+        # In their order, because one that is turned away may let in, or make leave, others that came no earlier.
+        for ticket in sorted(late, key=lambda one: one.order):
+            if ticket.is_waiting:
                 evict = ticket._evict
                 ticket.leave()
                 evict(
@@ -162,9 +223,7 @@ class Gate:
 
     def clear(self, error: PenstockError) -> None:
         """Turns away everybody who waits."""
-        waiting = [ticket for queue in self._classes.values() for ticket in queue]
-        self._classes.clear()
-        self._queued = 0
+        waiting = [*self._light.clear(), *self._heavy.clear()]
         for ticket in waiting:
             ticket._state = "left"
         for ticket in waiting:
@@ -177,13 +236,29 @@ class Gate:
         """
         if self._service_s is None:
             return _UNKNOWN_RETRY_S
-        return min(_LONGEST_RETRY_S, (self._queued + weight) * self._service_s / self._max_running)
+        return min(_LONGEST_RETRY_S, (self.queued + weight) * self._service_s / self._max_running)
 
-    def _has_room(self, weight: int) -> bool:
-        return self._running + weight <= self._max_running or not self._running
+    def _line(self, weight: int) -> _Line:
+        return self._heavy if weight > 1 else self._light
+
+    def _is_next(self, ticket: Ticket) -> bool:
+        """Whether one that has just come may run at once."""
+        line = self._line(ticket.weight)
+        first = line.first()
+        if first is not None and first.order < ticket.order:
+            return False
+        light, heavy = (ticket, self._heavy.first()) if line is self._light else (self._light.first(), ticket)
+        return self._next(light, heavy) is ticket
+
+    def _next(self, light: Ticket | None, heavy: Ticket | None) -> Ticket | None:
+        """Which of the first of each line may run now; None: neither."""
+        if heavy is not None and self._heavy.running + heavy.room > self._heavy.max_running:
+            heavy = None
+        first = min((one for one in (light, heavy) if one is not None), key=lambda one: one.order, default=None)
+        return first if first is not None and self.running + first.room <= self._max_running else None
 
     def _run(self, ticket: Ticket) -> None:
-        self._running += ticket.weight
+        self._line(ticket.weight).running += ticket.room
         ticket._state = "runs"
         ticket._since_s = self._clock()
         ticket._admit()
@@ -193,9 +268,9 @@ class Gate:
         if state == "left":
             return
         if state == "waits":
-            self._discard(ticket)
+            self._line(ticket.weight).discard(ticket)
         else:
-            self._running -= ticket.weight
+            self._line(ticket.weight).running -= ticket.room
             if not failed:
                 self._observe(self._clock() - ticket._since_s)
         # Also when it only waited: lighter ones may have waited behind it, with room for them.
@@ -206,22 +281,17 @@ class Gate:
             return  # Somebody left from inside `admit`; the loop below goes on after it, without recursion.
         self._admitting = True
         try:
-            while self._classes:
-                successor = next(iter(self._classes[min(self._classes)]))
-                if not self._has_room(successor.weight):
-                    return
-                self._discard(successor)
+            while (successor := self._next(self._light.first(), self._heavy.first())) is not None:
+                self._line(successor.weight).discard(successor)
                 self._run(successor)
         finally:
             self._admitting = False
 
-    def _discard(self, ticket: Ticket) -> None:
-        self._queued -= ticket.weight
-        queue = self._classes[ticket.priority]
-        del queue[ticket]
-        if not queue:
-            del self._classes[ticket.priority]
-
     def _observe(self, service_s: float) -> None:
         before = self._service_s
         self._service_s = service_s if before is None else before + (service_s - before) / _MEMORY
+
+
+def _share(whole: int) -> int:
+    """What requests for several choices take of it at most, together: three quarters, rounded up."""
+    return whole - whole // 4

@@ -14,7 +14,7 @@ vLLM's core is in `engines.vllm.scheduler`.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from copy import copy
 from typing import Any
@@ -28,6 +28,7 @@ from vllm.v1.engine.parallel_sampling import ParentRequest
 from engines.errors import Cancelled
 from engines.vllm.failures import failure, refusal
 from engines.vllm.resuming import Start
+from engines.vllm.slots import RequestSlots, engine_slots
 from engines.vllm.streaming import VllmStream
 
 
@@ -42,7 +43,8 @@ class Frontend:
         self._llm = llm
         # The scheduler's figures are wanted, those for each token are not.
         llm.log_stats = llm.output_processor.log_stats = False
-        self._aborts: set[asyncio.Task[None]] = set()
+        self._slots = engine_slots(llm.vllm_config.scheduler_config.max_num_seqs)
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def core(self) -> Any:
@@ -109,10 +111,26 @@ class Frontend:
             start.place(processor.request_states[part.request_id])
             parts.append(part)
         stream.parts = [part.request_id for part in parts]
+        stream.slots = RequestSlots(self._slots)
         return parts
 
     async def send(self, parts: list[EngineCoreRequest], stream: VllmStream) -> None:
-        """Hands a registered request to vLLM's core; where that fails, the stream is told."""
+        """Hands a registered request to vLLM's core; where that fails, the stream is told.
+
+        Returns once the core has it, or, if it has several choices, at once: each is sent when it has a slot.
+        """
+        if stream.slots is None:
+            await self._send(parts, stream)
+        else:
+            self._soon(self._send_in_turn(parts, stream, stream.slots))
+
+    async def _send_in_turn(self, parts: list[EngineCoreRequest], stream: VllmStream, slots: RequestSlots) -> None:
+        for part in parts:
+            if not await slots.take():
+                return
+            await self._send([part], stream)
+
+    async def _send(self, parts: list[EngineCoreRequest], stream: VllmStream) -> None:
         states = self._llm.output_processor.request_states
         try:
             for part in parts:
@@ -134,9 +152,12 @@ class Frontend:
     def _abort(self, request_id: str) -> None:
         aborted = self._llm.output_processor.abort_requests((request_id,), internal=True)
         if aborted and not self._llm.errored:
-            task = asyncio.get_running_loop().create_task(self._tell_core(aborted))
-            self._aborts.add(task)
-            task.add_done_callback(self._aborts.discard)
+            self._soon(self._tell_core(aborted))
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _tell_core(self, aborted: list[str]) -> None:
         # A core that is dead by now runs nothing any more, which is what is wanted.

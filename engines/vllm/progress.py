@@ -74,7 +74,10 @@ class ProgressBoard:
         for stream in asked:
             # The scheduler knows no more of those that have ended; what it said last is on its way.
             known = [told[part] for part in stream.parts if part in told]
-            if known:
+            if stream.slots is not None and stream.slots.is_waiting:
+                # None of its choices is in the core: how far it was is how far it is.
+                stream.reported = Progress(stream.reported.tokens, scheduled=False)
+            elif known:
                 stream.reported = Progress(
                     sum(computed for computed, _ in known), scheduled=any(running for _, running in known)
                 )

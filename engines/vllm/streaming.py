@@ -15,6 +15,7 @@ from engines.contract import Progress, Sink
 from engines.errors import Cancelled, EngineFailed, PenstockError
 from engines.events import Event, Finished, FinishReason, Started, TextDelta, TokenLogprob, Usage
 from engines.vllm.failures import failure
+from engines.vllm.slots import RequestSlots
 
 _REASONS: dict[str, FinishReason] = {
     "stop": "stop",
@@ -111,6 +112,7 @@ class VllmStream:
     Attributes:
         request_id: Under which vLLM knows the request; set when it is registered.
         parts: The core's own requests for it, one for each choice that had not ended before; likewise.
+        slots: Those of its choices; None: the request is for one.
         is_ended: Whether the terminal was emitted, or `setup_error` is set.
         setup_error: Why the request ended before it started.
         reported: How far it is, as its tokens or the core said last.
@@ -134,6 +136,7 @@ class VllmStream:
         "reported",
         "request_id",
         "setup_error",
+        "slots",
     )
 
     def __init__(
@@ -159,6 +162,7 @@ class VllmStream:
         self.setup_error: PenstockError | None = None
         self.request_id = ""
         self.parts: Sequence[str] = ()
+        self.slots: RequestSlots | None = None
         self._started: Started | None = started
         self._engine = started.engine
         self._prompt_tokens = started.prompt_tokens or 0
@@ -261,6 +265,8 @@ class VllmStream:
         emit = self._sink.emit
         for completion in output.outputs:
             self._choices[completion.index].take(completion, emit)
+            if self.slots is not None and completion.finish_reason is not None:
+                self.slots.leave()
         self._is_taking = False
         if self._is_killed:
             self._kill(self._context)
@@ -283,6 +289,8 @@ class VllmStream:
         for unsubscribe in self._unsubscribe:
             unsubscribe()
         self._unsubscribe.clear()
+        if self.slots is not None:
+            self.slots.close()
         self._release(self)
 
 

@@ -132,24 +132,38 @@ def test_a_heavy_request_takes_the_room_of_several() -> None:
     gate = Gate(AdmissionSettings(max_running=8))
     order: list[str] = []
     heavy = gate.enter(0, admitting(order, "heavy"), weight=6)
-    gate.enter(0, admitting(order, "light"), weight=2)
+    for name in ("light", "another"):
+        gate.enter(0, admitting(order, name))
     gate.enter(0, admitting(order, "waits"))
-    assert (order, gate.running, gate.queued) == (["heavy", "light"], 8, 1)
+    assert (order, gate.running, gate.queued) == (["heavy", "light", "another"], 8, 1)
     heavy.leave()
-    assert (order, gate.running, gate.queued) == (["heavy", "light", "waits"], 3, 0)
+    assert (order, gate.running, gate.queued) == (["heavy", "light", "another", "waits"], 3, 0)
 
 
-def test_one_that_is_heavier_than_the_gate_runs_alone() -> None:
+def test_heavy_requests_leave_a_quarter_of_the_gate_to_the_others() -> None:
     gate = Gate(AdmissionSettings(max_running=8))
     order: list[str] = []
-    light = gate.enter(0, nothing)
-    heavy = gate.enter(0, admitting(order, "heavy"), weight=128)
-    gate.enter(0, admitting(order, "behind it"))
-    assert (order, gate.running, gate.queued) == ([], 1, 129)
-    light.leave()
-    assert (order, gate.running, gate.queued) == (["heavy"], 128, 1)
-    heavy.leave()
-    assert order == ["heavy", "behind it"]
+    heaviest = gate.enter(0, admitting(order, "heaviest"), weight=128)
+    gate.enter(-1, admitting(order, "heavy"), weight=3)
+    gate.enter(0, admitting(order, "less heavy"), weight=2)
+    assert (order, gate.running, gate.queued) == (["heaviest"], 6, 5)
+    # One that waits for others of its kind keeps nobody waiting, not even of a later class.
+    gate.enter(0, admitting(order, "light")).leave()
+    gate.enter(5, admitting(order, "late")).leave()
+    assert order == ["heaviest", "light", "late"]
+    heaviest.leave()
+    assert order == ["heaviest", "light", "late", "heavy", "less heavy"]
+
+
+def test_heavy_requests_do_not_overtake_heavier_ones() -> None:
+    gate = Gate(AdmissionSettings(max_running=8))
+    order: list[str] = []
+    running = gate.enter(0, nothing, weight=4)
+    gate.enter(0, admitting(order, "heaviest"), weight=6)
+    gate.enter(0, admitting(order, "fits"), weight=2)
+    assert order == []
+    running.leave()
+    assert order == ["heaviest"]
 
 
 def test_nobody_of_its_class_or_a_later_one_overtakes_a_heavy_request() -> None:
@@ -216,12 +230,14 @@ def test_a_wait_ends_by_itself() -> None:
 
 def test_those_behind_a_heavy_request_that_waited_too_long_are_let_in() -> None:
     clock = Clock()
-    gate = Gate(AdmissionSettings(max_running=2, queue_timeout_s=1.0), clock)
+    gate = Gate(AdmissionSettings(max_running=4, queue_timeout_s=1.0), clock)
     order: list[str] = []
     evicted: list[PenstockError] = []
-    gate.enter(0, nothing)
-    gate.enter(0, nothing, evicted.append, weight=2)
+    for _ in range(2):
+        gate.enter(0, nothing)
+    gate.enter(0, nothing, evicted.append, weight=3)
     gate.enter(0, admitting(order, "light"), evicted.append)
+    assert order == []
     clock.now_s += 2.0
     gate.expire()
     assert (order, len(evicted)) == (["light"], 1)
@@ -233,7 +249,7 @@ steps = st.lists(
 )
 
 
-@given(steps, st.integers(1, 4), st.integers(0, 6))
+@given(steps, st.integers(1, 8), st.integers(0, 6))
 def test_the_gate_behaves_as_its_model(
     steps: list[tuple[str, int, int, int]], max_running: int, max_queued: int
 ) -> None:
@@ -245,37 +261,48 @@ def test_the_gate_behaves_as_its_model(
     order: list[int] = []
     weights: list[int] = []
 
-    def weigh(numbers: list[int]) -> int:
-        return sum(weights[number] for number in numbers)
+    heavy_room = max_running - max_running // 4
 
-    def admit() -> None:
-        while waiting:
-            waiting.sort()
-            _, successor = waiting[0]
-            if running and weigh(running) + weights[successor] > max_running:
-                return
-            waiting.pop(0)
-            running.append(successor)
-            order.append(successor)
+    def queued(least: int = 1) -> int:
+        return sum(weights[number] for _, number in waiting if weights[number] >= least)
+
+    def taken(numbers: list[int]) -> int:
+        return sum(min(weights[number], heavy_room) for number in numbers)
+
+    def successor() -> tuple[int, int] | None:
+        """Who may run next: the first of all, leaving out the heavy ones while the first of them lacks heavy room."""
+        candidates = sorted(waiting)
+        heavy = [entry for entry in candidates if weights[entry[1]] > 1]
+        running_heavy = [number for number in running if weights[number] > 1]
+        if heavy and taken(running_heavy) + taken([heavy[0][1]]) > heavy_room:
+            candidates = [entry for entry in candidates if entry not in heavy]
+        if not candidates or taken(running) + taken([candidates[0][1]]) > max_running:
+            return None
+        return candidates[0]
 
     for step, priority, pick, weight in steps:
         number = len(tickets)
         if step == "enter":
-            room = not running or weigh(running) + weight <= max_running
-            is_next = all(priority < other for other, _ in waiting)
-            if not (room and is_next) and weigh([number for _, number in waiting]) >= max_queued:
+            before, heavy_before = queued(), queued(least=2)
+            weights.append(weight)
+            waiting.append((priority, number))
+            is_full = before >= max_queued or (weight > 1 and heavy_before >= max_queued - max_queued // 4)
+            if successor() != (priority, number) and is_full:
+                waiting.pop()
+                weights.pop()
                 with pytest.raises(QueueFull):
                     gate.enter(priority, nothing, weight=weight)
                 continue
             admits = lambda number=number: admitted.append(number)  # type: ignore[misc]  # noqa: E731
             tickets.append(gate.enter(priority, admits, weight=weight))
-            weights.append(weight)
-            waiting.append((priority, number))
         elif tickets:
             number = pick % len(tickets)
             tickets[number].leave()
             waiting = [entry for entry in waiting if entry[1] != number]
             running = [other for other in running if other != number]
-        admit()
+        while (entry := successor()) is not None:
+            waiting.remove(entry)
+            running.append(entry[1])
+            order.append(entry[1])
         assert admitted == order
-        assert (gate.running, gate.queued) == (weigh(running), weigh([number for _, number in waiting]))
+        assert (gate.running, gate.queued) == (taken(running), queued())
