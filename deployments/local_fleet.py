@@ -7,7 +7,7 @@ from actors.channel.listener import Listener
 from actors.directory.known_instance import Instance, InstanceState
 from deployments.fleet import Fleet, Model
 from deployments.model_settings import RoutingSettings
-from deployments.routing.local_link import LocalLink
+from deployments.routing.local_egress import LocalEgress
 from deployments.routing.router import PushRouter
 from engines.attachments.reader import AttachmentLimits, AttachmentReader
 from engines.contract import Engine
@@ -61,7 +61,7 @@ class LocalFleet(Fleet):
         """
         await asyncio.gather(*(engine.start() for engine in self._engines.values()))
         await super().start()
-        while not self._is_linked():  # noqa: ASYNC110 - a link does not say that it was opened
+        while not self._is_connected():  # noqa: ASYNC110 - an egress does not say that it was opened
             await asyncio.sleep(_LOOK_EVERY_S / 10)
 
     async def stop(self, timeout_s: float = 30.0) -> None:
@@ -69,7 +69,7 @@ class LocalFleet(Fleet):
         await super().stop(timeout_s)
         await asyncio.gather(*(engine.stop(timeout_s) for engine in self._engines.values()))
 
-    def _is_linked(self) -> bool:
+    def _is_connected(self) -> bool:
         working = sum(engine.ready for engine in self._engines.values())
         return sum(model.card().ready for model in self.models) >= working
 
@@ -90,5 +90,5 @@ class LocalFleet(Fleet):
                 known = instances
             await asyncio.sleep(_LOOK_EVERY_S)
 
-    def _connect(self, instance: Instance, listener: Listener) -> LocalLink:
-        return LocalLink(self._engines[instance.model, instance.id], listener)
+    def _connect(self, instance: Instance, listener: Listener) -> LocalEgress:
+        return LocalEgress(self._engines[instance.model, instance.id], listener)

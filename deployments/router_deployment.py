@@ -48,7 +48,7 @@ Request = TypeVar("Request", bound=BaseModel)
 DRAIN_S = 30.0
 """What requests under way get when a replica ends."""
 MARGIN_S = 10.0
-"""What closing listeners and links may take besides."""
+"""What closing listeners and channels may take besides."""
 
 
 def shutdown_timeout_s(settings: FleetSettings) -> float:

@@ -1,6 +1,6 @@
-"""Members: the instances as this router replica sees them, each with an open link.
+"""Members: the instances as this router replica sees them, each with an open egress.
 
-The directory says which instances there are. For each of them a keeper opens the link as soon as it is ready, so that
+The directory says which instances there are. For each of them a keeper opens the egress as soon as it is ready, so that
 the first request pays no setup; opens it again when it was lost; and closes it once the instance is gone and what ran
 on it has ended.
 """
@@ -27,18 +27,18 @@ from engines.requests import GenerateRequest
 logger = logging.getLogger(__name__)
 
 RECONNECT_S = 0.2
-"""Shortest pause before a link is opened again, whatever `inhibit_s` says."""
+"""Shortest pause before an egress is opened again, whatever `inhibit_s` says."""
 PROBE_S = 5.0
-"""What an instance whose link was lost gets to show that it can work, before it is used again."""
+"""What an instance whose egress was lost gets to show that it can work, before it is used again."""
 BUSY_S = 0.1
 """How long an instance that refused for want of room is tried last."""
 ON_ITS_WAY_S = 0.5
 """What is heard so long after a loss was not sent before it."""
 CLOSE_POLL_S = 0.5
-"""How often a link to an instance that is gone is asked whether its last request has ended."""
+"""How often an egress to an instance that is gone is asked whether its last request has ended."""
 
 
-class Link(Protocol):
+class InstanceEgress(Protocol):
     """The way to one instance: what routing needs of an `actors.channel.egress.Egress`.
 
     A stream counts itself in `in_flight` before its call first waits, and until it has ended.
@@ -85,8 +85,8 @@ class Link(Protocol):
         """Answers at once, without a stream. Raises a PenstockError where it cannot."""
 
 
-Connect = Callable[[Instance, Listener], Link]
-"""Makes the link to an instance; it is not open yet. The listener is to hear of what becomes of it."""
+Connect = Callable[[Instance, Listener], InstanceEgress]
+"""Makes the egress to an instance; it is not open yet. The listener is to hear of what becomes of it."""
 
 Watch = Callable[[], AsyncIterator[Sequence[Instance]]]
 """Yields all instances of all models: first as they are now, then whenever something changed."""
@@ -97,7 +97,7 @@ class Member:
 
     Attributes:
         instance: What the directory last said.
-        link: The open way to it, or None.
+        egress: The open way to it, or None.
         calls: Calls of this replica that are under way on it and are no streams (embeddings).
         busy_until_s: Until then it is tried last, on the monotonic clock.
         left: Set when the directory shows it no more; it does not come back, a new member may.
@@ -111,16 +111,16 @@ class Member:
         "_reported",
         "busy_until_s",
         "calls",
+        "egress",
         "instance",
         "left",
-        "link",
         "neighbour_lost_s",
         "suspects",
     )
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
-        self.link: Link | None = None
+        self.egress: InstanceEgress | None = None
         self.calls = 0
         self.busy_until_s = 0.0
         self.left = asyncio.Event()
@@ -143,16 +143,16 @@ class Member:
     @property
     def in_flight(self) -> int:
         """Requests of this replica that are under way on it."""
-        return self.calls + (0 if self.link is None else self.link.in_flight)
+        return self.calls + (0 if self.egress is None else self.egress.in_flight)
 
     @property
     def load(self) -> int:
         """Requests that it runs or queues: ours as they are now, the others' as it last reported."""
-        link = self.link
-        if link is None:
+        egress = self.egress
+        if egress is None:
             return 0
-        ours = link.in_flight + self.calls
-        reported = link.reported
+        ours = egress.in_flight + self.calls
+        reported = egress.reported
         if reported is not self._reported:
             # What was reported counts ours, too. Those that are still on their way to it are taken off too much; the
             # next report, a few milliseconds later, puts that right.
@@ -163,7 +163,7 @@ class Member:
     @property
     def is_draining(self) -> bool:
         """Whether it takes no new work, as it said itself or as the directory knows."""
-        said = self._refused or (self.link is not None and self.link.is_draining)
+        said = self._refused or (self.egress is not None and self.egress.is_draining)
         return said or self.instance.state is InstanceState.DRAINING
 
     def mark_draining(self) -> None:
@@ -178,7 +178,7 @@ class Member:
     @property
     def is_open(self) -> bool:
         """Whether a request can be sent to it."""
-        return self.is_present and self.link is not None and self.link.ready
+        return self.is_present and self.egress is not None and self.egress.ready
 
     @property
     def is_shaky(self) -> bool:
@@ -187,16 +187,16 @@ class Member:
         The node lives if the engine has said something since; or anything has been heard for long enough after, that it
         cannot have been on its way before.
         """
-        link = self.link
-        if link is None or link.is_stalled:
+        egress = self.egress
+        if egress is None or egress.is_stalled:
             return True
         lost_s = self.neighbour_lost_s
-        return lost_s > 0 and link.spoke_s <= lost_s and link.heard_s <= lost_s + ON_ITS_WAY_S
+        return lost_s > 0 and egress.spoke_s <= lost_s and egress.heard_s <= lost_s + ON_ITS_WAY_S
 
     def seen(self) -> Instance:
         """The instance with what this replica knows better than the directory."""
         state = InstanceState.DRAINING if self.is_draining else self.instance.state
-        load = self.instance.load if self.link is None else self.link.reported
+        load = self.instance.load if self.egress is None else self.egress.reported
         return replace(self.instance, state=state, load=load)
 
 
@@ -205,7 +205,7 @@ class Members:
 
     Args:
         watch: Source of the instances.
-        connect: Makes the link to one.
+        connect: Makes the egress to one.
         faults: Which are inhibited, by model; instances of other models are left out.
         heard: Called with each piece of news from an instance.
         died: Called with each instance that was lost, and the requests that may have been its end.
@@ -261,8 +261,8 @@ class Members:
 
     def heard_of(self, node: str) -> float:
         """When anything was last heard of an instance on the node, on the monotonic clock; 0: never."""
-        links = [member.link for member in self._keepers if member.instance.node == node]
-        return max((link.heard_s for link in links if link is not None), default=0.0)
+        egresses = [member.egress for member in self._keepers if member.instance.node == node]
+        return max((egress.heard_s for egress in egresses if egress is not None), default=0.0)
 
     async def start(self) -> None:
         """Starts to watch. Returns when the first view is there."""
@@ -273,7 +273,7 @@ class Members:
         self.check()
 
     async def stop(self) -> None:
-        """Closes every link; what is under way fails."""
+        """Closes every egress; what is under way fails."""
         tasks = [*self._keepers.values()]
         if self._watcher is not None:
             tasks.append(self._watcher)
@@ -344,32 +344,32 @@ class Members:
         del self._keepers[member]
         if not task.cancelled() and (error := task.exception()) is not None:
             # A bug; without a keeper the instance is not used until the directory speaks of it again.
-            logger.error("The link to %s is no longer kept.", member.id, exc_info=error)
+            logger.error("The channel to %s is no longer kept.", member.id, exc_info=error)
 
     async def _keep(self, member: Member) -> None:
         faults = self._faults[member.instance.model]
         is_suspect = False
         while not member.left.is_set():
             lost: asyncio.Future[PenstockError] = asyncio.get_running_loop().create_future()
-            link = self._connect(member.instance, _Follower(self, member, lost))
+            egress = self._connect(member.instance, _Follower(self, member, lost))
             try:
-                await link.start()
+                await egress.start()
                 if is_suspect:
-                    await link.probe(PROBE_S)
+                    await egress.probe(PROBE_S)
                 member.suspects = ()
-                member.link = link
+                member.egress = egress
                 self._changed()
                 error = await self._until_over(member, lost)
                 if error is None:
                     return
-                logger.warning("Lost the link to %s: %s", member.id, error.message)
+                logger.warning("Lost the channel to %s: %s", member.id, error.message)
             except PenstockError as failure:
                 logger.warning("Cannot reach %s: %s", member.id, failure.message)
                 # It fell silent, and has not come back.
                 self._confirm_death(member)
             finally:
-                member.link = None
-                await link.stop(0)
+                member.egress = None
+                await egress.stop(0)
             is_suspect = True
             incarnation = member.instance.incarnation
             faults.inhibit(member.id, incarnation)
@@ -377,7 +377,7 @@ class Members:
             await asyncio.sleep(max(RECONNECT_S, faults.remaining_s(member.id, incarnation)))
 
     async def _until_over(self, member: Member, lost: asyncio.Future[PenstockError]) -> PenstockError | None:
-        """Waits until the link is lost, and returns why; or until the instance is gone and nothing runs on it."""
+        """Waits until the egress is lost, and returns why; or until the instance is gone and nothing runs on it."""
         left = asyncio.create_task(member.left.wait())
         either: set[asyncio.Future[Any]] = {lost, left}
         try:
@@ -393,7 +393,7 @@ class Members:
 
 
 class _Follower:
-    """Hears of one link, from its opening to its loss."""
+    """Hears of one egress, from its opening to its loss."""
 
     def __init__(self, members: Members, member: Member, lost: asyncio.Future[PenstockError]) -> None:
         self._members = members

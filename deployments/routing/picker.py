@@ -8,7 +8,7 @@ from actors.directory.known_instance import InstanceState
 from deployments.model_settings import RoutingSettings
 from deployments.routing.affinity import Affinity
 from deployments.routing.faults import Faults, is_fault
-from deployments.routing.members import BUSY_S, Link, Member
+from deployments.routing.members import BUSY_S, InstanceEgress, Member
 from deployments.routing.policies import Direct, make_policy
 from engines.call_requests import Request
 from engines.errors import Draining, InstanceNotFound, NoInstance, OtherVocabulary, Overload, Overloaded, PenstockError
@@ -49,13 +49,13 @@ class InstancePicker:
         return None if self.settings.sticky.mode == "off" else request.session
 
     def choose(
-        self, request: Request, refused: Container[Link], avoid: Callable[[str], bool] = lambda _: False
+        self, request: Request, refused: Container[InstanceEgress], avoid: Callable[[str], bool] = lambda _: False
     ) -> Member | None:
         """The instance that should take the request.
 
         Args:
             request: The request.
-            refused: Links on which it was refused already.
+            refused: Egresses on which it was refused already.
             avoid: Which instances, by id, are not to have it.
 
         Returns:
@@ -67,7 +67,7 @@ class InstancePicker:
             member
             for member in members
             if member.is_open
-            and member.link not in refused
+            and member.egress not in refused
             and not avoid(member.id)
             and not self.faults.remaining_s(member.id, member.instance.incarnation)
         ]

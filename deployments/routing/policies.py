@@ -1,8 +1,8 @@
 """Policies: pick one instance out of several.
 
 A policy sees the candidates with their loads and the request, and answers at once: no I/O, no await, microseconds.
-Whoever calls it counts the request against the chosen instance before anything else runs (`Link.submit` counts itself
-before it first waits), so that a burst does not pile onto one instance.
+Whoever calls it counts the request against the chosen instance before anything else runs (`InstanceEgress.submit`
+counts itself before it first waits), so that a burst does not pile onto one instance.
 """
 
 import random

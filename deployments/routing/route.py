@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 from actors.directory.known_instance import Instance
 from deployments.routing.fault_budget import FaultBudget, Trial, TrialSink
 from deployments.routing.faults import is_fault
-from deployments.routing.members import Link, Member, Members
+from deployments.routing.members import InstanceEgress, Member, Members
 from deployments.routing.picker import InstancePicker
 from deployments.routing.sessions import LeasedSink
 from engines.call_requests import Answer, CallRequest, Request
@@ -59,10 +59,10 @@ class Route(PushEngine):
         return any(member.is_open for member in self._members.of(self.name))
 
     async def start(self) -> None:
-        """Returns at once: the router opens the links, for all models."""
+        """Returns at once: the router opens the egresses, for all models."""
 
     async def stop(self, timeout_s: float = 30.0) -> None:
-        """Returns at once: the router closes the links, for all models."""
+        """Returns at once: the router closes the egresses, for all models."""
 
     async def check_health(self) -> None:
         """Returns while it hears of instances; having none to send to is not its illness.
@@ -100,18 +100,18 @@ class Route(PushEngine):
         request = self._renamed(request)
         session = self._picker.session(request)
 
-        async def submit(member: Member, link: Link, trial: Trial | None) -> None:
+        async def submit(member: Member, egress: InstanceEgress, trial: Trial | None) -> None:
             if not member.capabilities.generate:
                 raise Unsupported(f"The model {self.name!r} does not generate text.", param="model")
             asked, heard = request, sink
             if trial is not None:
                 asked, heard = request.model_copy(update={"alone": True}), TrialSink(sink, trial)
             if session is None:
-                await link.submit(asked, context, heard)
+                await egress.submit(asked, context, heard)
                 return
             lease = self._picker.affinity.reserve(session.id, member.id)
             try:
-                await link.submit(asked, context, LeasedSink(heard, lease))
+                await egress.submit(asked, context, LeasedSink(heard, lease))
             except BaseException:
                 lease.release()
                 raise
@@ -127,14 +127,14 @@ class Route(PushEngine):
         request = self._renamed(request)
         session = self._picker.session(request)
 
-        async def call(member: Member, link: Link, trial: Trial | None) -> Answer:
+        async def call(member: Member, egress: InstanceEgress, trial: Trial | None) -> Answer:
             if not getattr(member.capabilities, request.capability):
                 raise unsupported(request)
             lease = None if session is None else self._picker.affinity.reserve(session.id, member.id)
             if request.runs_model:
                 member.calls += 1
             try:
-                answer = await link.call(request, context)
+                answer = await egress.call(request, context)
                 if lease is not None:
                     lease.keep()
             finally:
@@ -155,7 +155,7 @@ class Route(PushEngine):
         return request if request.model == self.name else cast("R", request.model_copy(update={"model": self.name}))
 
     async def _dispatch(
-        self, request: Request, context: Context, ask: Callable[[Member, Link, Trial | None], Awaitable[T]]
+        self, request: Request, context: Context, ask: Callable[[Member, InstanceEgress, Trial | None], Awaitable[T]]
     ) -> T:
         """Asks one instance after another until one takes the request.
 
@@ -167,7 +167,7 @@ class Route(PushEngine):
         began_s = time.monotonic()
         deadline_s = min(began_s + picker.settings.wait_s, context.deadline_s)
         trial_deadline_s = min(began_s + max(picker.settings.wait_s, TRIAL_WAIT_S), context.deadline_s)
-        refused: set[Link] = set()
+        refused: set[InstanceEgress] = set()
         refusals: list[PenstockError] = []
         resumed = isinstance(request, GenerateRequest) and request.resume is not None
         while True:
@@ -194,17 +194,17 @@ class Route(PushEngine):
                     # Another router's may have been tried there.
                     refused.clear()
                 continue
-            link = member.link
-            assert link is not None  # an open member has one
+            egress = member.egress
+            assert egress is not None  # an open member has one
             tried = nullcontext() if suspect is None else budget.try_alone(suspect, member.id)
             try:
                 with tried as trial:
-                    return await ask(member, link, trial)
+                    return await ask(member, egress, trial)
             except PenstockError as error:
                 error.at(member.id)
                 if context.is_stopped or not picker.note(member, error):
                     raise
-                refused.add(link)
+                refused.add(egress)
                 refusals.append(error)
 
 

@@ -26,7 +26,7 @@ class PushRouter:
     Args:
         models: How the instances of each model are picked, by the model's name.
         watch: Source of the instances.
-        connect: Makes the link to one.
+        connect: Makes the egress to one.
         node: Where it lives itself: a node that is surely alive.
         convict: Tells the other routers of a request that takes engines with it, by its fingerprint; returns when
             they know. None: there are no others.
@@ -61,9 +61,9 @@ class PushRouter:
         await self._members.start()
 
     async def stop(self, timeout_s: float = 30.0) -> None:
-        """Waits for what is under way, no longer than the deadline, then closes every link."""
+        """Waits for what is under way, no longer than the deadline, then closes every egress."""
         deadline_s = time.monotonic() + timeout_s
-        while self._members.in_flight() and time.monotonic() < deadline_s:  # noqa: ASYNC110 - the links signal no end
+        while self._members.in_flight() and time.monotonic() < deadline_s:  # noqa: ASYNC110 - the egresses signal no end
             await asyncio.sleep(0.05)
         await self._members.stop()
 

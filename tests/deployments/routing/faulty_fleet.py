@@ -1,4 +1,4 @@
-"""A fleet inside the test's own process: scripted engines, a directory that the test writes, links without Ray."""
+"""A fleet inside the test's own process: scripted engines, a directory that the test writes, egresses without Ray."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from dataclasses import replace
 from actors.channel.listener import Listener
 from actors.directory.known_instance import Instance, InstanceState
 from deployments.model_settings import RoutingSettings
-from deployments.routing.local_link import LocalLink
+from deployments.routing.local_egress import LocalEgress
 from deployments.routing.route import Route
 from deployments.routing.router import PushRouter
 from engines.call_requests import Request
@@ -20,8 +20,8 @@ from engines.scripted.engine import ScriptedEngine
 from tests.deployments.waiting import until
 
 
-class FaultyLink(LocalLink):
-    """A link that a test breaks."""
+class FaultyEgress(LocalEgress):
+    """An egress that a test breaks."""
 
     def __init__(self, fleet: "FaultyFleet", engine: Engine, listener: Listener) -> None:
         super().__init__(engine, listener)
@@ -65,7 +65,7 @@ class FaultyFleet:
 
     def __init__(self) -> None:
         self.engines: dict[str, ScriptedEngine] = {}
-        self.links: dict[str, list[FaultyLink]] = {}
+        self.egresses: dict[str, list[FaultyEgress]] = {}
         self.unreachable: set[str] = set()
         self.draining: set[str] = set()
         self.hanging: set[str] = set()
@@ -113,9 +113,9 @@ class FaultyFleet:
         self._broken = error
         self._changed.set()
 
-    def link(self, id: str) -> FaultyLink:
-        """The latest link to the instance."""
-        return self.links[id][-1]
+    def egress(self, id: str) -> FaultyEgress:
+        """The latest egress to the instance."""
+        return self.egresses[id][-1]
 
     async def watch(self) -> AsyncIterator[Sequence[Instance]]:
         while True:
@@ -125,10 +125,10 @@ class FaultyFleet:
             yield list(self._instances.values())
             await self._changed.wait()
 
-    def connect(self, instance: Instance, listener: Listener) -> FaultyLink:
-        link = FaultyLink(self, self.engines[instance.id], listener)
-        self.links.setdefault(instance.id, []).append(link)
-        return link
+    def connect(self, instance: Instance, listener: Listener) -> FaultyEgress:
+        egress = FaultyEgress(self, self.engines[instance.id], listener)
+        self.egresses.setdefault(instance.id, []).append(egress)
+        return egress
 
     async def convict(self, fingerprint: str) -> None:
         """Tells nobody."""
@@ -138,7 +138,7 @@ class FaultyFleet:
         settings = RoutingSettings.model_validate(routing)
         router = PushRouter(dict.fromkeys(models, settings), self.watch, self.connect, convict=self.convict)
         await router.start()
-        await until(lambda: all(self._is_linked(id) for id, one in self._instances.items()))
+        await until(lambda: all(self._is_connected(id) for id, one in self._instances.items()))
         return router
 
     async def route(self, **routing: object) -> Route:
@@ -146,7 +146,7 @@ class FaultyFleet:
         self.router = await self.serve("m", **routing)
         return self.router.routes["m"]
 
-    def _is_linked(self, id: str) -> bool:
+    def _is_connected(self, id: str) -> bool:
         if self._instances[id].state is not InstanceState.READY:
             return True
-        return id in self.links and (self.link(id).ready or id in self.unreachable)
+        return id in self.egresses and (self.egress(id).ready or id in self.unreachable)

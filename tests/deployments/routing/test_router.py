@@ -82,7 +82,7 @@ async def test_the_load_of_others_counts(fleet: FaultyFleet) -> None:
     await fleet.add("a")
     await fleet.add("b")
     route = await fleet.route()
-    fleet.link("a").load = Load(running=4, queued=1)
+    fleet.egress("a").load = Load(running=4, queued=1)
     assert [await engine_of(route, ask()) for _ in range(5)] == ["b"] * 5
 
 
@@ -93,7 +93,7 @@ async def test_our_own_load_is_not_counted_twice(fleet: FaultyFleet) -> None:
     contexts = [Context() for _ in range(20)]
     for context in contexts[:10]:
         await route.submit(ask(instance="a"), context, Collector())
-    fleet.link("a").load = Load(running=10)  # ours, every one
+    fleet.egress("a").load = Load(running=10)  # ours, every one
     for context in contexts[10:]:
         await route.submit(ask(), context, Collector())
     assert {id: len(engine.active) for id, engine in fleet.engines.items()} == {"a": 10, "b": 10}
@@ -127,7 +127,7 @@ async def test_an_instance_that_announced_its_drain_gets_nothing_new(fleet: Faul
     await fleet.add("a")
     await fleet.add("b")
     route = await fleet.route(policy="round_robin")
-    fleet.link("a").is_draining = True
+    fleet.egress("a").is_draining = True
     assert [await engine_of(route, ask()) for _ in range(3)] == ["b"] * 3
 
 
@@ -262,17 +262,17 @@ async def test_direct_dispatch(fleet: FaultyFleet) -> None:
         await engine_of(route, ask(instance="c"))
 
 
-async def test_a_lost_link_inhibits_the_instance_until_it_is_back(fleet: FaultyFleet) -> None:
+async def test_a_lost_egress_inhibits_the_instance_until_it_is_back(fleet: FaultyFleet) -> None:
     await fleet.add("a", ScriptedEngine("a", script=[Hang()]))
     route = await fleet.route(inhibit_s=0.0)
     collector = Collector()
     await route.submit(ask(), Context(), collector)
-    fleet.link("a").lose()
+    fleet.egress("a").lose()
     with pytest.raises(InstanceLost):
         await collector.completion
     with pytest.raises(NoInstance, match=r"not connected|left alone"):
         await engine_of(route, ask())
-    await until(lambda: len(fleet.links["a"]) == 2 and route.ready)
+    await until(lambda: len(fleet.egresses["a"]) == 2 and route.ready)
 
 
 async def test_an_instance_that_was_lost_must_give_a_token_before_it_is_used_again(fleet: FaultyFleet) -> None:
@@ -280,7 +280,7 @@ async def test_an_instance_that_was_lost_must_give_a_token_before_it_is_used_aga
     route = await fleet.route(inhibit_s=0.0)
     assert not fleet.probes
     fleet.hanging.add("a")
-    fleet.link("a").lose()
+    fleet.egress("a").lose()
     await until(lambda: len(fleet.probes) == 2)
     assert not route.ready
     fleet.hanging.clear()
@@ -290,7 +290,7 @@ async def test_an_instance_that_was_lost_must_give_a_token_before_it_is_used_aga
 async def test_a_newer_incarnation_is_used_at_once(fleet: FaultyFleet) -> None:
     await fleet.add("a", incarnation=1)
     route = await fleet.route(inhibit_s=1000.0)
-    fleet.link("a").lose()
+    fleet.egress("a").lose()
     await until(lambda: not route.ready)
     await fleet.add("a", ScriptedEngine("a"), incarnation=2)
     await until(lambda: route.ready)
@@ -301,7 +301,7 @@ async def test_an_unreachable_instance_is_tried_again(fleet: FaultyFleet) -> Non
     fleet.unreachable.add("a")
     await fleet.add("a")
     route = await fleet.route(inhibit_s=0.0)
-    await until(lambda: len(fleet.links["a"]) == 2)
+    await until(lambda: len(fleet.egresses["a"]) == 2)
     assert not route.ready
     fleet.unreachable.clear()
     await until(lambda: route.ready)
@@ -315,7 +315,7 @@ async def test_instances_join_and_leave(fleet: FaultyFleet) -> None:
     fleet.remove("a")
     await until(lambda: len(route.instances()) == 1)
     assert [await engine_of(route, ask()) for _ in range(3)] == ["b"] * 3
-    await until(lambda: not fleet.link("a").ready)
+    await until(lambda: not fleet.egress("a").ready)
 
 
 async def test_what_runs_on_a_vanished_instance_may_end(fleet: FaultyFleet) -> None:
@@ -328,11 +328,11 @@ async def test_what_runs_on_a_vanished_instance_may_end(fleet: FaultyFleet) -> N
     await until(lambda: not route.ready)
     await fleet.add("a", engine)
     await until(lambda: route.ready)
-    assert fleet.links["a"][0].ready
+    assert fleet.egresses["a"][0].ready
     context.stop()
     assert (await collector.completion).text == "x"
-    await until(lambda: not fleet.links["a"][0].ready)
-    assert fleet.links["a"][1].ready
+    await until(lambda: not fleet.egresses["a"][0].ready)
+    assert fleet.egresses["a"][1].ready
 
 
 async def test_embeddings_tokens_and_back(fleet: FaultyFleet) -> None:
@@ -395,7 +395,7 @@ async def test_a_hard_session_waits_for_an_unreachable_instance_and_leaves_a_dra
     assert await engine_of(route, request) == "a"
     await fleet.add("b")
     await until(lambda: route.open_instances == 2)
-    fleet.link("a").lose()
+    fleet.egress("a").lose()
     await until(lambda: route.open_instances == 1)
     with pytest.raises(NoInstance, match="holds the session"):
         await engine_of(route, request)
@@ -441,8 +441,8 @@ async def test_a_session_goes_where_another_replica_bound_it(fleet: FaultyFleet)
     home, loser = sorted(("a", "b"), key=lambda id: draw("s", id), reverse=True)
     request = ask(session=Session(id="s", mode="hard"))
     assert await engine_of(route, request) == home
-    fleet.link(loser).hear(News("what nobody knows"))
-    fleet.link(loser).hear(News(SESSIONS, [("s", 0.0), ("t", 3.0)]))
+    fleet.egress(loser).hear(News("what nobody knows"))
+    fleet.egress(loser).hear(News(SESSIONS, [("s", 0.0), ("t", 3.0)]))
     assert await engine_of(route, request) == loser
 
 
@@ -486,11 +486,11 @@ async def test_stop_lets_streams_end_and_closes_the_links(fleet: FaultyFleet) ->
     await route.submit(ask(), context, collector)
     stopping = asyncio.create_task(fleet.router.stop(60))
     await asyncio.sleep(0)
-    assert fleet.link("a").ready
+    assert fleet.egress("a").ready
     context.stop()
     await stopping
     assert isinstance(await collector.completion, object)
-    assert not fleet.link("a").ready
+    assert not fleet.egress("a").ready
 
 
 async def test_a_model_is_an_engine(fleet: FaultyFleet) -> None:
@@ -513,7 +513,7 @@ async def test_a_request_that_kills_takes_three_instances_and_then_no_more(fleet
         async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
             if request.prompt == "poison":
                 tried.append(self.name)
-                fleet.link(self.name).lose(request)
+                fleet.egress(self.name).lose(request)
                 raise InstanceLost("died")
             await super().submit(request, context, sink)
 
@@ -542,7 +542,7 @@ async def test_who_is_convicted_is_answered_when_the_other_routers_know(
 
     class Dying(ScriptedEngine):
         async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
-            fleet.link(self.name).lose(request)
+            fleet.egress(self.name).lose(request)
             raise InstanceLost("died")
 
     monkeypatch.setattr(fleet, "convict", convict)
@@ -582,9 +582,9 @@ async def test_the_neighbours_of_a_lost_instance_come_last_until_they_are_heard_
     for id, node in (("a1", "a"), ("a2", "a"), ("b1", "b")):
         await fleet.add(id, node=node)
     route = await fleet.route(policy="round_robin", inhibit_s=60)
-    fleet.link("a1").lose()
+    fleet.egress("a1").lose()
     assert [await engine_of(route, ask()) for _ in range(3)] == ["b1"] * 3
-    fleet.link("a2").spoke_s = time.monotonic()
+    fleet.egress("a2").spoke_s = time.monotonic()
     assert {await engine_of(route, ask()) for _ in range(3)} == {"a2", "b1"}
 
 
@@ -592,9 +592,9 @@ async def test_an_instance_whose_engine_takes_no_step_comes_last(fleet: FaultyFl
     for id in ("a", "b"):
         await fleet.add(id)
     route = await fleet.route(policy="round_robin")
-    fleet.link("a").is_stalled = True
+    fleet.egress("a").is_stalled = True
     assert [await engine_of(route, ask()) for _ in range(3)] == ["b"] * 3
-    fleet.link("b").is_stalled = True
+    fleet.egress("b").is_stalled = True
     assert {await engine_of(route, ask()) for _ in range(3)} == {"a", "b"}
 
 
@@ -602,7 +602,7 @@ async def test_an_instance_on_which_a_stream_stalled_is_left_alone_for_a_while(f
     for id in ("a", "b"):
         await fleet.add(id)
     route = await fleet.route(policy="round_robin", inhibit_s=60)
-    fleet.link("a").listener.stalled(Timeout("stall", 30.0))
+    fleet.egress("a").listener.stalled(Timeout("stall", 30.0))
     assert [await engine_of(route, ask()) for _ in range(3)] == ["b"] * 3
 
 
@@ -610,9 +610,9 @@ async def test_an_instance_that_falls_silent_and_comes_back_did_not_die(fleet: F
     await fleet.add("a")
     await fleet.route(inhibit_s=0.0)
     for deaths in range(3):
-        before = fleet.link("a")
+        before = fleet.egress("a")
         before.lose(ask("innocent"), is_dead=False)
-        await until(lambda link=before: fleet.link("a") is not link and fleet.link("a").ready)
+        await until(lambda egress=before: fleet.egress("a") is not egress and fleet.egress("a").ready)
         assert not fleet.router.fault_budget.is_watching, deaths
 
 
@@ -622,7 +622,7 @@ async def test_an_instance_that_falls_silent_for_good_died(fleet: FaultyFleet) -
     await fleet.route(inhibit_s=0.0)
     for id in ("a", "b"):
         fleet.unreachable.add(id)
-        fleet.link(id).lose(ask("poison"), is_dead=False)
+        fleet.egress(id).lose(ask("poison"), is_dead=False)
     await until(lambda: fleet.router.fault_budget.is_watching)
 
 

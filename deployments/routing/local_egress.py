@@ -9,8 +9,8 @@ from engines.events import Event, Finished
 from engines.requests import GenerateRequest
 
 
-class LocalLink:
-    """A link to an engine that somebody else starts and stops; what it has of a `Link` is said there.
+class LocalEgress:
+    """An egress to an engine that somebody else starts and stops; what it has of an `InstanceEgress` is said there.
 
     Args:
         engine: The engine.
@@ -73,36 +73,36 @@ class CountedSink:
     """Passes a stream on, and counts it as in flight until it has ended.
 
     Args:
-        link: What carries it.
+        egress: What carries it.
         sink: Who hears it.
         choices: What it counts for.
     """
 
-    __slots__ = ("_choices", "_link", "_sink")
+    __slots__ = ("_choices", "_egress", "_sink")
 
-    def __init__(self, link: LocalLink, sink: Sink, choices: int) -> None:
-        self._link: LocalLink | None = link
+    def __init__(self, egress: LocalEgress, sink: Sink, choices: int) -> None:
+        self._egress: LocalEgress | None = egress
         self._sink = sink
         self._choices = choices
-        link.in_flight += choices
-        link.streams.add(self)
+        egress.in_flight += choices
+        egress.streams.add(self)
 
     def emit(self, event: Event) -> None:
         """Takes the next event; nothing after the end."""
-        if self._link is not None:
+        if self._egress is not None:
             if isinstance(event, Finished):
                 self.end()
             self._sink.emit(event)
 
     def fail(self, error: PenstockError) -> None:
         """Takes the error that ends the stream; nothing after the end."""
-        if self._link is not None:
+        if self._egress is not None:
             self.end()
             self._sink.fail(error)
 
     def end(self) -> None:
         """It is not in flight any more. Idempotent."""
-        link, self._link = self._link, None
-        if link is not None:
-            link.in_flight -= self._choices
-            link.streams.discard(self)
+        egress, self._egress = self._egress, None
+        if egress is not None:
+            egress.in_flight -= self._choices
+            egress.streams.discard(self)
