@@ -117,20 +117,22 @@ async def _kill_router(scene: Scene) -> list[str]:
 
 
 async def _kill_directory(scene: Scene) -> list[str]:
-    scene.targets.kill_directory()
+    await scene.targets.kill(await scene.targets.directory())
     return []
 
 
 async def _kill_controller(scene: Scene) -> list[str]:
-    scene.targets.kill_controller()
+    await scene.targets.kill(await scene.targets.controller())
     return []
 
 
 async def _kill_all(scene: Scene) -> list[str]:
+    others = await scene.targets.controller(), await scene.targets.directory()
     victim = await _victim(scene)
-    scene.targets.kill_controller()
-    scene.targets.kill_directory()
-    return await scene.take(victim, [victim.pid])
+    # The instance first: Ray may take seconds to kill the others, in which the answers read from it come to their end.
+    taken = await scene.take(victim, [victim.pid])
+    await scene.targets.kill(*others)
+    return taken
 
 
 async def _kill_all_and_router(scene: Scene) -> list[str]:

@@ -105,13 +105,19 @@ class Targets:
         self._taken.update(taken)
         return taken
 
-    def kill_directory(self) -> None:
-        """Kills the directory; Ray starts it again."""
-        ray.kill(ray.get_actor(DIRECTORY, namespace=self._fleet), no_restart=False)
+    async def directory(self) -> Any:
+        """The fleet's directory: an actor."""
+        return await asyncio.to_thread(ray.get_actor, DIRECTORY, self._fleet)
 
-    def kill_controller(self) -> None:
-        """Kills Serve's controller; Ray starts it again."""
-        ray.kill(ray.get_actor(_CONTROLLER, namespace=_SERVE), no_restart=False)
+    async def controller(self) -> Any:
+        """Serve's controller: an actor."""
+        return await asyncio.to_thread(ray.get_actor, _CONTROLLER, _SERVE)
+
+    async def kill(self, *actors: Any) -> None:
+        """Kills actors, which Ray starts again."""
+        for actor in actors:
+            # In a thread: Ray may take seconds, and the load must be read meanwhile.
+            await asyncio.to_thread(ray.kill, actor, no_restart=False)
 
     async def kill_a_router(self) -> None:
         """Kills one router replica, that which carries most; Serve starts another."""

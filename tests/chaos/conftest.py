@@ -9,12 +9,13 @@ import pytest
 from tests.clusters.conftest import Terminal, free_port
 from tests.clusters.conftest import shared_terminal as shared_terminal
 
+# Slow engines: on a busy machine the clients of fast ones read what has long been said, and a fault harms nobody.
 _FLEET = """
 name: chaos
 router: {replicas: 2, cpus: 0.1}
 models:
-  - {name: moves, engine: simulated, replicas: 3, cpus: 0.1, health: {period_s: 1}}
-  - {name: stays, engine: simulated, replicas: 2, cpus: 0.1, health: {period_s: 1}, pipeline: []}
+  - {name: moves, engine: simulated, options: {speed: 0.3}, replicas: 3, cpus: 0.1, health: {period_s: 1}}
+  - {name: stays, engine: simulated, options: {speed: 0.3}, replicas: 2, cpus: 0.1, health: {period_s: 1}, pipeline: []}
 """
 
 
