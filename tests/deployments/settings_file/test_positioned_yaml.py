@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusters.positioned_yaml import parse
+from deployments.settings_file.positioned_yaml import parse
 
 keys = st.text(alphabet="abcxyz_", min_size=1, max_size=6)
 scalars = st.integers(-1000, 1000) | st.booleans() | keys | st.none()

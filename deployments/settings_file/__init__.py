@@ -1,0 +1,1 @@
+"""Files that people write by hand: read strictly, and everything that is wrong with one said at once."""
