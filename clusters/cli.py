@@ -1,4 +1,4 @@
-"""The command line: `penstock serve | status | chat | check | build | chaos | down`.
+"""The command line: `penstock serve | status | chat | check | build | keys | chaos | down`.
 
 A person's mistake costs one line on the error stream and exit code 1, never a traceback.
 """
@@ -13,16 +13,20 @@ import typer
 from rich.console import Console
 
 from clusters.errors import ClusterError
-from clusters.fleet_file import DEMO_FLEET, FleetFileError, load_fleet
+from clusters.fleet_file import DEMO_FLEET, load_fleet
+from clusters.keys_command import keys_app
 from deployments.fleet_settings import FleetSettings
 from deployments.ray_token import offer_token
 from deployments.run_file import FleetNotFound
+from deployments.settings_file.problems import SettingsFileError
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(keys_app, name="keys")
 
 FleetArgument = Annotated[Path | None, typer.Argument(metavar="[FLEET.yaml]", help="The fleet; default: the demo.")]
 PortOfFleet = Annotated[int | None, typer.Option(help="Port of the local fleet, where several run.")]
@@ -188,7 +192,7 @@ def main() -> None:
     errors = Console(stderr=True)
     try:
         app()
-    except FleetFileError as error:
+    except SettingsFileError as error:
         for line in error.lines():
             errors.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

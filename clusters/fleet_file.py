@@ -1,7 +1,8 @@
 """Reads a fleet file, and says everything that is wrong with it at once: which file, which line, which key.
 
-Paths in an engine's options (`./weights`, `../templates/chat.jinja`, `~/models/x`: what begins with a dot or a tilde)
-are relative to the file, so that a fleet starts from any directory. Names such as `org/model` are left alone.
+Paths in an engine's options, and that of the file of keys (`./weights`, `../templates/chat.jinja`, `~/keys.yaml`: what
+begins with a dot or a tilde), are relative to the file, so that a fleet starts from any directory. Names such as
+`org/model` are left alone.
 """
 
 from collections.abc import Iterable, Iterator
@@ -67,6 +68,9 @@ def parse_fleet(text: str, name: str, folder: Path) -> FleetSettings:
     except SettingsFileError as error:
         raise FleetFileError(error.file, error.problems) from None
     problems = yaml_problems(document)
+    http = document.value.get("http")
+    if isinstance(http, dict) and isinstance(http.get("keys"), dict):
+        http["keys"] = _resolve_paths(http["keys"], folder)
     for model in _models(document):
         if isinstance(model.get("options"), dict):
             model["options"] = _resolve_paths(model["options"], folder)

@@ -21,6 +21,8 @@ from clusters.fleet_protocol import ClusterUp, Failed, Instances, Job, Phase, Re
 from clusters.needs import check_memory, check_packages, free_memory_bytes
 from clusters.spawned_fleet import SpawnedFleet, new_folder
 from deployments.fleet_settings import FleetSettings
+from deployments.http.key_source import key_source
+from deployments.http.server.refusals import CannotListen
 from deployments.run_file import RunFile, running_fleets
 
 _POLL_S = 0.1
@@ -67,6 +69,7 @@ def serve_fleet(fleet: FleetSettings, console: Console, *, address: str | None, 
         ClusterError: It cannot be started.
     """
     if address is None:
+        _check_keys(fleet)
         fleet = _on_free_port(fleet)
         check_packages(fleet)
         check_memory(fleet, free_memory_bytes())
@@ -90,6 +93,20 @@ def serve_fleet(fleet: FleetSettings, console: Console, *, address: str | None, 
         finally:
             process.finish()
             run.remove()
+
+
+def _check_keys(fleet: FleetSettings) -> None:
+    """Returns if the fleet may listen where it is to: said before anything boots.
+
+    Raises:
+        ClusterError: It may not.
+    """
+    try:
+        keys = key_source(fleet.http)
+    except CannotListen as error:
+        raise ClusterError(error.message) from None
+    if fleet.http.keys.file is None and keys.problem:
+        raise ClusterError(f"{keys.problem} Nobody could be let in.")
 
 
 class _Serving:

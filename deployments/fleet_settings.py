@@ -44,6 +44,17 @@ class CorsSettings(Settings):
     origins: list[Origin] = []
 
 
+class KeySettings(Settings):
+    """Who may ask.
+
+    Attributes:
+        file: The file of tenants and their keys, on every node that has a router replica; read again when it changes.
+            What begins with a dot or a tilde is relative to the fleet file. None: keys come from the environment.
+    """
+
+    file: str | None = Field(None, min_length=1)
+
+
 class HttpSettings(Settings):
     """The HTTP ingress.
 
@@ -59,7 +70,10 @@ class HttpSettings(Settings):
         unread_stream_bytes: Bytes that may wait for a client that does not read its stream; past it that stream ends.
         unread_bytes: The same for all streams of one router replica; past it the largest are ended.
         write_timeout_s: A client that reads nothing for so long is dropped, and its request killed.
-        api_keys_env: Environment variable with the API keys, separated by commas; empty or unset: no key is asked for.
+        keys: Who may ask.
+        api_keys_env: Without a file of keys: the environment variable with the API keys, separated by commas, of one
+            tenant that may do everything. Unset: no key is asked for, unless the fleet file names the variable.
+        open: Whether other machines may ask without a key.
         session_header: Header that carries a session id.
         cors: Which web pages may call it.
         notice_s: How long a router replica that ends still takes connections, while `/ready` says 503 already: what
@@ -76,7 +90,9 @@ class HttpSettings(Settings):
     unread_stream_bytes: int = Field(8 * 2**20, ge=2**20)
     unread_bytes: int = Field(256 * 2**20, ge=2**20)
     write_timeout_s: float = Field(60.0, gt=0)
+    keys: KeySettings = KeySettings()
     api_keys_env: str = "PENSTOCK_API_KEYS"
+    open: bool = False
     session_header: str = "x-session-id"
     cors: CorsSettings = CorsSettings()
     notice_s: float = Field(1.0, ge=0, le=600)

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from actors.directory.known_instance import Instance
 from actors.loop_lag import LoopLag
+from deployments.tenants.keys import Keys
 from engines.errors import Unavailable
 from engines.events import Usage
 from engines.operators.breaker import BreakerTurned
@@ -84,17 +85,29 @@ class RequestMeter:
     Attributes:
         endpoint: Route that the request took.
         model: Name of the model; empty until it is known to be served.
+        tenant: Who asks; empty until that is known.
         tokens: Tokens generated so far, as far as the events tell, of all choices.
         choices: Answers that are generated side by side.
         started_s, first_token_s, finished_s: Monotonic times; 0 when it has not come to that.
         usage: Tokens of the whole request; None until it finished.
     """
 
-    __slots__ = ("choices", "endpoint", "finished_s", "first_token_s", "model", "started_s", "tokens", "usage")
+    __slots__ = (
+        "choices",
+        "endpoint",
+        "finished_s",
+        "first_token_s",
+        "model",
+        "started_s",
+        "tenant",
+        "tokens",
+        "usage",
+    )
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self.model = ""
+        self.tenant = ""
         self.tokens = 0
         self.choices = 1
         self.started_s = time.monotonic()
@@ -179,6 +192,18 @@ class Metrics:
             ["model", "member"],
             registry=self._cumulative,
         )
+        self._tenant_requests = Counter(
+            "penstock_tenant_requests",
+            "Requests answered, by whose key they came with.",
+            ["tenant", "status"],
+            registry=self._cumulative,
+        )
+        self._tenant_tokens = Counter(
+            "penstock_tenant_tokens",
+            "Tokens of prompts, and generated ones, by whose key the request came with.",
+            ["tenant", "kind"],
+            registry=self._cumulative,
+        )
         self._prompt_tokens = Counter(
             "penstock_prompt_tokens", "Tokens of prompts.", ["model"], registry=self._cumulative
         )
@@ -221,6 +246,12 @@ class Metrics:
             ["model"],
             registry=self._gauges,
         )
+        self._keys_problem = Gauge(
+            "penstock_keys_unreadable",
+            "Router replicas that cannot read their keys anew; those that they have read before hold.",
+            registry=self._gauges,
+        )
+        self.keys: Keys | None = None
         self._lag_gauge = Gauge(_LAG, _LAG_HELP, ["process"], registry=self._gauges)
         self.lag: LoopLag | None = None
         Gauge("penstock_router_replicas", "Router replicas.", registry=self._gauges).set(1)
@@ -252,6 +283,8 @@ class Metrics:
             self._errors.labels(endpoint, model, code).inc()
         elif model:
             self._latency.labels(endpoint, model).observe(now_s - meter.started_s)
+        if meter.tenant:
+            self._tenant_requests.labels(meter.tenant, str(status)).inc()
         if meter.first_token_s:
             self._first_token.labels(model).observe(meter.first_token_s - meter.started_s)
         tokens = meter.tokens
@@ -266,6 +299,10 @@ class Metrics:
                 self._per_token.labels(model).observe((meter.finished_s - meter.first_token_s) / gaps)
         if tokens:
             self._generation_tokens.labels(model).inc(tokens)
+        if meter.tenant and meter.usage is not None:
+            self._tenant_tokens.labels(meter.tenant, "prompt").inc(meter.usage.prompt_tokens)
+        if meter.tenant and tokens:
+            self._tenant_tokens.labels(meter.tenant, "generation").inc(tokens)
 
     def disconnected(self, meter: RequestMeter) -> None:
         """The client left; counted besides `end`."""
@@ -356,6 +393,7 @@ class Metrics:
         """This replica's figures now: those that only grow, and its gauges."""
         # Probes and the scrape itself have no model.
         self._in_flight.set(sum(1 for meter in self._live if meter.model))
+        self._keys_problem.set(self.keys is not None and bool(self.keys.problem))
         if self.lag is not None:
             self._lag_gauge.labels(self.replica).set(self.lag.longest_s())
         families = list(self._cumulative.collect())

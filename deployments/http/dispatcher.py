@@ -8,10 +8,10 @@ from aiohttp import web
 from deployments.http.apis import error_text, find_endpoint
 from deployments.http.server.error_response import error_response
 from deployments.http.server.exchange import Exchange, Services
-from deployments.http.server.keys import ApiKeys
+from deployments.http.server.keys import Authentication
 from deployments.http.server.refusals import InternalError
 from deployments.http.server.request_id import HEADER, request_id
-from engines.errors import Cancelled, PenstockError, RequestTooLarge
+from engines.errors import Cancelled, Forbidden, PenstockError, RequestTooLarge
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +24,11 @@ class Dispatcher:
 
     Args:
         services: What every request shares.
-        keys: Who is let in.
     """
 
-    def __init__(self, services: Services, keys: ApiKeys) -> None:
+    def __init__(self, services: Services) -> None:
         self._services = services
-        self._keys = keys
+        self._authentication = Authentication(services.keys)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers one request."""
@@ -55,9 +54,13 @@ class Dispatcher:
             if preflight is not None:
                 response: web.StreamResponse = preflight
             else:
-                self._keys.check(request)
+                exchange.holder = await self._authentication.holder(request)
+                if exchange.holder is not None:
+                    exchange.meter.tenant = exchange.tenant.name
                 endpoint, exchange.argument = find_endpoint(request.method, request.path)
                 exchange.meter.endpoint = endpoint.path
+                if endpoint.is_operators and not exchange.tenant.is_admin:
+                    raise Forbidden(f"{endpoint.path} takes an API key with the scope 'admin'.")
                 response = await endpoint.handler(exchange)
         except PenstockError as error:
             response = self._refuse(exchange, error)

@@ -12,16 +12,17 @@ from deployments.fleet import Fleet
 from deployments.fleet_settings import HttpSettings
 from deployments.http.apis import DEFAULT_ERROR_TEXT
 from deployments.http.dispatcher import Dispatcher
+from deployments.http.key_source import key_source
 from deployments.http.server.bodies import Bodies
 from deployments.http.server.connection import MAX_HEADER_BYTES, MAX_HEADERS, Connection
 from deployments.http.server.cors import Cors
 from deployments.http.server.error_response import error_response
 from deployments.http.server.exchange import Services
-from deployments.http.server.keys import ApiKeys
 from deployments.http.server.refusals import CannotListen
 from deployments.http.server.sse_stream import Flusher
 from deployments.http.server.unread import Unread
 from deployments.metrics import Metrics
+from deployments.tenants.keys import Keys
 
 BACKLOG = 2048
 """Connections that wait to be accepted."""
@@ -49,6 +50,7 @@ class HttpIngress:
         self._metrics = metrics
         self._services: Services | None = None
         self._server: _Server | None = None
+        self._keys: Keys | None = None
         self._listener: asyncio.Server | None = None
         self._poster: asyncio.Task[None] | None = None
         self._lag = LoopLag()
@@ -68,9 +70,11 @@ class HttpIngress:
         """Listens. Other replicas may listen on the same port.
 
         Raises:
-            CannotListen: The port is taken by another program, or may not be had.
+            CannotListen: The port is taken by another program, or may not be had; or anybody could ask there.
         """
         settings = self._settings
+        self._keys = keys = key_source(settings)
+        await keys.start()
         unread = Unread(settings.unread_stream_bytes, settings.unread_bytes, self._metrics.unread)
         self._services = Services(
             self._fleet,
@@ -79,9 +83,10 @@ class HttpIngress:
             Flusher(unread),
             cors=Cors(settings.cors),
             bodies=Bodies(settings.max_bodies_bytes),
+            keys=keys,
         )
         server = _Server(
-            Dispatcher(self._services, ApiKeys(settings.api_keys_env)),
+            Dispatcher(self._services),
             write_timeout_s=settings.write_timeout_s,
             metrics=self._metrics,
         )
@@ -90,12 +95,14 @@ class HttpIngress:
                 server, settings.host, settings.port, reuse_port=True, backlog=BACKLOG
             )
         except OSError as error:
+            await keys.stop()
             raise _cannot_listen(settings, error) from error
         self._server = server
         self._port = self._listener.sockets[0].getsockname()[1]
         self._poster = asyncio.create_task(self._metrics.post_forever())
         self._lag.start()
         self._metrics.lag = self._lag
+        self._metrics.keys = keys
 
     def drain(self) -> None:
         """Says that it is about to stop: `/ready` turns 503, and connections are closed after their answer."""
@@ -125,6 +132,8 @@ class HttpIngress:
         await server.shutdown(timeout=POLL_S)
         poster.cancel()
         self._lag.stop()
+        if self._keys is not None:
+            await self._keys.stop()
         await asyncio.wait([poster])
         # What it has counted since it last told the others must not go with it.
         await self._metrics.post()

@@ -15,7 +15,6 @@ from deployments.http.server.long_answer import answer_in_pieces, in_pieces
 from deployments.http.server.names import Names
 from deployments.http.server.validation import build, parse_body
 from engines.call_requests import Embeddings, EmbedRequest
-from engines.context import Context
 from engines.errors import InvalidRequest
 from engines.events import Usage
 
@@ -49,15 +48,8 @@ async def embeddings(exchange: Exchange) -> web.StreamResponse:
     await exchange.turn()
     request, names = _request(exchange, body, data)
     await exchange.turn()
-    context = Context(exchange.services.live_ids.take(exchange.id), traceparent=exchange.traceparent)
-    try:
-        with names.spoken():
-            answer = await exchange.engine(request.model).embed(request, context)
-    except BaseException:
-        context.kill()
-        raise
-    finally:
-        exchange.services.live_ids.release(context.id)
+    with exchange.context() as context, names.spoken():
+        answer = await exchange.engine(request.model).embed(request, context)
     exchange.instance = answer.engine
     exchange.meter.finish(Usage(prompt_tokens=answer.prompt_tokens))
     return await answer_in_pieces(exchange, _pieces(body, answer))

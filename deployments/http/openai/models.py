@@ -11,8 +11,9 @@ from deployments.http.server.exchange import Exchange, json_response
 
 
 async def models(exchange: Exchange) -> web.StreamResponse:
-    """What is served."""
-    data = [_model(name, card) for card in exchange.fleet.cards() for name in (card.name, *card.aliases)]
+    """What is served to whoever asks."""
+    cards = [model.card() for model in exchange.models]
+    data = [_model(name, card) for card in cards for name in (card.name, *card.aliases)]
     return json_response(json.dumps({"object": "list", "data": data}))
 
 
@@ -22,7 +23,7 @@ async def model(exchange: Exchange) -> web.StreamResponse:
     Raises:
         ModelNotFound: It is not served.
     """
-    card = exchange.fleet.find(exchange.argument).card()
+    card = exchange.model_of(exchange.argument).card()
     return json_response(json.dumps(_model(exchange.argument, card)))
 
 

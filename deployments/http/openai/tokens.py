@@ -13,6 +13,7 @@ from deployments.http.server.long_answer import answer_in_pieces, in_pieces
 from deployments.http.server.names import Names
 from deployments.http.server.validation import build, parse_body
 from engines.call_requests import DetokenizeRequest, Tokenized, TokenizeRequest
+from engines.errors import Forbidden
 from engines.messages import Message, Tool
 
 
@@ -87,7 +88,14 @@ async def detokenize(exchange: Exchange) -> web.StreamResponse:
 
 
 def _model(exchange: Exchange, name: str | None) -> str:
-    """The model asked for; without a name the first one, as vLLM does."""
-    model = exchange.fleet.models[0].name if name is None else name
+    """The model asked for; without a name the first one, as vLLM does.
+
+    Raises:
+        Forbidden: There is none that whoever asks may use.
+    """
+    models = exchange.models
+    if name is None and not models:
+        raise Forbidden("The API key's tenant may use no model that is served here.")
+    model = models[0].name if name is None else name
     exchange.name_model(model)
     return model

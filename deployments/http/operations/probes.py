@@ -17,7 +17,7 @@ async def live(exchange: Exchange) -> web.StreamResponse:
 async def ready(exchange: Exchange) -> web.StreamResponse:
     """It should be sent new requests, or not (503)."""
     services = exchange.services
-    status = services.readiness.status(services.fleet, draining=services.draining)
+    status = services.readiness.status(services.fleet, draining=services.draining, has_keys=services.keys.is_ready)
     response = json_response(json.dumps({"status": status}))
     if status != "ready":
         response.set_status(503)
@@ -45,7 +45,7 @@ PROBES = (
     Endpoint("/health", "GET", ready),
     Endpoint("/live", "GET", live),
     Endpoint("/ready", "GET", ready),
-    Endpoint("/metrics", "GET", metrics),
+    Endpoint("/metrics", "GET", metrics, is_operators=True),
     Endpoint("/-/healthz", "GET", ray_health),
-    Endpoint("/-/routes", "GET", ray_routes),
+    Endpoint("/-/routes", "GET", ray_routes, is_operators=True),
 )

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
@@ -46,7 +46,7 @@ async def answer_whole(exchange: Exchange, askings: Sequence[Asking]) -> list[Co
     Raises:
         PenstockError: One of them failed; the others are killed.
     """
-    with _context(exchange) as context:
+    with exchange.context() as context:
         collectors = [_MeteredCollector(exchange.meter) for _ in askings]
         try:
             await _submit(exchange, askings, context, collectors)
@@ -76,7 +76,7 @@ async def answer_stream(
     Raises:
         PenstockError: Nothing was sent yet. Later errors are part of the stream.
     """
-    with _context(exchange) as context:
+    with exchange.context() as context:
         stream = SseStream(format, exchange.services.flusher, exchange.meter)
         sinks = [stream.sink(formats) for formats in choices]
         try:
@@ -166,17 +166,3 @@ async def _submit(exchange: Exchange, askings: Sequence[Asking], context: Contex
             await engine.submit(request, context.child(f"{context.id}-{index}"), sinks[index])
 
     await asyncio.gather(*(submit(index) for index in range(len(askings))))
-
-
-@contextmanager
-def _context(exchange: Exchange) -> Iterator[Context]:
-    """The request's context; killed when the answer does not come to its end, as when the client leaves."""
-    ids = exchange.services.live_ids
-    context = Context(ids.take(exchange.id), traceparent=exchange.traceparent)
-    try:
-        yield context
-    except BaseException:
-        context.kill()
-        raise
-    finally:
-        ids.release(context.id)

@@ -25,11 +25,13 @@ class Endpoint:
         path: Where, and its name in metrics.
         method: HTTP method.
         handler: Answers it.
+        is_operators: Whether it takes the scope `admin`.
     """
 
     path: str
     method: str
     handler: Handler
+    is_operators: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import hdrs, web
 
-from deployments.fleet import Fleet
+from deployments.fleet import Fleet, Model
 from deployments.fleet_settings import HttpSettings
 from deployments.http.server.bodies import LARGE_BYTES, Bodies
 from deployments.http.server.body import read_json
@@ -18,7 +19,12 @@ from deployments.http.server.readiness import Readiness
 from deployments.http.server.request_id import HEADER, LiveIds
 from deployments.http.server.sse_stream import Flusher
 from deployments.metrics import Metrics, RequestMeter
+from deployments.tenants.bounds import TenantBounds
+from deployments.tenants.key_file import Holder
+from deployments.tenants.keys import Keys
+from deployments.tenants.tenant import ANYBODY, Tenant
 from engines.completion import Completion
+from engines.context import Context
 from engines.contract import Engine
 from engines.errors import ModelNotFound, PenstockError
 from engines.events import Started
@@ -32,6 +38,7 @@ class Services:
 
     Attributes:
         cors: Which web pages may ask.
+        keys: Who holds which key.
         draining: The ingress is about to stop: probes say so, and connections are not kept.
     """
 
@@ -41,6 +48,7 @@ class Services:
     flusher: Flusher
     cors: Cors
     bodies: Bodies
+    keys: Keys
     live_ids: LiveIds = field(default_factory=LiveIds)
     readiness: Readiness = field(default_factory=Readiness)
     draining: bool = False
@@ -60,6 +68,7 @@ class Exchange:
         model: The model that answers, once known, where the one that was asked for is made of others.
         argument: The rest of the path, for routes that have one.
         failed_with: The error that ended the answer after its head was sent.
+        holder: Who asks, once known.
     """
 
     request: web.BaseRequest
@@ -71,6 +80,7 @@ class Exchange:
     model: str | None = None
     argument: str = ""
     failed_with: PenstockError | None = None
+    holder: Holder | None = None
 
     @property
     def fleet(self) -> Fleet:
@@ -115,15 +125,57 @@ class Exchange:
     def name_model(self, name: str) -> None:
         """Counts the request for its model. A name that is not served would be a new time series per typo."""
         with suppress(ModelNotFound):
-            self.meter.model = self.fleet.find(name).name
+            self.meter.model = self.model_of(name).name
+
+    @property
+    def tenant(self) -> Tenant:
+        """Who asks."""
+        return ANYBODY if self.holder is None else self.holder.tenant
+
+    @property
+    def models(self) -> Sequence[Model]:
+        """The models that whoever asks may use."""
+        return [model for model in self.fleet.models if self.tenant.may_use((model.name, *model.aliases))]
+
+    def model_of(self, name: str) -> Model:
+        """The model of a name or alias.
+
+        Raises:
+            ModelNotFound: It is not served to whoever asks.
+        """
+        try:
+            model = self.fleet.find(name)
+        except ModelNotFound:
+            model = None
+        if model is None or not self.tenant.may_use((model.name, *model.aliases)):
+            raise ModelNotFound(name, tuple(known for one in self.models for known in (one.name, *one.aliases)))
+        return model
 
     def engine(self, model: str) -> Engine:
-        """What answers for a model.
+        """What answers for a model, within the bounds of whoever asks.
 
         Raises:
             ModelNotFound: It is not served.
         """
-        return self.fleet.find(model).engine
+        return TenantBounds(self.tenant).around(self.model_of(model).engine)
+
+    @contextmanager
+    def context(self) -> Iterator[Context]:
+        """The request's context; killed when the answer does not come to its end, as when the client leaves.
+
+        It is also killed when the key is taken away with which the request came.
+        """
+        ids = self.services.live_ids
+        context = Context(ids.take(self.id), traceparent=self.traceparent)
+        with ExitStack() as stack:
+            stack.callback(ids.release, context.id)
+            if self.holder is not None:
+                stack.enter_context(self.services.keys.running(self.holder, context))
+            try:
+                yield context
+            except BaseException:
+                context.kill()
+                raise
 
     def set_headers(self, response: web.StreamResponse) -> None:
         """Sets the headers that every answer has; before its head is sent."""

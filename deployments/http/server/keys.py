@@ -1,45 +1,90 @@
-"""API keys."""
+"""API keys: where a request carries one, what needs none, and who guesses."""
 
-import hmac
-import os
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
-from engines.errors import Unauthorized
+from deployments.tenants.key_file import Holder
+from deployments.tenants.keys import Keys
+from engines.errors import Overloaded, Unauthorized
 
 OPEN_PATHS = frozenset({"/health", "/live", "/ready", "/-/healthz"})
 """What a probe may ask without a key."""
+MAX_KEY_BYTES = 512
+_HEADERS = ("x-api-key", "api-key")
+"""Where Anthropic's and Azure's clients send it."""
+
+_FREE_GUESSES = 5
+"""Wrong keys of a peer that are answered at once: somebody has pasted one wrongly."""
+_DELAY_S = 0.1
+"""By how much each one more is answered later."""
+_LONGEST_S = 2.0
+_FORGIVEN_S = 60.0
+"""A peer that has guessed nothing for so long begins anew."""
+_MOST_PEERS = 10_000
+_MOST_WAITING = 1_000
 
 
-class ApiKeys:
-    """Asks for one of the keys in an environment variable; for none when it is empty or unset.
+class Authentication:
+    """Lets those in who hold a key.
+
+    Wrong keys are answered later and later, per peer; right ones never are: many clients may share an address.
 
     Args:
-        variable: Name of the environment variable: keys, separated by commas.
+        keys: Who holds which.
+        clock: Monotonic time in seconds.
     """
 
-    __slots__ = ("_keys",)
+    def __init__(self, keys: Keys, clock: Callable[[], float] = time.monotonic) -> None:
+        self.keys = keys
+        self._clock = clock
+        self._guesses: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._waiting = 0
 
-    def __init__(self, variable: str) -> None:
-        given = os.environ.get(variable, "").split(",")
-        self._keys = [key.strip().encode() for key in given if key.strip()]
-
-    def check(self, request: web.BaseRequest) -> None:
-        """Lets the request pass.
+    async def holder(self, request: web.BaseRequest) -> Holder | None:
+        """Who asks; None: a probe, of which no key is asked.
 
         Raises:
-            Unauthorized: It carries no key, or a wrong one.
+            Unauthorized: The request carries no key, or a wrong one.
+            NoKeys: There are no keys to tell by.
+            Overloaded: So many who guess wait for their answers already that this one gets none.
         """
-        if not self._keys or request.path in OPEN_PATHS:
+        if request.path in OPEN_PATHS:
+            return None
+        key = _key(request)
+        try:
+            return self.keys.holder(key)
+        except Unauthorized:
+            if key is not None:
+                await self._answer_later(request.remote or "")
+            raise
+
+    async def _answer_later(self, peer: str) -> None:
+        now_s = self._clock()
+        guesses, last_s = self._guesses.pop(peer, (0, now_s))
+        guesses = 1 if now_s - last_s > _FORGIVEN_S else guesses + 1
+        self._guesses[peer] = (guesses, now_s)
+        if len(self._guesses) > _MOST_PEERS:
+            self._guesses.popitem(last=False)
+        delay_s = min(_LONGEST_S, _DELAY_S * (guesses - _FREE_GUESSES))
+        if delay_s <= 0:
             return
-        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not key:
-            raise Unauthorized("No API key was given. Send it as `Authorization: Bearer KEY`.")
-        # Header bytes that are not UTF-8 arrive as surrogates.
-        given = key.strip().encode("utf-8", "surrogateescape")
-        # Every key is compared, and each in constant time: the time taken says nothing about the keys.
-        valid = False
-        for known in self._keys:
-            valid |= hmac.compare_digest(given, known)
-        if not valid:
-            raise Unauthorized("The API key is not valid.")
+        if self._waiting >= _MOST_WAITING:
+            raise Overloaded("Too many wrong API keys were sent. Try again later.", retry_after_s=_LONGEST_S)
+        self._waiting += 1
+        try:
+            await asyncio.sleep(delay_s)
+        finally:
+            self._waiting -= 1
+
+
+def _key(request: web.BaseRequest) -> bytes | None:
+    scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    key = given.strip() if scheme.lower() == "bearer" else ""
+    for header in _HEADERS:
+        key = key or request.headers.get(header, "").strip()
+    # Header bytes that are not UTF-8 arrive as surrogates.
+    return key.encode("utf-8", "surrogateescape")[: MAX_KEY_BYTES + 1] if key else None

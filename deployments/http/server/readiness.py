@@ -17,10 +17,14 @@ class Readiness:
     def __init__(self) -> None:
         self._booted = False
 
-    def status(self, fleet: Fleet, *, draining: bool) -> Literal["ready", "starting", "draining", "unavailable"]:
+    def status(
+        self, fleet: Fleet, *, draining: bool, has_keys: bool
+    ) -> Literal["ready", "starting", "draining", "unavailable", "no keys"]:
         """Where the ingress is in its life."""
         if draining:
             return "draining"
+        if not has_keys:
+            return "no keys"
         if not self._booted:
             self._booted = fleet.ready
             return "ready" if self._booted else "starting"

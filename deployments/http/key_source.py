@@ -1,0 +1,32 @@
+"""Where the keys of an ingress come from, and whether it may listen without any."""
+
+import ipaddress
+from pathlib import Path
+
+from deployments.fleet_settings import HttpSettings
+from deployments.http.server.refusals import CannotListen
+from deployments.tenants.keys import Keys, KeysOfEnvironment, KeysOfFile
+
+
+def key_source(settings: HttpSettings) -> Keys:
+    """Where the keys are.
+
+    Raises:
+        CannotListen: Anybody could ask, from other machines, and the settings do not say that this is meant.
+    """
+    if settings.keys.file is not None:
+        return KeysOfFile(Path(settings.keys.file))
+    keys = KeysOfEnvironment(settings.api_keys_env, is_asked_for="api_keys_env" in settings.model_fields_set)
+    if keys.is_open and not settings.open and not _is_loopback(settings.host):
+        raise CannotListen(
+            f"Whoever reaches {settings.host} could use the models. Set http.keys.file, or keys in the environment "
+            f"variable {settings.api_keys_env}; or http.open: true, if that is meant."
+        )
+    return keys
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

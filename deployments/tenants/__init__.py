@@ -1,0 +1,1 @@
+"""Tenants: who may ask for what, and where that is written. Knows neither HTTP nor Ray."""

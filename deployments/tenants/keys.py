@@ -1,0 +1,192 @@
+"""Where a router replica has its keys from: nowhere, an environment variable, or a file that may change."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from actors.daemon_thread import in_daemon_thread
+from deployments.settings_file.problems import Problem, SettingsFileError
+from deployments.tenants.key_file import MAX_BYTES, Holder, Holders, hash_of, parse_keys
+from deployments.tenants.tenant import ANYBODY, EVERYTHING, KeyHash, Tenant
+from engines.context import Context
+from engines.errors import Unauthorized, Unavailable
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 2.0
+"""How often the file is looked at."""
+READ_S = 5.0
+"""A file that cannot be read for so long, as on a shared disk that is gone, counts as one that cannot be read."""
+
+
+class NoKeys(Unavailable):
+    """Keys are asked for, and the server has none: nobody is let in."""
+
+    code = "no_keys"
+
+
+class Keys:
+    """Who holds which key, now; and what runs for them, because a key that is taken away ends that.
+
+    Attributes:
+        is_open: Whether no key is asked for.
+        problem: What is wrong with where they come from; empty: nothing. Those that were read before go on to hold.
+    """
+
+    def __init__(self, *, is_open: bool, problem: str = "") -> None:
+        self.is_open = is_open
+        self.problem = problem
+        self._holders: Holders = {}
+        self._running: dict[str, set[Context]] = {}
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether anybody can be let in."""
+        return self.is_open or bool(self._holders)
+
+    def holder(self, key: bytes | None) -> Holder:
+        """Who comes with this key; None: without one.
+
+        Raises:
+            NoKeys: There are no keys to tell by.
+            Unauthorized: It is none of them, or past its end.
+        """
+        if self.is_open:
+            return _ANYBODY
+        if not self._holders:
+            raise NoKeys("The server cannot read its keys, and lets nobody in until it can.", retry_after_s=LOOK_S)
+        if key is None:
+            raise Unauthorized("No API key was given. Send it as `Authorization: Bearer KEY`.")
+        # Who guesses would have to guess the beginning of a hash by the time that a look-up takes.
+        holder = self._holders.get(hash_of(key))
+        if holder is None:
+            raise Unauthorized("The API key is not valid.")
+        if holder.is_expired(datetime.now(UTC)):
+            raise Unauthorized("The API key has expired.")
+        return holder
+
+    def replace(self, holders: Holders) -> None:
+        """From now on these hold; what runs for keys that are gone ends."""
+        self._holders = holders
+        for gone in self._running.keys() - holders.keys():
+            for context in list(self._running[gone]):
+                context.kill()
+
+    @contextmanager
+    def running(self, holder: Holder, context: Context) -> Iterator[None]:
+        """While a request runs, its context is killed when its key is taken away."""
+        if self.is_open:
+            yield
+            return
+        key = holder.key.sha256
+        self._running.setdefault(key, set()).add(context)
+        try:
+            yield
+        finally:
+            running = self._running[key]
+            running.discard(context)
+            if not running:
+                del self._running[key]
+
+    async def start(self) -> None:
+        """Begins to follow where they come from."""
+
+    async def stop(self) -> None:
+        """Follows it no more."""
+
+
+class KeysOfEnvironment(Keys):
+    """One tenant, `default`, that may do everything; its keys are in an environment variable.
+
+    A variable that is set and empty, or that the settings name and that is not set, lets nobody in.
+
+    Args:
+        variable: Its name: keys, separated by commas.
+        is_asked_for: Whether the settings name it.
+    """
+
+    def __init__(self, variable: str, *, is_asked_for: bool) -> None:
+        given = os.environ.get(variable)
+        super().__init__(is_open=given is None and not is_asked_for)
+        keys = [KeyHash(sha256=hash_of(key.strip().encode())) for key in (given or "").split(",") if key.strip()]
+        tenant = Tenant(name="default", keys=keys, scopes=EVERYTHING)
+        self.replace({key.sha256: Holder(tenant, key) for key in keys})
+        if not self.is_ready:
+            self.problem = f"The environment variable {variable} holds no key."
+
+
+class KeysOfFile(Keys):
+    """Tenants and their keys in a file, which is read again when it changes.
+
+    Args:
+        path: The file, on the node where the replica runs.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(is_open=False, problem=f"{path} was not read yet.")
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._following: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Reads the file, and follows it from now on."""
+        await self._look()
+        self._following = asyncio.get_running_loop().create_task(self._follow())
+
+    async def stop(self) -> None:
+        """Follows it no more."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait([self._following])
+            self._following = None
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            await self._look()
+
+    async def _look(self) -> None:
+        try:
+            async with asyncio.timeout(READ_S):
+                read = await in_daemon_thread(lambda: _read(self._path, self._seen))
+            if read is None:
+                return
+            self._seen, holders = read
+        except (SettingsFileError, TimeoutError) as error:
+            problem = str(error) or f"{self._path}: cannot be read: nothing came for {READ_S:g} s"
+            # What was read before goes on to hold, and the file is read again until it is right.
+            self._seen = None
+            if problem != self.problem:
+                logger.error("The keys were not read: %s", problem)
+            self.problem = problem
+            return
+        self.replace(holders)
+        if self.problem:
+            logger.info("The keys were read: %s", self._path)
+        self.problem = ""
+
+
+def _read(path: Path, seen: tuple[int, int, int] | None) -> tuple[tuple[int, int, int], Holders] | None:
+    """Who holds which key, and by what the file is known to be the same; None: it is."""
+    name = str(path)
+    try:
+        stat = path.stat()
+        mark = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+        if mark == seen:
+            return None
+        if stat.st_size > MAX_BYTES:
+            raise SettingsFileError(name, [Problem("", None, f"it has {stat.st_size} bytes, over {MAX_BYTES}")])
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsFileError(name, [Problem("", None, f"cannot be read: {error}")]) from None
+    holders = parse_keys(text, name)
+    if not holders:
+        raise SettingsFileError(name, [Problem("tenants", None, "no tenant has a key, so nobody could be let in")])
+    return mark, holders
+
+
+_ANYBODY = Holder(ANYBODY, KeyHash(sha256="0" * 64))

@@ -1,0 +1,108 @@
+"""One tenant: what its keys let it do."""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from actors.settings import Settings
+
+Scope = Literal["generate", "embed", "admin"]
+"""`generate` text, `embed`; `admin`: name an instance, a session of another tenant, and ask the operators' routes."""
+
+TenantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+MOST_KEYS = 16
+_URGENT, _PATIENT = -100, 100
+"""The bounds of a request's priority."""
+
+
+class KeyHash(Settings):
+    """One key of a tenant. The key itself is nowhere: who reads the file cannot use it.
+
+    Attributes:
+        sha256: SHA-256 of the key, in hexadecimal.
+        expires: The last day on which it is good (UTC), as `2027-06-30`, or the moment at which it ends, as
+            `2027-06-30T12:00:00Z`; None: never.
+    """
+
+    sha256: str
+    expires: datetime | None = None
+
+    @field_validator("sha256")
+    @classmethod
+    def _is_a_hash(cls, value: str) -> str:
+        if not _SHA256.fullmatch(value.lower()):
+            raise ValueError("must be 64 hexadecimal digits, the SHA-256 of a key; `penstock keys new` makes both")
+        return value.lower()
+
+    @field_validator("expires", mode="before")
+    @classmethod
+    def _is_a_moment(cls, value: object) -> object:
+        if value is None or isinstance(value, datetime):
+            return value
+        try:
+            text = str(value)
+            if len(text) == len("2027-06-30"):
+                return datetime.combine(date.fromisoformat(text), time.max, UTC)
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError("must be a day such as 2027-06-30, or a moment such as 2027-06-30T12:00:00Z") from None
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+class PriorityBounds(Settings):
+    """Which priorities a tenant's requests may have; lower is served first.
+
+    Attributes:
+        most_urgent: The lowest number.
+        least_urgent: The highest.
+    """
+
+    most_urgent: int = Field(_URGENT, ge=_URGENT, le=_PATIENT)
+    least_urgent: int = Field(_PATIENT, ge=_URGENT, le=_PATIENT)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.most_urgent > self.least_urgent:
+            raise ValueError("most_urgent must not be over least_urgent: lower is served first")
+        return self
+
+
+class Tenant(Settings):
+    """Who asks: a team, an application.
+
+    Attributes:
+        name: In metrics, logs and the names of its sessions.
+        keys: Its keys: two while one replaces the other.
+        models: Names or aliases of the models that it may use; None: all.
+        scopes: What it may do.
+        priority: Which priorities its requests may have. One that says none has the one nearest to 0.
+        max_n: Most choices of a request; None: as the API has it.
+        max_tokens: Most tokens that a choice may have; None: as the model has it.
+    """
+
+    name: TenantName
+    keys: list[KeyHash] = Field([], max_length=MOST_KEYS)
+    models: list[str] | None = None
+    scopes: list[Scope] = ["generate", "embed"]
+    priority: PriorityBounds = PriorityBounds()
+    max_n: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether it may do what operators do."""
+        return "admin" in self.scopes
+
+    def may_use(self, names: Sequence[str]) -> bool:
+        """Whether it may use a model of these names."""
+        return self.models is None or any(name in self.models for name in names)
+
+
+EVERYTHING: list[Scope] = ["generate", "embed", "admin"]
+ANYBODY = Tenant(name="anybody", scopes=EVERYTHING)
+"""Who asks where no key is asked for."""

@@ -1,0 +1,87 @@
+from typing import Any
+
+import pytest
+
+from deployments.tenants.bounds import TenantBounds
+from deployments.tenants.tenant import ANYBODY, Tenant
+from engines.call_requests import DetokenizeRequest, EmbedRequest
+from engines.completion import collect
+from engines.context import Context
+from engines.contract import Capabilities
+from engines.errors import Forbidden
+from engines.requests import GenerateRequest
+from engines.scripted.engine import ScriptedEngine
+
+
+def ask(**fields: Any) -> GenerateRequest:
+    return GenerateRequest(model="m", prompt="hello", **fields)
+
+
+async def heard(tenant: Tenant, request: GenerateRequest) -> GenerateRequest:
+    """The request as it reaches the model."""
+    engine = ScriptedEngine("m-0", script=["Hi"])
+    await engine.start()
+    try:
+        await collect(TenantBounds(tenant).around(engine).generate(request, Context()))
+        return engine.requests[0]
+    finally:
+        await engine.stop()
+
+
+async def refused(tenant: Tenant, request: GenerateRequest) -> tuple[str | None, str]:
+    with pytest.raises(Forbidden) as caught:
+        await heard(tenant, request)
+    return caught.value.param, caught.value.message
+
+
+async def test_who_is_bound_by_nothing_is_heard_as_it_asked() -> None:
+    request = ask(session={"id": "s"}, instance="m-0", priority=-100, sampling={"n": 2, "max_tokens": 9})
+    assert await heard(ANYBODY, request) is request
+
+
+async def test_more_choices_or_tokens_than_allowed_are_refused_by_name() -> None:
+    tenant = Tenant(name="t", max_n=2, max_tokens=10)
+    assert (await heard(tenant, ask(sampling={"n": 2, "max_tokens": 10}))).sampling.n == 2
+    param, message = await refused(tenant, ask(sampling={"n": 3}))
+    assert (param, message) == ("sampling.n", "n: it is at most 2 for this API key.")
+    param, message = await refused(tenant, ask(sampling={"max_tokens": 11}))
+    assert (param, message) == ("sampling.max_tokens", "max_tokens: it is at most 10 for this API key.")
+    # One that says nothing is not answered up to the end of the context.
+    assert (await heard(tenant, ask())).sampling.max_tokens == 10
+
+
+@pytest.mark.parametrize(("most", "least", "priority"), [(-100, 100, 0), (5, 9, 5), (-9, -5, -5), (-1, 1, 0)])
+async def test_who_names_no_priority_has_the_one_nearest_to_0(most: int, least: int, priority: int) -> None:
+    tenant = Tenant(name="t", priority={"most_urgent": most, "least_urgent": least})
+    assert (await heard(tenant, ask())).priority == priority
+    assert (await heard(tenant, ask(priority=least))).priority == least
+    if most > -100:
+        assert (await refused(tenant, ask(priority=most - 1)))[0] == "priority"
+
+
+async def test_sessions_are_named_after_their_tenant_and_only_operators_name_others() -> None:
+    session = {"id": "s", "mode": "hard"}
+    for name in ("a", "b"):
+        request = await heard(Tenant(name=name), ask(session=session))
+        assert request.session is not None
+        assert (request.session.id, request.session.mode) == (f"{name}/s", "hard")
+    operator = Tenant(name="o", scopes=["generate", "admin"])
+    request = await heard(operator, ask(session={"id": "a/s"}, instance="m-0"))
+    assert request.session is not None and request.session.id == "a/s"
+    assert (await refused(Tenant(name="a"), ask(instance="m-0")))[0] == "instance"
+
+
+async def test_scopes() -> None:
+    engine = ScriptedEngine("m-0", capabilities=Capabilities(embed=True, tokenize=True))
+    await engine.start()
+    embeds = TenantBounds(Tenant(name="e", scopes=["embed"])).around(engine)
+    generates = TenantBounds(Tenant(name="g", scopes=["generate"])).around(engine)
+    vectors = EmbedRequest(model="m", inputs=["hello"])
+    assert len(await embeds.call(vectors, Context())) == 1
+    with pytest.raises(Forbidden, match="'embed'"):
+        await generates.call(vectors, Context())
+    assert (await refused(Tenant(name="e", scopes=["embed"]), ask()))[1].endswith("'generate'.")
+    # Whoever may do either may count tokens.
+    text = DetokenizeRequest(model="m", token_ids=[1])
+    assert await generates.call(text, Context()) == await embeds.call(text, Context())
+    await engine.stop()
