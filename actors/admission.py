@@ -81,13 +81,15 @@ class _Line:
     Attributes:
         max_running: How much room its requests may take together.
         max_queued: How much may wait; the last place is taken by whoever comes, however heavy.
-        running: The room of those that run.
+        taken: The room of those that run.
+        running: The weight of those that run.
         queued: The weight of those that wait.
     """
 
     def __init__(self, max_running: int, max_queued: int) -> None:
         self.max_running = max_running
         self.max_queued = max_queued
+        self.taken = 0
         self.running = 0
         self.queued = 0
         # Only classes with somebody in them are kept, so the least key is the class to serve.
@@ -111,6 +113,14 @@ class _Line:
         del queue[ticket]
         if not queue:
             del self._classes[ticket.priority]
+
+    def begin(self, ticket: Ticket) -> None:
+        self.taken += ticket.room
+        self.running += ticket.weight
+
+    def end(self, ticket: Ticket) -> None:
+        self.taken -= ticket.room
+        self.running -= ticket.weight
 
     def clear(self) -> list[Ticket]:
         """Takes out all who wait."""
@@ -148,7 +158,7 @@ class Gate:
 
     @property
     def running(self) -> int:
-        """The room of the requests that were admitted and have not left."""
+        """The weight of the requests that were admitted and have not left."""
         return self._light.running + self._heavy.running
 
     @property
@@ -252,13 +262,14 @@ class Gate:
 
     def _next(self, light: Ticket | None, heavy: Ticket | None) -> Ticket | None:
         """Which of the first of each line may run now; None: neither."""
-        if heavy is not None and self._heavy.running + heavy.room > self._heavy.max_running:
+        if heavy is not None and self._heavy.taken + heavy.room > self._heavy.max_running:
             heavy = None
         first = min((one for one in (light, heavy) if one is not None), key=lambda one: one.order, default=None)
-        return first if first is not None and self.running + first.room <= self._max_running else None
+        taken = self._light.taken + self._heavy.taken
+        return first if first is not None and taken + first.room <= self._max_running else None
 
     def _run(self, ticket: Ticket) -> None:
-        self._line(ticket.weight).running += ticket.room
+        self._line(ticket.weight).begin(ticket)
         ticket._state = "runs"
         ticket._since_s = self._clock()
         ticket._admit()
@@ -270,7 +281,7 @@ class Gate:
         if state == "waits":
             self._line(ticket.weight).discard(ticket)
         else:
-            self._line(ticket.weight).running -= ticket.room
+            self._line(ticket.weight).end(ticket)
             if not failed:
                 self._observe(self._clock() - ticket._since_s)
         # Also when it only waited: lighter ones may have waited behind it, with room for them.

@@ -185,10 +185,10 @@ def print_welcome(console: Console, fleet: FleetSettings, run: RunFile, *, is_lo
     """Says where the fleet answers, and how to ask it: to be pasted."""
     model = fleet.models[0].name
     base = f"{run.url}/v1"
-    keyed = bool(os.environ.get(fleet.http.api_keys_env))
-    key = f' -H "authorization: Bearer ${fleet.http.api_keys_env}"' if keyed else ""
+    keyed = bool(os.environ.get(fleet.http.keys_env))
+    key = f' -H "authorization: Bearer ${fleet.http.keys_env}"' if keyed else ""
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "count from 1 to 5"}}]}}'
-    api_key = f'os.environ["{fleet.http.api_keys_env}"]' if keyed else '"none"'
+    api_key = f'os.environ["{fleet.http.keys_env}"]' if keyed else '"none"'
     lines = [
         "",
         f"curl {base}/chat/completions -H 'content-type: application/json'{key} -d '{body}'",

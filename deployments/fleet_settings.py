@@ -22,6 +22,10 @@ MAX_TOKEN_IDS = 600_000
 Origin = Annotated[str, StringConstraints(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
 
 
+KEYS_ENV = "PENSTOCK_API_KEYS"
+"""The environment variable with the API keys, where the fleet file names no other."""
+
+
 class RouterSettings(Settings):
     """The router replicas: each one routes, and listens on the HTTP port.
 
@@ -72,7 +76,7 @@ class HttpSettings(Settings):
         write_timeout_s: A client that reads nothing for so long is dropped, and its request killed.
         keys: Who may ask.
         api_keys_env: Without a file of keys: the environment variable with the API keys, separated by commas, of one
-            tenant that may do everything. Unset: no key is asked for, unless the fleet file names the variable.
+            tenant that may do everything. None: PENSTOCK_API_KEYS; and if that is not set, no key is asked for.
         open: Whether other machines may ask without a key.
         session_header: Header that carries a session id.
         cors: Which web pages may call it.
@@ -91,11 +95,16 @@ class HttpSettings(Settings):
     unread_bytes: int = Field(256 * 2**20, ge=2**20)
     write_timeout_s: float = Field(60.0, gt=0)
     keys: KeySettings = KeySettings()
-    api_keys_env: str = "PENSTOCK_API_KEYS"
+    api_keys_env: str | None = Field(None, min_length=1)
     open: bool = False
     session_header: str = "x-session-id"
     cors: CorsSettings = CorsSettings()
     notice_s: float = Field(1.0, ge=0, le=600)
+
+    @property
+    def keys_env(self) -> str:
+        """The environment variable with the API keys."""
+        return KEYS_ENV if self.api_keys_env is None else self.api_keys_env
 
 
 class FleetSettings(Settings):

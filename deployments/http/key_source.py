@@ -16,11 +16,11 @@ def key_source(settings: HttpSettings) -> Keys:
     """
     if settings.keys.file is not None:
         return KeysOfFile(Path(settings.keys.file))
-    keys = KeysOfEnvironment(settings.api_keys_env, is_asked_for="api_keys_env" in settings.model_fields_set)
+    keys = KeysOfEnvironment(settings.keys_env, is_asked_for=settings.api_keys_env is not None)
     if keys.is_open and not settings.open and not _is_loopback(settings.host):
         raise CannotListen(
             f"Whoever reaches {settings.host} could use the models. Set http.keys.file, or keys in the environment "
-            f"variable {settings.api_keys_env}; or http.open: true, if that is meant."
+            f"variable {settings.keys_env}; or http.open: true, if that is meant."
         )
     return keys
 

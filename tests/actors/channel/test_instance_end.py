@@ -129,10 +129,11 @@ async def test_every_choice_counts_at_the_gate_and_in_the_load(opened: Open) -> 
     instance, reader = await opened(HANGING, admission=AdmissionSettings(max_running=8))
     reader.submit(request(sampling=Sampling(n=6)), request(sampling=Sampling(n=128)), request())
     await reader.has_started(1)
-    assert (instance.load().running, instance.load().queued) == (6, 129)
+    await reader.has_started(3)
+    assert (instance.load().running, instance.load().queued) == (7, 128)
     reader.cancel(1, kill=True)
     await reader.has_started(2)
-    assert (instance.load().running, instance.load().queued) == (128, 1)
+    assert (instance.load().running, instance.load().queued) == (129, 0)
 
 
 async def test_a_request_that_waits_at_the_gate_for_too_long_is_given_up(opened: Open) -> None:

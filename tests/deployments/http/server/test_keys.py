@@ -7,6 +7,7 @@ import pytest
 
 from deployments.fleet_settings import HttpSettings
 from deployments.http.ingress import HttpIngress
+from deployments.http.key_source import key_source
 from deployments.http.server.keys import Authentication
 from deployments.http.server.refusals import CannotListen
 from deployments.local_fleet import LocalFleet
@@ -157,6 +158,18 @@ async def test_a_stream_ends_with_its_key(serving: Serving, file: Path) -> None:
         ended = [json.loads(line.removeprefix(b"data: ")) for line in lines if line.startswith(b"data: {")][-1]
         assert ended["error"]["code"] == "cancelled"
         assert (await served.post("/v1/chat/completions", body, headers=bearer("search"))).status == 401
+
+
+async def test_a_variable_that_the_settings_name_and_that_is_not_set_lets_nobody_in(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TEST_KEYS", raising=False)
+    # As the settings come to a replica: every field was written down.
+    for settings in (HttpSettings(api_keys_env="TEST_KEYS"), HttpSettings()):
+        copy = HttpSettings.model_validate_json(settings.model_dump_json())
+        assert key_source(copy).is_open == (settings.api_keys_env is None)
+    async with serving(["Hi"], api_keys_env="TEST_KEYS") as served:
+        assert (await served.chat()).json["error"]["code"] == "no_keys"
 
 
 async def test_without_a_readable_file_nobody_is_let_in_and_it_is_not_ready(serving: Serving, tmp_path: Path) -> None:
