@@ -6,7 +6,7 @@ import pytest
 import pytest_asyncio
 
 from tests.contract.asking import Running
-from tests.contract.subjects import SUBJECTS
+from tests.contract.subjects import SUBJECTS, Subject
 from tests.contract.vllm_server import vllm_server
 
 
@@ -20,5 +20,6 @@ def vllm_api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session", params=SUBJECTS, ids=lambda subject: subject.name)
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Running]:
-    async with request.param.open(*map(request.getfixturevalue, request.param.fixtures)) as engine:
-        yield Running(engine, request.param.model, request.param.names(engine), request.param.is_foreign)
+    given: Subject = request.param
+    async with given.open(*map(request.getfixturevalue, given.fixtures)) as engine:
+        yield Running(engine, given.model, given.names(engine), given.is_foreign, given.speaks_foreign_api)

@@ -4,17 +4,13 @@ A subject must be able to count: "count from 3 to 7" is answered with "3 4 5 6 7
 it says in its capabilities; tests that need more are skipped for it.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
-from deployments.fleet_settings import HttpSettings
-from deployments.http.ingress import HttpIngress
-from deployments.local_fleet import LocalFleet
-from deployments.metrics import Metrics
 from deployments.routing.route import Route
 from engines.contract import Engine
 from engines.operators.breaker import Breaker
@@ -29,9 +25,16 @@ from engines.operators.timeout import TimeoutOptions, Timeouts
 from engines.operators.trace import Trace
 from engines.registry import EngineSpec, make_engine
 from engines.scripted.engine import ScriptedEngine
+from tests.contract.asking import started
 from tests.contract.fleet import fleet
 from tests.contract.played_model import CAPABILITIES, play
-from tests.contract.vllm_server import asking
+from tests.contract.remotes import (
+    anthropic_over_vllm,
+    azure_over_penstock,
+    bedrock,
+    openai_over_penstock,
+    openai_over_vllm,
+)
 from tests.engines.vllm.booted import demo_engine
 
 
@@ -45,6 +48,7 @@ class Subject:
         model: The model's name in requests.
         names: The names that may be under its answers: its own, or, for a fleet, those of its instances.
         is_foreign: Another project's server answers.
+        speaks_foreign_api: It asks in an API that has no place for some of our fields, whoever answers.
         fixtures: Names of the session's fixtures that it needs; `open` is called with their values.
     """
 
@@ -53,16 +57,8 @@ class Subject:
     model: str = "model"
     names: Callable[[Engine], Collection[str]] = lambda engine: (engine.name,)
     is_foreign: bool = False
+    speaks_foreign_api: bool = False
     fixtures: Sequence[str] = ()
-
-
-@asynccontextmanager
-async def started(engine: Engine) -> AsyncIterator[Engine]:
-    await engine.start()
-    try:
-        yield engine
-    finally:
-        await engine.stop()
 
 
 def simulated(**options: object) -> AbstractAsyncContextManager[Engine]:
@@ -96,40 +92,6 @@ def instance_ids(engine: Engine) -> Collection[str]:
     return [instance.id for instance in engine.instances()]
 
 
-@asynccontextmanager
-async def openai_remote() -> AsyncIterator[Engine]:
-    """The engine `openai`, asking our own server, which has a simulated engine."""
-    model = make_engine("simulated-0", EngineSpec(kind="simulated", model="model", options={"speed": 20}))
-    fleet = LocalFleet({"model": [model]})
-    await fleet.start()
-    ingress = HttpIngress(fleet, HttpSettings(port=0), Metrics())
-    await ingress.start()
-    options = {
-        "base_url": f"http://127.0.0.1:{ingress.port}/v1",
-        "dialect": "vllm",
-        "capabilities": {"embed": True, "vision": False},
-    }
-    try:
-        async with started(
-            make_engine("openai-0", EngineSpec(kind="openai", model="model", options=options))
-        ) as engine:
-            yield engine
-    finally:
-        await ingress.stop(0)
-        await fleet.stop()
-
-
-def openai_over_vllm(url: str) -> AbstractAsyncContextManager[Engine]:
-    """The engine `openai`, asking vLLM's own server."""
-    return asking("openai", url, dialect="vllm", capabilities={"vision": False})
-
-
-def anthropic_over_vllm(url: str) -> AbstractAsyncContextManager[Engine]:
-    """The engine `anthropic`, asking vLLM's own server, which speaks Messages, too."""
-    capabilities = {"vision": False, "guided": False, "reasoning": False, "context_length": 2048}
-    return asking("anthropic", url, max_tokens=1024, capabilities=capabilities)
-
-
 SUBJECTS = (
     Subject("simulated", lambda: simulated(speed=20)),
     Subject("simulated-instant", lambda: simulated(speed="instant")),
@@ -140,9 +102,11 @@ SUBJECTS = (
     Subject("scripted", scripted),
     Subject("pipeline", pipeline),
     Subject("pool", pool, names=lambda engine: ("simulated-0", "simulated-1")),
-    Subject("openai-remote", openai_remote),
+    Subject("openai-remote", openai_over_penstock),
+    Subject("azure", azure_over_penstock, speaks_foreign_api=True),
     Subject("vllm", demo_engine, model="demo"),
     Subject("vllm-server", openai_over_vllm, model="demo", is_foreign=True, fixtures=["vllm_api_server"]),
     Subject("vllm-server-messages", anthropic_over_vllm, model="demo", is_foreign=True, fixtures=["vllm_api_server"]),
+    Subject("bedrock", bedrock, model="demo", is_foreign=True, fixtures=["vllm_api_server"]),
     Subject("fleet", lambda _: fleet(), names=instance_ids, fixtures=["serve_cluster"]),
 )

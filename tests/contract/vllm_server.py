@@ -6,14 +6,11 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-from engines.contract import Engine
 from engines.demo import MODEL_PATH
-from engines.registry import EngineSpec, make_engine
 from tests.benchmarks.servers import HOST, ServerPlan
 from tests.benchmarks.sides import EngineOptions, vllm_plan
 
@@ -44,18 +41,6 @@ def vllm_server(log: Path) -> Iterator[str]:
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-
-
-@asynccontextmanager
-async def asking(kind: str, url: str, **options: Any) -> AsyncIterator[Engine]:
-    """A started remote engine of that kind in front of the server."""
-    spec = EngineSpec(kind=kind, model="demo", options={"base_url": f"{url}/v1", **options})
-    engine = make_engine(f"{kind}-0", spec)
-    await engine.start()
-    try:
-        yield engine
-    finally:
-        await engine.stop()
 
 
 def _is_up(url: str) -> bool:

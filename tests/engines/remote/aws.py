@@ -5,12 +5,32 @@ import json
 import struct
 import zlib
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.engines.remote.replay import Question, Reply
 
 EVENT_STREAM = "application/vnd.amazon.eventstream"
 ACCESS_KEY, SECRET, TOKEN = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG", "session/token=="
+
+
+def set_account(patch: pytest.MonkeyPatch, folder: Path, secret: str = SECRET) -> None:
+    """Makes the environment that of the account, and leaves nothing else that botocore could find.
+
+    Args:
+        patch: Sets it, and takes it back.
+        folder: Where AWS's files `config` and `credentials` would be.
+        secret: The account's secret key.
+    """
+    for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_BEARER_TOKEN_BEDROCK"):
+        patch.delenv(name, raising=False)
+    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    patch.setenv("AWS_CONFIG_FILE", str(folder / "config"))
+    patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(folder / "credentials"))
+    patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    patch.setenv("AWS_SECRET_ACCESS_KEY", secret)
 
 
 def header(name: str, value: str) -> bytes:
@@ -40,9 +60,17 @@ def exception(type: str, message: str, **fields: Any) -> bytes:
 
 
 def from_sse(stream: bytes) -> bytes:
-    """A stream of Anthropic's own API, as Bedrock frames it; it has no pings."""
-    events = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith(b"data: ")]
-    return b"".join(chunk(event) for event in events if event["type"] != "ping")
+    """Whole lines of a stream of Anthropic's own API, as Bedrock frames it; it has no pings, and errors of its own."""
+    return b"".join(_framed(json.loads(line[6:])) for line in stream.splitlines() if line.startswith(b"data: "))
+
+
+def _framed(event: Any) -> bytes:
+    match event["type"]:
+        case "ping":
+            return b""
+        case "error":
+            return exception("modelStreamErrorException", event["error"]["message"])
+    return chunk(event)
 
 
 def refusal(status: int, type: str, message: str, **headers: str) -> Reply:

@@ -47,6 +47,7 @@ from tests.engines.remote.aws import (
     from_sse,
     header,
     refusal,
+    set_account,
     signature_is_right,
 )
 from tests.engines.remote.replay import Replay, Reply, replaying
@@ -82,13 +83,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """The environment of an account, and nothing else that botocore could find."""
     pytest.importorskip("botocore")
-    for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    set_account(monkeypatch, tmp_path)
     return monkeypatch
 
 
