@@ -21,6 +21,7 @@ from clusters.fleet_protocol import ClusterUp, Failed, Instances, Job, Phase, Re
 from clusters.needs import check_memory, check_packages, free_memory_bytes
 from clusters.spawned_fleet import SpawnedFleet, new_folder
 from deployments.fleet_settings import FleetSettings
+from deployments.loopback_ray import CLUSTER
 from deployments.run_file import RunFile, running_fleets
 
 _POLL_S = 0.1
@@ -57,8 +58,17 @@ class StopSignals:
         self.last = signal.Signals(number)
 
 
-def serve_fleet(fleet: FleetSettings, console: Console, *, address: str | None, wait: bool) -> int:
+def serve_fleet(
+    fleet: FleetSettings, console: Console, *, address: str | None, wait: bool, asks_for_token: bool = True
+) -> int:
     """Serves a fleet: a local one until it is told to stop, in a foreign cluster until it is ready.
+
+    Args:
+        fleet: What to serve.
+        console: Where to show it.
+        address: An existing Ray cluster; None: a local fleet.
+        wait: Whether to wait for resources that the cluster does not have yet.
+        asks_for_token: Whether the Ray of a local fleet asks for the user's token.
 
     Returns:
         The exit code: 0 for a fleet that was ready, 128 + signal for one that was stopped before.
@@ -73,7 +83,8 @@ def serve_fleet(fleet: FleetSettings, console: Console, *, address: str | None, 
     folder = new_folder()
     stops = StopSignals()
     with stops.heard():
-        process = SpawnedFleet(Job(fleet=fleet, address=address, folder=folder, wait=wait))
+        job = Job(fleet=fleet, address=address, folder=folder, wait=wait)
+        process = SpawnedFleet(job, asks_for_token=asks_for_token)
         run = RunFile(
             name=fleet.name,
             pid=os.getpid(),
@@ -187,7 +198,7 @@ def print_welcome(console: Console, fleet: FleetSettings, run: RunFile, *, is_lo
     if is_local:
         lines += [
             # Ray guards a local cluster with a token, and looks for it by itself only where no address is given.
-            'import os; os.environ["RAY_AUTH_MODE"] = "token"',
+            f'import os; os.environ.update(RAY_AUTH_MODE="token", {CLUSTER}="0")',
             "import ray",
             "from ray import serve",
             f'ray.init("{run.ray_address}")',

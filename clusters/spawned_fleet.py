@@ -13,6 +13,8 @@ from pathlib import Path
 import clusters
 from clusters import process_session
 from clusters.fleet_protocol import Job, Report, decode_report, encode
+from clusters.local_ray import auth_mode, keep_token_private, loopback_environment
+from deployments.ray_token import MODE
 
 _KEPT_FOLDERS = 5
 _GRACE_S = 3.0
@@ -24,12 +26,19 @@ class SpawnedFleet:
 
     Args:
         job: What to run; its folder is there and empty.
+        asks_for_token: Whether the Ray of a local fleet is to ask for a token.
 
     Attributes:
         reports: What it reports; None once the process has ended.
+
+    Raises:
+        ClusterError: Ray's token is turned off by the environment, or cannot be kept private.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, asks_for_token: bool = True) -> None:
+        environment = _environment()
+        if job.address is None:
+            environment |= _local_environment(asks_for_token=asks_for_token)
         # Not a SimpleQueue: where a signal comes just as its timeout ends, CPython 3.11 waits on for good.
         self.reports: queue.Queue[Report | None] = queue.Queue()
         reading, writing = os.pipe()
@@ -44,7 +53,7 @@ class SpawnedFleet:
                     # Ray puts the driver's directory before everything else on its workers' import path, so it
                     # must be one in which nothing can be called `engines` or `actors`.
                     cwd=job.folder,
-                    env=_environment(),
+                    env=environment,
                     start_new_session=True,
                 )
         finally:
@@ -140,3 +149,11 @@ def _environment() -> dict[str, str]:
     }
     environment.pop("RAY_ADDRESS", None)
     return environment
+
+
+def _local_environment(*, asks_for_token: bool) -> dict[str, str]:
+    """What keeps others out of a local fleet: loopback, and the token."""
+    mode = auth_mode(asks_for_token=asks_for_token)
+    if mode == "token":
+        keep_token_private()
+    return loopback_environment() | {MODE: mode}
