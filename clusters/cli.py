@@ -16,6 +16,7 @@ from clusters.errors import ClusterError
 from clusters.fleet_file import DEMO_FLEET, FleetFileError, load_fleet
 from deployments.fleet_settings import FleetSettings
 from deployments.loopback_ray import prepare_to_join
+from deployments.private_folder import NotPrivate
 from deployments.run_file import FleetNotFound
 
 app = typer.Typer(
@@ -197,7 +198,7 @@ def main() -> None:
         for line in error.lines():
             errors.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
-    except (ClusterError, FleetNotFound) as error:
+    except (ClusterError, FleetNotFound, NotPrivate) as error:
         errors.print(error.message, style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     except BrokenPipeError:  # `penstock build | head`

@@ -19,7 +19,8 @@ from clusters.boot_screen import BootScreen
 from clusters.errors import ClusterError
 from clusters.fleet_protocol import ClusterUp, Failed, Instances, Job, Phase, Ready, Report
 from clusters.needs import check_memory, check_packages, free_memory_bytes
-from clusters.spawned_fleet import SpawnedFleet, new_folder
+from clusters.run_folder import new_folder
+from clusters.spawned_fleet import SpawnedFleet
 from deployments.fleet_settings import FleetSettings
 from deployments.loopback_ray import CLUSTER
 from deployments.run_file import RunFile, running_fleets

@@ -3,10 +3,8 @@
 import contextlib
 import os
 import queue
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
@@ -16,7 +14,6 @@ from clusters.fleet_protocol import Job, Report, decode_report, encode
 from clusters.local_ray import auth_mode, keep_token_private, loopback_environment
 from deployments.ray_token import MODE
 
-_KEPT_FOLDERS = 5
 _GRACE_S = 3.0
 LOG_NAME = "fleet.log"
 
@@ -88,35 +85,6 @@ class SpawnedFleet:
             for line in lines:
                 self.reports.put(decode_report(line))
         self.reports.put(None)
-
-
-def new_folder() -> Path:
-    """Makes a folder for one start, and removes the oldest ones that no process uses.
-
-    Under `/tmp` wherever that is, as Ray does: the paths of its sockets have to be short.
-    """
-    base = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())  # noqa: S108 - private, see the mode
-    root = base / f"penstock-{os.getuid()}"
-    root.mkdir(mode=0o700, exist_ok=True)
-    if root.stat().st_uid != os.getuid():
-        root = Path(tempfile.mkdtemp(prefix="penstock-", dir=base))
-    folders = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
-    for old in folders[:-_KEPT_FOLDERS]:
-        if not _is_used(old):
-            shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(dir=root, prefix=""))
-    (folder / "pid").write_text(str(os.getpid()), encoding="utf-8")
-    return folder
-
-
-def _is_used(folder: Path) -> bool:
-    try:
-        os.kill(int((folder / "pid").read_text(encoding="utf-8")), 0)
-    except (FileNotFoundError, ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return False  # The id was taken by another user's process since.
-    return True
 
 
 _QUIET = {
