@@ -17,6 +17,7 @@ from deployments.http.server.connection import MAX_HEADER_BYTES, MAX_HEADERS, Co
 from deployments.http.server.cors import Cors
 from deployments.http.server.error_response import error_response
 from deployments.http.server.exchange import Services
+from deployments.http.server.hosts import Hosts
 from deployments.http.server.keys import ApiKeys
 from deployments.http.server.refusals import CannotListen
 from deployments.http.server.sse_stream import Flusher
@@ -72,16 +73,19 @@ class HttpIngress:
         """
         settings = self._settings
         unread = Unread(settings.unread_stream_bytes, settings.unread_bytes, self._metrics.unread)
+        keys = ApiKeys(settings.api_keys_env)
+        hosts = Hosts(settings, keyed=keys.given)
         self._services = Services(
             self._fleet,
             settings,
             self._metrics,
             Flusher(unread),
             cors=Cors(settings.cors),
+            hosts=hosts,
             bodies=Bodies(settings.max_bodies_bytes),
         )
         server = _Server(
-            Dispatcher(self._services, ApiKeys(settings.api_keys_env)),
+            Dispatcher(self._services, keys),
             write_timeout_s=settings.write_timeout_s,
             metrics=self._metrics,
         )
@@ -91,6 +95,7 @@ class HttpIngress:
             )
         except OSError as error:
             raise _cannot_listen(settings, error) from error
+        hosts.listens_on([listening.getsockname()[0] for listening in self._listener.sockets])
         self._server = server
         self._port = self._listener.sockets[0].getsockname()[1]
         self._poster = asyncio.create_task(self._metrics.post_forever())

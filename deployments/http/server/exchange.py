@@ -14,6 +14,7 @@ from deployments.http.server.bodies import LARGE_BYTES, Bodies
 from deployments.http.server.body import read_json
 from deployments.http.server.cors import Cors
 from deployments.http.server.hints import INSTANCE_HEADER, MODEL_HEADER, DispatchHints, dispatch_hints
+from deployments.http.server.hosts import Hosts
 from deployments.http.server.readiness import Readiness
 from deployments.http.server.request_id import HEADER, LiveIds
 from deployments.http.server.sse_stream import Flusher
@@ -32,6 +33,7 @@ class Services:
 
     Attributes:
         cors: Which web pages may ask.
+        hosts: Which names the server answers to.
         draining: The ingress is about to stop: probes say so, and connections are not kept.
     """
 
@@ -40,6 +42,7 @@ class Services:
     metrics: Metrics
     flusher: Flusher
     cors: Cors
+    hosts: Hosts
     bodies: Bodies
     live_ids: LiveIds = field(default_factory=LiveIds)
     readiness: Readiness = field(default_factory=Readiness)

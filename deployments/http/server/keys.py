@@ -24,6 +24,11 @@ class ApiKeys:
         given = os.environ.get(variable, "").split(",")
         self._keys = [key.strip().encode() for key in given if key.strip()]
 
+    @property
+    def given(self) -> bool:
+        """Whether there are any, so that one is asked for."""
+        return bool(self._keys)
+
     def check(self, request: web.BaseRequest) -> None:
         """Lets the request pass.
 
