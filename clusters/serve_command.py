@@ -181,12 +181,14 @@ def print_welcome(console: Console, fleet: FleetSettings, run: RunFile, *, is_lo
     model = fleet.models[0].name
     base = f"{run.url}/v1"
     keyed = bool(os.environ.get(fleet.http.api_keys_env))
-    key = f' -H "authorization: Bearer ${fleet.http.api_keys_env}"' if keyed else ""
+    # The first of them, and by way of the input: arguments of a command are shown to every user of the machine.
+    key = f"printf 'authorization: Bearer %s' \"${{{fleet.http.api_keys_env}%%,*}}\" | " if keyed else ""
+    header = " -H @-" if keyed else ""
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "count from 1 to 5"}}]}}'
-    api_key = f'os.environ["{fleet.http.api_keys_env}"]' if keyed else '"none"'
+    api_key = f'os.environ["{fleet.http.api_keys_env}"].split(",")[0]' if keyed else '"none"'
     lines = [
         "",
-        f"curl {base}/chat/completions -H 'content-type: application/json'{key} -d '{body}'",
+        f"{key}curl {base}/chat/completions -H 'content-type: application/json'{header} -d '{body}'",
         "",
         *(["import os"] if keyed else []),
         "from openai import OpenAI",
