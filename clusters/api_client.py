@@ -3,23 +3,74 @@
 import http.client
 import json
 import os
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Generator
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from clusters.errors import ClusterError
+from clusters.terminal_text import printable
 
 _TIMEOUT_S = 10.0
 _STREAM_TIMEOUT_S = 600.0
+_REDIRECTS = range(300, 400)
+_MAX_LOCATION_CHARS = 200
 API_KEYS_ENV = "PENSTOCK_API_KEYS"
 """The same variable that the server reads; the first key in it is sent."""
+PLAIN_HOSTS_ENV = "PENSTOCK_PLAIN_HTTP_HOSTS"
+"""Hosts, separated by commas, that the key is sent to although their address is plain http."""
 
 
-def auth_headers() -> dict[str, str]:
-    """What shows the server the key, if there is one."""
-    key = os.environ.get(API_KEYS_ENV, "").split(",")[0].strip()
-    return {"authorization": f"Bearer {key}"} if key else {}
+def auth_headers(url: str) -> dict[str, str]:
+    """What shows the server at an address the key, if there is one.
+
+    Raises:
+        ClusterError: The key would cross a network unencrypted, to a host for which the person has not allowed that.
+    """
+    keys = (key.strip() for key in os.environ.get(API_KEYS_ENV, "").split(","))
+    key = next(filter(None, keys), None)
+    if key is None:
+        return {}
+    parts = urlsplit(url)
+    allowed = [host.strip().lower() for host in os.environ.get(PLAIN_HOSTS_ENV, "").split(",")]
+    if parts.scheme != "https" and not is_here(url) and parts.hostname not in allowed:
+        raise ClusterError(
+            f"The key in {API_KEYS_ENV} would go unencrypted to {parts.hostname}. Use https, unset the variable, or "
+            f"allow it for that host: {PLAIN_HOSTS_ENV}={parts.hostname}"
+        )
+    return {"authorization": f"Bearer {key}"}
+
+
+def is_here(url: str) -> bool:
+    """Whether what is sent to this address does not leave the machine: `localhost`, or an address of its own.
+
+    Other names are not: whoever answers for them may answer differently next time.
+    """
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    if address.is_loopback:
+        return True
+    try:
+        with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return not address.is_unspecified
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: the key and the conversation are for the address that the person named."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        """urllib's: no other request is made, and the answer stays what it is."""
 
 
 class ApiClient:
@@ -27,12 +78,23 @@ class ApiClient:
 
     Args:
         url: Where it answers (`http://127.0.0.1:8000`); a trailing `/v1` is taken off.
+
+    Raises:
+        ClusterError: It is no address of a fleet, or the key must not be sent there.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         if not self.url.startswith(("http://", "https://")):
             raise ClusterError(f"{url!r} is no address of a fleet; one looks like http://127.0.0.1:8000")
+        try:
+            self._headers = {"content-type": "application/json"} | auth_headers(self.url)
+            # A proxy of the environment would see what is meant for this machine.
+            handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
+            handlers += [urllib.request.ProxyHandler({})] if is_here(self.url) else []
+        except ValueError as error:
+            raise ClusterError(f"{url!r} is no address of a fleet: {error}") from None
+        self._opener = urllib.request.build_opener(*handlers)
 
     def get_text(self, path: str) -> str:
         """The body of a GET.
@@ -41,7 +103,7 @@ class ApiClient:
             ClusterError: There is no good answer.
         """
         with self._open(path, None, _TIMEOUT_S) as answer:
-            return str(answer.read().decode())
+            return printable(answer.read().decode(errors="replace"))
 
     def get_json(self, path: str) -> Any:
         """The JSON of a GET.
@@ -79,19 +141,25 @@ class ApiClient:
                         continue
                     chunk = json.loads(data)
                     if "error" in chunk:
-                        raise ClusterError(str(chunk["error"].get("message", chunk["error"])))
+                        raise ClusterError(printable(str(chunk["error"].get("message", chunk["error"]))))
                     yield chunk
         except (OSError, http.client.HTTPException) as error:
             raise ClusterError(f"The answer broke off: {error or type(error).__name__}") from None
 
     def _open(self, path: str, body: bytes | None, timeout_s: float) -> Any:
-        headers = {"content-type": "application/json"} | auth_headers()
-        request = urllib.request.Request(self.url + path, data=body, headers=headers)  # noqa: S310 - http(s), see above
+        request = urllib.request.Request(self.url + path, data=body, headers=self._headers)  # noqa: S310 - http(s)
         try:
-            return urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310
+            return self._opener.open(request, timeout=timeout_s)
         except urllib.error.HTTPError as error:
+            if error.code in _REDIRECTS:
+                where = printable(error.headers.get("location", "nowhere"))[:_MAX_LOCATION_CHARS]
+                raise ClusterError(
+                    f"{self.url} sends its clients to {where}. If that is the fleet, name it: --url"
+                ) from None
             message = error_message(error.read().decode(errors="replace"))
-            raise ClusterError(message if message is not None else f"HTTP {error.code} {error.reason}") from None
+            raise ClusterError(
+                message if message is not None else printable(f"HTTP {error.code} {error.reason}")
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise ClusterError(f"Nothing answers at {self.url} ({reason}). `penstock serve` starts a fleet.") from None
@@ -100,6 +168,6 @@ class ApiClient:
 def error_message(body: str) -> str | None:
     """What an error's body says; None when it is not one of the API's."""
     try:
-        return str(json.loads(body)["error"]["message"])
+        return printable(str(json.loads(body)["error"]["message"]))
     except (ValueError, KeyError, TypeError):
         return None

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from clusters.api_client import ApiClient
 from clusters.errors import ClusterError
+from clusters.terminal_text import printable
 
 _HELP = "/reset forgets the conversation, /quit (or Ctrl-D) ends it; Ctrl-C stops an answer."
 
@@ -39,7 +40,9 @@ class Chat:
 
     def run(self) -> None:
         """Talks until the person has had enough."""
-        self._console.print(f"{self._model} at {self._client.url}. {_HELP}", style="dim", highlight=False)
+        self._console.print(
+            f"{printable(self._model)} at {self._client.url}. {_HELP}", style="dim", markup=False, highlight=False
+        )
         while True:
             try:
                 line = self._console.input("[bold]> [/]").strip()
@@ -77,7 +80,7 @@ class Chat:
             return
         self._console.print()
         for call in answer.tool_calls:
-            self._console.print(f"calls {call}", style="cyan", markup=False, highlight=False)
+            self._console.print(f"calls {printable(call)}", style="cyan", markup=False, highlight=False)
         self.messages = [*asked, {"role": "assistant", "content": answer.text}]
 
     def _show(self, chunk: dict[str, Any], answer: _Answer) -> None:
@@ -96,4 +99,4 @@ class Chat:
                 answer.tool_calls[call["index"]] += function.get("arguments") or ""
 
     def _write(self, text: str, style: str | None = None) -> None:
-        self._console.print(text, end="", style=style, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text), end="", style=style, markup=False, highlight=False, soft_wrap=True)

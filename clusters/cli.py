@@ -16,7 +16,8 @@ from clusters.errors import ClusterError
 from clusters.fleet_file import DEMO_FLEET, load_fleet
 from clusters.keys_command import keys_app
 from deployments.fleet_settings import FleetSettings
-from deployments.ray_token import offer_token
+from deployments.loopback_ray import prepare_to_join
+from deployments.private_folder import NotPrivate
 from deployments.run_file import FleetNotFound
 from deployments.settings_file.problems import SettingsFileError
 
@@ -60,14 +61,19 @@ def serve(
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait for resources that the cluster does not have yet.")
     ] = False,
+    ray_auth: Annotated[
+        bool, typer.Option("--ray-auth/--no-ray-auth", help="Whether the local Ray asks for the user's token.")
+    ] = True,
 ) -> None:
     """Starts a fleet: on a local Ray of its own, or on an existing cluster."""
     from clusters.serve_command import serve_fleet
 
     settings = _listening_on(load_fleet(fleet or DEMO_FLEET), host, port)
     if address is not None:
-        offer_token(address)
-    raise typer.Exit(serve_fleet(settings, Console(), address=address, wait=wait))
+        if not ray_auth:
+            raise ClusterError("--no-ray-auth is for a local fleet; with --address that cluster asks for its token.")
+        prepare_to_join(address)
+    raise typer.Exit(serve_fleet(settings, Console(), address=address, wait=wait, asks_for_token=ray_auth))
 
 
 @app.command()
@@ -149,7 +155,7 @@ def chaos(
         url, name, address = local.url, local.name, local.ray_address
     elif url is None:
         raise ClusterError("With --address, say where the fleet answers, too: --url http://HOST:8000")
-    offer_token(address)
+    prepare_to_join(address)
     from clusters.chaos.command import Where, chaos_command
     from clusters.chaos.counting import Arrivals
 
@@ -180,7 +186,7 @@ def down(
     from deployments.run_file import find_fleet
 
     if address is not None:
-        offer_token(address)
+        prepare_to_join(address)
         remove_from_cluster(address, name)
     else:
         end_local_fleet(find_fleet(port), Console(), timeout_s)
@@ -196,7 +202,7 @@ def main() -> None:
         for line in error.lines():
             errors.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
-    except (ClusterError, FleetNotFound) as error:
+    except (ClusterError, FleetNotFound, NotPrivate) as error:
         errors.print(error.message, style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     except BrokenPipeError:  # `penstock build | head`

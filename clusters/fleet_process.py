@@ -106,7 +106,8 @@ class FleetProcess:
                     include_dashboard=False,
                     log_to_driver=False,
                     _temp_dir=str(self._job.folder),
-                    # Only this machine: neither in reach of the network nor in need of one.
+                    # Only this machine: neither in reach of the network nor in need of one. What Ray makes of this
+                    # address depends on the environment that `clusters.local_ray` gives this process.
                     _node_ip_address="127.0.0.1",
                 )
             except Exception as error:  # noqa: BLE001

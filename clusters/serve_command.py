@@ -19,10 +19,12 @@ from clusters.boot_screen import BootScreen
 from clusters.errors import ClusterError
 from clusters.fleet_protocol import ClusterUp, Failed, Instances, Job, Phase, Ready, Report
 from clusters.needs import check_memory, check_packages, free_memory_bytes
-from clusters.spawned_fleet import SpawnedFleet, new_folder
+from clusters.run_folder import new_folder
+from clusters.spawned_fleet import SpawnedFleet
 from deployments.fleet_settings import FleetSettings
 from deployments.http.key_source import key_source
 from deployments.http.server.refusals import CannotListen
+from deployments.loopback_ray import CLUSTER
 from deployments.run_file import RunFile, running_fleets
 
 _POLL_S = 0.1
@@ -59,8 +61,17 @@ class StopSignals:
         self.last = signal.Signals(number)
 
 
-def serve_fleet(fleet: FleetSettings, console: Console, *, address: str | None, wait: bool) -> int:
+def serve_fleet(
+    fleet: FleetSettings, console: Console, *, address: str | None, wait: bool, asks_for_token: bool = True
+) -> int:
     """Serves a fleet: a local one until it is told to stop, in a foreign cluster until it is ready.
+
+    Args:
+        fleet: What to serve.
+        console: Where to show it.
+        address: An existing Ray cluster; None: a local fleet.
+        wait: Whether to wait for resources that the cluster does not have yet.
+        asks_for_token: Whether the Ray of a local fleet asks for the user's token.
 
     Returns:
         The exit code: 0 for a fleet that was ready, 128 + signal for one that was stopped before.
@@ -76,7 +87,8 @@ def serve_fleet(fleet: FleetSettings, console: Console, *, address: str | None, 
     folder = new_folder()
     stops = StopSignals()
     with stops.heard():
-        process = SpawnedFleet(Job(fleet=fleet, address=address, folder=folder, wait=wait))
+        job = Job(fleet=fleet, address=address, folder=folder, wait=wait)
+        process = SpawnedFleet(job, asks_for_token=asks_for_token)
         run = RunFile(
             name=fleet.name,
             pid=os.getpid(),
@@ -185,13 +197,15 @@ def print_welcome(console: Console, fleet: FleetSettings, run: RunFile, *, is_lo
     """Says where the fleet answers, and how to ask it: to be pasted."""
     model = fleet.models[0].name
     base = f"{run.url}/v1"
-    keyed = bool(os.environ.get(fleet.http.keys_env))
-    key = f' -H "authorization: Bearer ${fleet.http.keys_env}"' if keyed else ""
+    keyed = fleet.http.keys.file is not None or bool(os.environ.get(fleet.http.keys_env))
+    # The first of them, and by way of the input: arguments of a command are shown to every user of the machine.
+    key = f"printf 'authorization: Bearer %s' \"${{{fleet.http.keys_env}%%,*}}\" | " if keyed else ""
+    header = " -H @-" if keyed else ""
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "count from 1 to 5"}}]}}'
-    api_key = f'os.environ["{fleet.http.keys_env}"]' if keyed else '"none"'
+    api_key = f'os.environ["{fleet.http.keys_env}"].split(",")[0]' if keyed else '"none"'
     lines = [
         "",
-        f"curl {base}/chat/completions -H 'content-type: application/json'{key} -d '{body}'",
+        f"{key}curl {base}/chat/completions -H 'content-type: application/json'{header} -d '{body}'",
         "",
         *(["import os"] if keyed else []),
         "from openai import OpenAI",
@@ -204,7 +218,7 @@ def print_welcome(console: Console, fleet: FleetSettings, run: RunFile, *, is_lo
     if is_local:
         lines += [
             # Ray guards a local cluster with a token, and looks for it by itself only where no address is given.
-            'import os; os.environ["RAY_AUTH_MODE"] = "token"',
+            f'import os; os.environ.update(RAY_AUTH_MODE="token", {CLUSTER}="0")',
             "import ray",
             "from ray import serve",
             f'ray.init("{run.ray_address}")',

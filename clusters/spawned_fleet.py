@@ -3,18 +3,17 @@
 import contextlib
 import os
 import queue
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
 import clusters
 from clusters import process_session
 from clusters.fleet_protocol import Job, Report, decode_report, encode
+from clusters.local_ray import auth_mode, keep_token_private, loopback_environment
+from deployments.ray_token import MODE
 
-_KEPT_FOLDERS = 5
 _GRACE_S = 3.0
 LOG_NAME = "fleet.log"
 
@@ -24,12 +23,19 @@ class SpawnedFleet:
 
     Args:
         job: What to run; its folder is there and empty.
+        asks_for_token: Whether the Ray of a local fleet is to ask for a token.
 
     Attributes:
         reports: What it reports; None once the process has ended.
+
+    Raises:
+        ClusterError: Ray's token is turned off by the environment, or cannot be kept private.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, asks_for_token: bool = True) -> None:
+        environment = _environment()
+        if job.address is None:
+            environment |= _local_environment(asks_for_token=asks_for_token)
         # Not a SimpleQueue: where a signal comes just as its timeout ends, CPython 3.11 waits on for good.
         self.reports: queue.Queue[Report | None] = queue.Queue()
         reading, writing = os.pipe()
@@ -44,7 +50,7 @@ class SpawnedFleet:
                     # Ray puts the driver's directory before everything else on its workers' import path, so it
                     # must be one in which nothing can be called `engines` or `actors`.
                     cwd=job.folder,
-                    env=_environment(),
+                    env=environment,
                     start_new_session=True,
                 )
         finally:
@@ -81,35 +87,6 @@ class SpawnedFleet:
         self.reports.put(None)
 
 
-def new_folder() -> Path:
-    """Makes a folder for one start, and removes the oldest ones that no process uses.
-
-    Under `/tmp` wherever that is, as Ray does: the paths of its sockets have to be short.
-    """
-    base = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())  # noqa: S108 - private, see the mode
-    root = base / f"penstock-{os.getuid()}"
-    root.mkdir(mode=0o700, exist_ok=True)
-    if root.stat().st_uid != os.getuid():
-        root = Path(tempfile.mkdtemp(prefix="penstock-", dir=base))
-    folders = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
-    for old in folders[:-_KEPT_FOLDERS]:
-        if not _is_used(old):
-            shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(dir=root, prefix=""))
-    (folder / "pid").write_text(str(os.getpid()), encoding="utf-8")
-    return folder
-
-
-def _is_used(folder: Path) -> bool:
-    try:
-        os.kill(int((folder / "pid").read_text(encoding="utf-8")), 0)
-    except (FileNotFoundError, ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return False  # The id was taken by another user's process since.
-    return True
-
-
 _QUIET = {
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     "RAY_enable_metrics_collection": "0",
@@ -140,3 +117,11 @@ def _environment() -> dict[str, str]:
     }
     environment.pop("RAY_ADDRESS", None)
     return environment
+
+
+def _local_environment(*, asks_for_token: bool) -> dict[str, str]:
+    """What keeps others out of a local fleet: loopback, and the token."""
+    mode = auth_mode(asks_for_token=asks_for_token)
+    if mode == "token":
+        keep_token_private()
+    return loopback_environment() | {MODE: mode}

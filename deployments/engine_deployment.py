@@ -20,6 +20,7 @@ from actors.instance.placement import Footprint, actor_options
 from actors.patience import within
 from actors.settings import ChannelSettings
 from deployments.boot_backoff import BootBackoff
+from deployments.loopback_ray import keep_replica_on_loopback
 from deployments.model_settings import ModelSettings
 from deployments.names import slug
 from engines.errors import EngineDead, EngineFailed, PenstockError, Timeout
@@ -53,6 +54,7 @@ class EngineDeployment:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, model: ModelSettings, footprint: Footprint, fleet: str, channel: ChannelSettings
     ) -> None:
+        keep_replica_on_loopback()
         self._model = model
         self._id = f"{slug(model.name)}-{serve.get_replica_context().replica_tag}"
         self._backoff = BootBackoff(DirectoryClient(fleet), Instance(self._id, model.name), model)

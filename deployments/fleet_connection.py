@@ -4,7 +4,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from deployments.ray_token import MODE, offer_token
+from deployments.loopback_ray import prepare_to_join
+from deployments.ray_token import MODE
 from deployments.run_file import FleetNotFound, find_fleet
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def connect(fleet: str | None = None, *, address: str | None = None, port: int |
         local = find_fleet(port)
         address, fleet = local.ray_address, fleet or local.name
     if address is not None:
-        offer_token(address)  # before Ray is imported, which reads it then
+        prepare_to_join(address)  # before Ray is imported, which reads it then
 
     import ray
     from ray.exceptions import AuthenticationError

@@ -4,12 +4,14 @@ Defaults are right for a laptop. Secrets are not here: they come from the enviro
 what is wrong with it and where, is `clusters.fleet_file`'s work.
 """
 
+import re
 from collections.abc import Sequence
 from graphlib import CycleError, TopologicalSorter
+from ipaddress import ip_address
 from itertools import pairwise
 from typing import Annotated, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from actors.settings import ChannelSettings, Settings
 from deployments.model_settings import AnyModelSettings, FallbackSettings, ModelSettings, PoolSettings
@@ -19,6 +21,27 @@ Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,
 MAX_TOKEN_IDS = 600_000
 """A million of them on their way into an instance make everybody else wait for more than a tenth of a second."""
 
+_HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*")
+
+
+def _host_name(name: str) -> str:
+    """A name that a Host header may have.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        ip_address(name[1:-1] if name.startswith("[") and name.endswith("]") else name)
+    except ValueError:
+        if not _HOST.fullmatch(name):
+            raise ValueError(
+                f"must be a host's name or address without scheme, port or path, such as chat.example.com, "
+                f"*.example.com for all names below it, or * for every name, not {name!r}"
+            ) from None
+    return name
+
+
+HostName = Annotated[str, AfterValidator(_host_name)]
 Origin = Annotated[str, StringConstraints(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
 
 
@@ -65,6 +88,9 @@ class HttpSettings(Settings):
     Attributes:
         host: Address to listen on; `0.0.0.0` for every one.
         port: Port to listen on; the replicas of one node share it.
+        hosts: Names that clients may ask for (the Host header), besides those of loopback; `*.example.com` for all
+            below one, `*` for every one. Empty: every one, but where `host` is loopback and no key is asked for. There
+            only localhost, 127.0.0.1 and [::1] are answered, so that no web page gets in by a name of its own.
         max_body_bytes: A larger request body is refused before it is read.
         max_bodies_bytes: Bytes of all bodies that one router replica reads at a time; past it 503, before reading.
         max_json_depth: A more deeply nested body is refused.
@@ -86,6 +112,7 @@ class HttpSettings(Settings):
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    hosts: list[HostName] = []
     max_body_bytes: int = Field(16 * 2**20, ge=1024)
     max_bodies_bytes: int = Field(512 * 2**20, ge=1024)
     max_json_depth: int = Field(100, ge=1)

@@ -24,6 +24,7 @@ from deployments.fleet import Fleet, ModelCard
 from deployments.fleet_settings import FleetSettings
 from deployments.http.ingress import HttpIngress
 from deployments.http.server.validation import parse_body
+from deployments.loopback_ray import keep_replica_on_loopback
 from deployments.metrics import Metrics
 from engines.call_requests import (
     Answer,
@@ -75,6 +76,7 @@ class RouterDeployment:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, settings: FleetSettings, *engines: DeploymentHandle
     ) -> None:
+        keep_replica_on_loopback()
         self._settings = settings
         directory = DirectoryClient(settings.name)
         metrics = Metrics(serve.get_replica_context().replica_tag, _DirectoryBoard(directory))

@@ -1,7 +1,8 @@
 """Which local fleets run on this machine: one small file each, so that commands and programs find them.
 
 They are in the user's state directory (`$XDG_STATE_HOME/penstock`, by default `~/.local/state/penstock`), named by
-port. A file whose process is gone means nothing and is removed when it is seen.
+port. A file whose process is gone means nothing and is removed when it is seen. A fleet's file says which process
+`penstock down` ends and who gets the API key, so the folder and its files count only if no other user could write them.
 """
 
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from deployments.private_folder import private_folder, read_private, write_private
 from engines.errors import PenstockError
 
 
@@ -56,12 +58,13 @@ class RunFile(BaseModel):
             return False
 
     def write(self) -> None:
-        """Writes it, or writes it anew."""
-        path = _path(self.port)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(f".{os.getpid()}.new")
-        new.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        new.replace(path)
+        """Writes it, or writes it anew.
+
+        Raises:
+            NotPrivate: The folder is not this user's.
+        """
+        private_folder(_folder())
+        write_private(_path(self.port), self.model_dump_json(indent=2) + "\n")
 
     def remove(self) -> None:
         """Removes it, unless another fleet has written its own meanwhile."""
@@ -78,15 +81,23 @@ def http_url(host: str, port: int) -> str:
 
 
 def running_fleets() -> list[RunFile]:
-    """Every local fleet that runs, by port."""
+    """Every local fleet that runs, by port.
+
+    Raises:
+        NotPrivate: The folder of their files is not this user's.
+    """
     folder = _folder()
+    if not os.path.lexists(folder):
+        return []
     fleets = []
-    for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+    for path in sorted(private_folder(folder).glob("*.json")):
         fleet = _read(path)
-        if fleet is None or not fleet.is_alive():
-            path.unlink(missing_ok=True)
-        else:
+        if fleet is None:
+            continue
+        if fleet.is_alive():
             fleets.append(fleet)
+        else:
+            path.unlink(missing_ok=True)
     return sorted(fleets, key=lambda fleet: fleet.port)
 
 
@@ -95,6 +106,7 @@ def find_fleet(port: int | None = None) -> RunFile:
 
     Raises:
         FleetNotFound: There is none, or more than one.
+        NotPrivate: The folder of their files is not this user's.
     """
     fleets = running_fleets()
     if port is not None:
@@ -118,7 +130,8 @@ def _path(port: int) -> Path:
 
 
 def _read(path: Path) -> RunFile | None:
+    text = read_private(path)
     try:
-        return RunFile.model_validate_json(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValidationError):
+        return None if text is None else RunFile.model_validate_json(text)
+    except ValidationError:
         return None

@@ -145,7 +145,7 @@ class CountingLoad:
         """
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
-            headers=auth_headers(),
+            headers=auth_headers(self._url),
             timeout=aiohttp.ClientTimeout(total=None, sock_read=_STILL_S),
         )
         tries = await asyncio.gather(*(self._count(first, self._session) for first in self._questions))
@@ -191,7 +191,9 @@ class CountingLoad:
         """So many clients more: each asks once, reads nothing for so long, and then everything."""
         # Little fits into their sockets, so that it is the server who waits for them.
         connector = aiohttp.TCPConnector(limit=0, socket_factory=_small_socket)
-        async with aiohttp.ClientSession(connector=connector, headers=auth_headers(), read_bufsize=1024) as session:
+        async with aiohttp.ClientSession(
+            connector=connector, headers=auth_headers(self._url), read_bufsize=1024
+        ) as session:
             questions = (self._random.choice(self._questions) for _ in range(clients))
             for tally, _ in await asyncio.gather(*(self._count(first, session, wait_s) for first in questions)):
                 self._tally.add(tally)
@@ -232,7 +234,7 @@ class CountingLoad:
         if not late_s:
             self._asked.add(answer)
         try:
-            async with session.post(self._url, json=body) as response:
+            async with session.post(self._url, json=body, allow_redirects=False) as response:
                 if response.status in (429, 503):
                     wait_s = float(response.headers.get("retry-after", _RETRY_S))
                     return Tally(refused=1, reasons={_refusal(await response.text())}), wait_s

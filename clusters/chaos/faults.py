@@ -155,12 +155,14 @@ async def _disconnect(scene: Scene) -> list[str]:
     body = counting_request(scene.model, 1, LAST)
 
     async def leave(session: aiohttp.ClientSession) -> None:
-        async with session.post(f"{scene.url}/v1/chat/completions", json=body) as response:
+        async with session.post(f"{scene.url}/v1/chat/completions", json=body, allow_redirects=False) as response:
             await response.content.readany()
             await asyncio.sleep(scene.random.random() * STORM_S)
             response.close()
 
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=auth_headers()) as session:
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), headers=auth_headers(scene.url)
+    ) as session:
         await asyncio.gather(*(leave(session) for _ in range(STORM_CLIENTS)))
     return []
 

@@ -49,6 +49,7 @@ class Dispatcher:
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         request = exchange.request
         try:
+            self._services.hosts.check(request)
             # A browser asks this by itself, and has no key then.
             preflight = self._services.cors.preflight(request)
             if preflight is not None:

@@ -18,6 +18,7 @@ from deployments.http.server.connection import MAX_HEADER_BYTES, MAX_HEADERS, Co
 from deployments.http.server.cors import Cors
 from deployments.http.server.error_response import error_response
 from deployments.http.server.exchange import Services
+from deployments.http.server.hosts import Hosts
 from deployments.http.server.refusals import CannotListen
 from deployments.http.server.sse_stream import Flusher
 from deployments.http.server.unread import Unread
@@ -76,12 +77,14 @@ class HttpIngress:
         self._keys = keys = key_source(settings)
         await keys.start()
         unread = Unread(settings.unread_stream_bytes, settings.unread_bytes, self._metrics.unread)
+        hosts = Hosts(settings, keyed=not keys.is_open)
         self._services = Services(
             self._fleet,
             settings,
             self._metrics,
             Flusher(unread),
             cors=Cors(settings.cors),
+            hosts=hosts,
             bodies=Bodies(settings.max_bodies_bytes),
             keys=keys,
         )
@@ -97,6 +100,7 @@ class HttpIngress:
         except OSError as error:
             await keys.stop()
             raise _cannot_listen(settings, error) from error
+        hosts.listens_on([listening.getsockname()[0] for listening in self._listener.sockets])
         self._server = server
         self._port = self._listener.sockets[0].getsockname()[1]
         self._poster = asyncio.create_task(self._metrics.post_forever())

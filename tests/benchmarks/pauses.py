@@ -239,7 +239,8 @@ async def disturb(url: str, case: Case) -> tuple[str, list[float]]:
 async def _unread(url: str, case: Case) -> str:
     """Asks, and reads nothing."""
     host, _, port = url.removeprefix("http://").partition(":")
-    head = f"POST {case.path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(case.body)}"
+    sent = f"Host: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(case.body)}"
+    head = f"POST {case.path} HTTP/1.1\r\n{sent}"
     writers = []
     for _ in range(UNREAD):
         reader, writer = await asyncio.open_connection(host, int(port), limit=1024)

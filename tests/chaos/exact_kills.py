@@ -17,6 +17,7 @@ from rich.console import Console
 from actors.directory.known_instance import Instance, InstanceState
 from clusters.chaos.targets import engine_pids
 from deployments.handle import FleetHandle
+from deployments.loopback_ray import prepare_to_join
 from deployments.run_file import RunFile, find_fleet
 from engines.completion import Completion, collect
 from engines.context import Context
@@ -198,6 +199,7 @@ async def run(kills: Sequence[Kill], fleet_file: RunFile) -> int:
 def main() -> int:
     """Entry point."""
     found = find_fleet()
+    prepare_to_join(found.ray_address)
     ray.init(address=found.ray_address, namespace=found.name, log_to_driver=False, configure_logging=False)
     return asyncio.run(run(KILLS, found))
 

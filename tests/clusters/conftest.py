@@ -40,6 +40,8 @@ class Terminal:
             "PYTHONUNBUFFERED": "1",
             "COLUMNS": "200",
         }
+        # Other tests may be run with Ray's token turned off, which `penstock serve` refuses.
+        self.environment.pop("RAY_AUTH_MODE", None)
 
     def start(self, *arguments: str) -> "Penstock":
         """Starts it and returns at once."""

@@ -209,7 +209,7 @@ def test_answers_a_handle_of_another_program(served: Served) -> None:
     assert address is not None, served.penstock.output
     program = f"""
 import os
-os.environ["RAY_AUTH_MODE"] = "token"
+os.environ.update(RAY_AUTH_MODE="token", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
 import ray
 from ray import serve
 from engines.errors import ModelNotFound

@@ -52,6 +52,12 @@ def test_a_wrong_value_in_a_union_is_named_by_its_key() -> None:
     assert all(line.startswith("fleet.yaml:5: models[0].options.speed: ") for line in lines)
 
 
+def test_a_host_with_a_port_is_refused_by_its_place_with_one_that_is_right() -> None:
+    line = the_problem("models: [{name: demo}]\nhttp:\n  hosts: [chat.example.com, 'llm.example.com:8000']\n")
+    assert line.startswith("fleet.yaml:3: http.hosts[1]: must be a host's name or address without scheme, port or path")
+    assert line.endswith("not 'llm.example.com:8000'")
+
+
 def test_zero_replicas_are_refused_with_the_value() -> None:
     line = the_problem("models:\n  - {name: demo, replicas: 0}\n")
     assert line.startswith("fleet.yaml:2: models[0].replicas:")

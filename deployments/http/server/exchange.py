@@ -15,6 +15,7 @@ from deployments.http.server.bodies import LARGE_BYTES, Bodies
 from deployments.http.server.body import read_json
 from deployments.http.server.cors import Cors
 from deployments.http.server.hints import INSTANCE_HEADER, MODEL_HEADER, DispatchHints, dispatch_hints
+from deployments.http.server.hosts import Hosts
 from deployments.http.server.readiness import Readiness
 from deployments.http.server.request_id import HEADER, LiveIds
 from deployments.http.server.sse_stream import Flusher
@@ -39,6 +40,7 @@ class Services:
     Attributes:
         cors: Which web pages may ask.
         keys: Who holds which key.
+        hosts: Which names the server answers to.
         draining: The ingress is about to stop: probes say so, and connections are not kept.
     """
 
@@ -47,6 +49,7 @@ class Services:
     metrics: Metrics
     flusher: Flusher
     cors: Cors
+    hosts: Hosts
     bodies: Bodies
     keys: Keys
     live_ids: LiveIds = field(default_factory=LiveIds)

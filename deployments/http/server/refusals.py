@@ -6,6 +6,8 @@ InvalidRequest
 ├── MethodNotAllowed      405
 ├── BodyTimeout           408  the body did not come in time
 └── UnsupportedMediaType  415  the body is not JSON, or it is compressed
+Forbidden
+└── UnknownHost           403  the request asks for a host that the server is not
 Unavailable
 └── BodiesOverBudget      503  so many bodies are being read that there is no room for another
 PenstockError
@@ -13,7 +15,7 @@ PenstockError
 └── CannotListen               the port is taken, or may not be had
 """
 
-from engines.errors import InvalidRequest, PenstockError, Unavailable
+from engines.errors import Forbidden, InvalidRequest, PenstockError, Unavailable
 
 
 class NotHttp(InvalidRequest):
@@ -56,6 +58,21 @@ class UnsupportedMediaType(InvalidRequest):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class UnknownHost(Forbidden):
+    """The request asks for a host whose name the server does not have: perhaps a web page that found a way in.
+
+    Args:
+        host: What it asks for.
+        listed: Whether the fleet file lists names.
+    """
+
+    code = "unknown_host"
+
+    def __init__(self, host: str, *, listed: bool) -> None:
+        why = "" if listed else " A fleet on loopback that asks for no key answers to localhost, 127.0.0.1 and [::1]."
+        super().__init__(f"This server is not {host[:200]!r}.{why} Add that name to http.hosts of the fleet file.")
 
 
 class BodiesOverBudget(Unavailable):

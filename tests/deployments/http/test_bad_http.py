@@ -9,7 +9,7 @@ import pytest
 from tests.deployments.http.conftest import HELLO, Serving, until
 
 BODY = json.dumps({"model": "demo", "messages": HELLO}).encode()
-HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 def post(body: bytes = BODY, extra: bytes = b"") -> bytes:
@@ -26,7 +26,7 @@ def post(body: bytes = BODY, extra: bytes = b"") -> bytes:
         post(extra=b"".join(b"X-%d: a\r\n" % i for i in range(500))),
         post(extra=b"Content-Length: 3\r\n"),
         post(extra=b"Transfer-Encoding: chunked\r\n"),
-        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
     ids=["text", "tls", "version", "huge", "many", "lengths", "smuggling", "path"],
 )

@@ -200,7 +200,7 @@ async def test_an_unknown_instance_is_404_and_one_that_cannot_take_it_503(servin
 
 async def test_a_large_body_is_refused_before_it_is_read(serving: Serving) -> None:
     async with serving(["Hi"], max_body_bytes=2000) as served:
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         # None of the body is sent: the answer does not wait for it.
         declared = await served.raw(head + b"Content-Length: 1000000000\r\nExpect: 100-continue\r\n\r\n")
         assert declared.startswith(b"HTTP/1.1 413 ")

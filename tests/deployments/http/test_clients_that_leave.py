@@ -68,7 +68,7 @@ async def test_a_client_that_reads_nothing_is_dropped(serving: Serving) -> None:
     async with serving(script, write_timeout_s=0.2) as served:
         _, writer = await asyncio.open_connection("127.0.0.1", served.ingress.port, limit=2**16)
         body = json.dumps({"model": "demo", "messages": HELLO, "stream": True}).encode()
-        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         writer.transport.pause_reading()
         await until(lambda: bool(served.engine.plays) and not served.engine.active, 60)

@@ -16,9 +16,8 @@ MIB = 2**20
 async def _begin(served: Served, length: int) -> asyncio.StreamWriter:
     """Declares a body, and sends only the beginning of it."""
     _, writer = await asyncio.open_connection("127.0.0.1", served.ingress.port)
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}"
-    )
+    sent = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\n{sent}"
     writer.write(head.encode() + b'\r\n\r\n{"model":')
     await writer.drain()
     return writer

@@ -107,9 +107,8 @@ async def test_an_answer_that_ended_and_is_not_read_is_cut() -> None:
 async def _deaf(served: Served, body: dict[str, Any]) -> socket.socket:
     """Asks, and reads nothing."""
     data = json.dumps(body).encode()
-    head = (
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    )
+    sent = b"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\n" + sent
     deaf = socket.socket()
     deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     deaf.setblocking(False)
