@@ -1,5 +1,6 @@
 # make serve    the demo fleet on http://127.0.0.1:8000; FLEET=path and ARGS="--port 8001" change it
-# make test     every test; ARGS="-k name" picks
+# make test     the tests; ARGS="-k name" picks
+# make test-long   the faults that take minutes each
 # make check    lint, format, types, import arrows
 # make bench    the benchmarks
 # make lock     the pinned versions anew, after a change in pyproject.toml
@@ -11,13 +12,16 @@ BIN := .venv/bin
 FLEET ?=
 ARGS ?=
 
-.PHONY: serve test check bench install lock format clean
+.PHONY: serve test test-long check bench install lock format clean
 
 serve: .venv/installed
 	@$(BIN)/penstock serve $(FLEET) $(ARGS)
 
 test: .venv/installed
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-long: .venv/installed
+	@$(BIN)/python -m pytest -m long $(ARGS)
 
 check: .venv/installed
 	@$(BIN)/ruff check .

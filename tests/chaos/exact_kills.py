@@ -197,11 +197,12 @@ async def run(kills: Sequence[Kill], fleet_file: RunFile) -> int:
 
 
 def main() -> int:
-    """Entry point."""
+    """Entry point; takes the numbers of the kills to do, from 1, or none for all."""
+    kills = [KILLS[int(number) - 1] for number in sys.argv[1:]] or KILLS
     found = find_fleet()
     prepare_to_join(found.ray_address)
     ray.init(address=found.ray_address, namespace=found.name, log_to_driver=False, configure_logging=False)
-    return asyncio.run(run(KILLS, found))
+    return asyncio.run(run(kills, found))
 
 
 if __name__ == "__main__":

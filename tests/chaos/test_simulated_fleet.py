@@ -2,31 +2,27 @@
 
 import pytest
 
-from tests.chaos.conftest import ChaosFleet, Row
+from tests.chaos.conftest import ChaosFleet
 
 CLIENTS = 20
 LOAD = ("--clients", str(CLIENTS), "--length", "400")
 MOVES = ("kill-actor", "stop-actor", "kill-all")
-UNSEEN = (*MOVES, "kill-directory", "kill-controller", "disconnects", "slow-readers", "rolling-upgrade")
+QUICK = ("kill-actor", "kill-all", "disconnects")
+LONG = ("stop-actor", "kill-directory", "kill-controller", "slow-readers", "rolling-upgrade")
 
 
-@pytest.fixture(scope="module")
-def unseen(fleet: ChaosFleet) -> dict[str, Row]:
-    """What the clients saw of each fault, one after another under one load."""
-    code, rows, output = fleet.strike(*UNSEEN, "--model", "moves", *LOAD)
+@pytest.mark.parametrize("faults", [QUICK, pytest.param(LONG, marks=pytest.mark.long)], ids="-".join)
+def test_no_client_sees_anything_of_it(fleet: ChaosFleet, faults: tuple[str, ...]) -> None:
+    code, rows, output = fleet.strike(*faults, "--model", "moves", *LOAD)
     assert code == 0, output
-    return {row.fault: row for row in rows}
+    assert [row.fault for row in rows] == list(faults), output
+    for row in rows:
+        assert row.open > 0 and row.served > 0, row
+        assert (row.broken, row.cut, row.lost, row.repeated) == (0, 0, 0, 0), row
+        assert row.moved > 0 or row.fault not in MOVES, row
 
 
-@pytest.mark.parametrize("fault", UNSEEN)
-def test_no_client_sees_anything_of_it(unseen: dict[str, Row], fault: str) -> None:
-    row = unseen[fault]
-    assert row.open > 0 and row.served > 0, row
-    assert (row.broken, row.cut, row.lost, row.repeated) == (0, 0, 0, 0), row
-    assert row.moved > 0 or fault not in MOVES, row
-
-
-@pytest.mark.parametrize("fault", ["kill-router", "kill-all-and-router"])
+@pytest.mark.parametrize("fault", ["kill-all-and-router", pytest.param("kill-router", marks=pytest.mark.long)])
 def test_a_router_that_dies_takes_its_own_connections_along_and_nothing_else(fleet: ChaosFleet, fault: str) -> None:
     code, rows, output = fleet.strike(fault, "--model", "moves", *LOAD)
     assert code == 0, output
@@ -35,6 +31,7 @@ def test_a_router_that_dies_takes_its_own_connections_along_and_nothing_else(fle
     assert (row.broken, row.lost, row.repeated) == (0, 0, 0), output
 
 
+@pytest.mark.long
 def test_nobody_sees_anything_of_it_either_while_new_requests_keep_coming(fleet: ChaosFleet) -> None:
     faults = ("kill-actor", "stop-actor", "kill-all", "kill-directory", "kill-controller", "rolling-upgrade")
     code, rows, output = fleet.strike(*faults, "--model", "moves", "--open", "3", "--length", "300")

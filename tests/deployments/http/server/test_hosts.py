@@ -60,7 +60,7 @@ async def test_a_probe_in_http_1_0_names_no_host(serving: Serving) -> None:
 
 async def test_with_a_key_or_off_loopback_every_name_passes(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     host = {"Host": "evil.example"}
-    async with serving(["Hi"], host="0.0.0.0") as served:
+    async with serving(["Hi"], host="0.0.0.0", open=True) as served:
         assert (await served.get("/ready", headers=host)).status == 200
     monkeypatch.setenv("PENSTOCK_API_KEYS", "secret")
     async with serving(["Hi"]) as served:
