@@ -165,6 +165,18 @@ class ApiClient:
             raise ClusterError(f"Nothing answers at {self.url} ({reason}). `penstock serve` starts a fleet.") from None
 
 
+def status_without_key(url: str) -> int | None:
+    """The HTTP status that a request without a key gets from the fleet at that address; None: nothing answers."""
+    opener = urllib.request.build_opener(_NoRedirects(), *([urllib.request.ProxyHandler({})] if is_here(url) else []))
+    try:
+        with opener.open(f"{url}/v1/models", timeout=_TIMEOUT_S) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, http.client.HTTPException):
+        return None
+
+
 def error_message(body: str) -> str | None:
     """What an error's body says; None when it is not one of the API's."""
     try:

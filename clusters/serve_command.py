@@ -15,6 +15,7 @@ from types import FrameType
 import psutil
 from rich.console import Console
 
+from clusters.api_client import status_without_key
 from clusters.boot_screen import BootScreen
 from clusters.errors import ClusterError
 from clusters.fleet_protocol import ClusterUp, Failed, Instances, Job, Phase, Ready, Report
@@ -27,6 +28,11 @@ from deployments.http.server.refusals import CannotListen
 from deployments.loopback_ray import CLUSTER
 from deployments.run_file import RunFile, running_fleets
 
+_WITHOUT_KEY = {
+    200: "No API key is asked for: whoever reaches this address may use the models.",
+    401: "An API key is asked for: a request without one got 401.",
+    503: "Nobody is let in: the API keys cannot be read (503). The logs say why.",
+}
 _POLL_S = 0.1
 _SHUTDOWN_S = 30.0
 """What Serve and Ray get to end, on top of the longest drain."""
@@ -173,7 +179,8 @@ class _Serving:
             case Ready():
                 self._was_ready = True
                 self._screen.close()
-                print_welcome(self._console, self._fleet, self._run, is_local=self._is_local)
+                status = status_without_key(self._run.url)
+                print_welcome(self._console, self._fleet, self._run, is_local=self._is_local, without_key=status)
             case Failed(message=message):
                 self._screen.close()
                 raise ClusterError(f"{message}\nIts logs: {self._run.logs}")
@@ -193,8 +200,18 @@ class _Serving:
                 self._process.reports.get(timeout=_POLL_S)
 
 
-def print_welcome(console: Console, fleet: FleetSettings, run: RunFile, *, is_local: bool) -> None:
-    """Says where the fleet answers, and how to ask it: to be pasted."""
+def print_welcome(
+    console: Console, fleet: FleetSettings, run: RunFile, *, is_local: bool, without_key: int | None
+) -> None:
+    """Says where the fleet answers, what a request without a key gets there, and how to ask: to be pasted.
+
+    Args:
+        console: Where to say it.
+        fleet: What is served.
+        run: Where.
+        is_local: Whether its Ray is a local one, of its own.
+        without_key: The HTTP status that a request without a key got; None: it came to none.
+    """
     model = fleet.models[0].name
     base = f"{run.url}/v1"
     keyed = fleet.http.keys.file is not None or bool(os.environ.get(fleet.http.keys_env))
@@ -215,6 +232,8 @@ def print_welcome(console: Console, fleet: FleetSettings, run: RunFile, *, is_lo
         "",
     ]
     console.print(f"Ready: [bold green]{base}[/]", highlight=False, soft_wrap=True)
+    if without_key is not None:
+        console.print(_WITHOUT_KEY.get(without_key, f"A request without a key got {without_key}."), highlight=False)
     if is_local:
         lines += [
             # Ray guards a local cluster with a token, and looks for it by itself only where no address is given.

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from clusters.api_client import ApiClient, auth_headers, is_here
+from clusters.api_client import ApiClient, auth_headers, is_here, status_without_key
 from clusters.chat_command import Chat
 from clusters.errors import ClusterError
 from clusters.serve_command import print_welcome
@@ -182,7 +182,7 @@ def test_the_curl_line_works_with_several_keys_and_shows_none(
     port = server.server_address[1]
     run = RunFile(name="f", pid=1, pid_created_s=0, host="127.0.0.1", port=port, logs=tmp_path)
     output = io.StringIO()
-    print_welcome(Console(file=output, width=500), fleet, run, is_local=True)
+    print_welcome(Console(file=output, width=500), fleet, run, is_local=True, without_key=401)
     lines = output.getvalue().splitlines()
     [line] = [line for line in lines if "curl " in line]
     subprocess.run(["sh", "-c", line], check=True, capture_output=True, timeout=60, env=dict(os.environ))
@@ -194,3 +194,19 @@ def test_the_curl_line_works_with_several_keys_and_shows_none(
     made: dict[str, Any] = {}
     exec(client, {"os": os, "OpenAI": lambda **options: made.update(options)})  # the very text that a person pastes
     assert made["api_key"] == KEY
+
+
+@pytest.mark.parametrize("status", [200, 401, 503])
+def test_what_a_request_without_a_key_gets_is_found_out_by_one(
+    server: Server, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setenv("PENSTOCK_API_KEYS", KEY)
+    server.status, server.body = status, b"{}"
+    assert status_without_key(server.url) == status
+    assert server.asked == [("/v1/models", None)]
+
+
+def test_where_nothing_answers_nothing_is_said_of_keys() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        assert status_without_key(f"http://127.0.0.1:{unused.getsockname()[1]}") is None

@@ -39,6 +39,7 @@ def test_it_is_ready_when_it_says_so_and_answers(fleet: Terminal, fleet_port: in
 
 def test_it_prints_a_curl_line_and_a_client_to_paste(fleet: Terminal, fleet_port: int) -> None:
     lines = fleet.started[0].output.splitlines()
+    assert "No API key is asked for: whoever reaches this address may use the models." in lines
     [curl] = [line for line in lines if line.startswith("curl ")]
     assert f"http://127.0.0.1:{fleet_port}/v1/chat/completions" in curl
     assert json.loads(curl.split("-d '")[1].removesuffix("'"))["model"] == "sim"
