@@ -71,7 +71,15 @@ def test_a_taken_port_is_one_line_and_starts_nothing(terminal: Terminal) -> None
     )
 
 
+def test_other_machines_are_not_let_in_without_keys_by_accident(terminal: Terminal) -> None:
+    done = terminal.run("serve", terminal.fleet_file(), "--host", "0.0.0.0")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Whoever reaches 0.0.0.0 could use the models. Set http.keys.file, or ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_host_that_is_not_this_machine_is_one_line(terminal: Terminal) -> None:
+    terminal.environment["PENSTOCK_API_KEYS"] = "secret"
     done = terminal.run("serve", terminal.fleet_file(), "--host", "192.0.2.1")
     assert done.returncode == 1
     assert done.stderr.startswith("Cannot listen on 192.0.2.1:8000: ")

@@ -51,7 +51,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     home = tmp_path_factory.mktemp("home")
     terminal = Terminal(home)
     # Ray's figures are off in a local fleet, and may be turned on.
-    terminal.environment |= {"HOME": str(home), "RAY_enable_metrics_collection": "1"}
+    terminal.environment |= {"HOME": str(home), "RAY_enable_metrics_collection": "1", "PENSTOCK_API_KEYS": "secret"}
     port = free_port()
     started = terminal.start("serve", terminal.fleet_file(), "--host", "0.0.0.0", "--port", str(port))
     started.wait_for("Ctrl-C ends it.")
