@@ -97,6 +97,7 @@ class Sampling(RequestModel):
             nothing; 0: only the one drawn.
         logit_bias: Added to the logits, by token id.
         max_tokens: Most tokens to generate, for each choice; None: what fits the context.
+        clip_max_tokens: Whether a `max_tokens` that does not fit the context means what fits, and is no error.
         min_tokens: As long as there are fewer, neither the end of the text nor `stop_token_ids` is drawn.
         ignore_eos: Whether it goes on past the model's own end of the text.
         skip_special_tokens: Whether special tokens are left out of the text.
@@ -121,6 +122,7 @@ class Sampling(RequestModel):
     logprobs: int | None = Field(None, ge=0, le=20)
     logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] = Field({}, max_length=1024)
     max_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
+    clip_max_tokens: bool = False
     min_tokens: int = Field(0, ge=0, le=2**31 - 1)
     ignore_eos: bool = False
     skip_special_tokens: bool = True

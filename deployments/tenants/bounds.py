@@ -1,5 +1,6 @@
 """What a tenant may ask for, held against each of its requests."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from deployments.tenants.tenant import Scope, Tenant
@@ -28,18 +29,15 @@ class TenantBounds(Transparent[GenerateRequest, Event]):
         Raises:
             Forbidden: The tenant may not ask for this; names the field.
         """
-        self._check_scope("generate")
-        sampling, tenant = request.sampling, self._tenant
-        changes = self._dispatch(request)
-        if tenant.max_n is not None and sampling.n > tenant.max_n:
-            raise Forbidden(f"n: it is at most {tenant.max_n} for this API key.", param="sampling.n")
-        if tenant.max_tokens is not None:
-            if sampling.max_tokens is None:
-                changes["sampling"] = sampling.model_copy(update={"max_tokens": tenant.max_tokens})
-            elif sampling.max_tokens > tenant.max_tokens:
-                message = f"max_tokens: it is at most {tenant.max_tokens} for this API key."
-                raise Forbidden(message, param="sampling.max_tokens")
-        await self.inner.submit(request.model_copy(update=changes) if changes else request, context, sink)
+        await self.inner.submit(self._bounded(request), context, sink)
+
+    def converse(self, inputs: AsyncIterator[GenerateRequest], context: Context) -> AsyncIterator[Event]:
+        """Answers a stream of inputs, each within the bounds, as `Engine.converse` says.
+
+        Raises:
+            Forbidden: The tenant may not ask for one of them; names the field.
+        """
+        return self.inner.converse((self._bounded(request) async for request in inputs), context)
 
     async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
         """Answers at once, as `Engine.call` says.
@@ -51,6 +49,28 @@ class TenantBounds(Transparent[GenerateRequest, Event]):
             self._check_scope("embed")
         changes = self._dispatch(request)
         return await self.inner.call(request.model_copy(update=changes) if changes else request, context)
+
+    def _bounded(self, request: GenerateRequest) -> GenerateRequest:
+        """The request as the tenant may ask it.
+
+        Raises:
+            Forbidden: It may not; names the field.
+        """
+        self._check_scope("generate")
+        sampling, tenant = request.sampling, self._tenant
+        changes = self._dispatch(request)
+        if tenant.max_n is not None and sampling.n > tenant.max_n:
+            raise Forbidden(f"n: it is at most {tenant.max_n} for this API key.", param="sampling.n")
+        if tenant.max_tokens is not None:
+            for field in ("max_tokens", "min_tokens"):
+                if (getattr(sampling, field) or 0) > tenant.max_tokens:
+                    message = f"{field}: it is at most {tenant.max_tokens} for this API key."
+                    raise Forbidden(message, param=f"sampling.{field}")
+            if sampling.max_tokens is None:
+                # Who says nothing has not asked for more than fits.
+                bound = {"max_tokens": tenant.max_tokens, "clip_max_tokens": True}
+                changes["sampling"] = sampling.model_copy(update=bound)
+        return request.model_copy(update=changes) if changes else request
 
     def _check_scope(self, scope: Scope) -> None:
         if scope not in self._tenant.scopes:

@@ -130,6 +130,7 @@ class KeysOfFile(Keys):
         super().__init__(is_open=False, problem=f"{path} was not read yet.")
         self._path = path
         self._seen: tuple[int, int, int] | None = None
+        self._reading: asyncio.Future[tuple[tuple[int, int, int], Holders] | None] | None = None
         self._following: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -152,7 +153,10 @@ class KeysOfFile(Keys):
     async def _look(self) -> None:
         try:
             async with asyncio.timeout(READ_S):
-                read = await in_daemon_thread(lambda: _read(self._path, self._seen))
+                # In one thread, however often it is tried: one that waits for a disk which is gone never ends.
+                if self._reading is None or self._reading.done():
+                    self._reading = in_daemon_thread(lambda: _read(self._path, self._seen))
+                read = await asyncio.shield(self._reading)
             if read is None:
                 return
             self._seen, holders = read

@@ -123,7 +123,7 @@ def budget(request: GenerateRequest, prompt_tokens: int, context_length: int) ->
             param=request.kind,
         )
     wanted = request.sampling.max_tokens
-    if wanted is not None and wanted > room:
+    if wanted is not None and wanted > room and not request.sampling.clip_max_tokens:
         raise ContextOverflow(
             f"max_tokens ({wanted}) is too large: the prompt has {prompt_tokens} tokens and the context of this model "
             f"{context_length}.",
@@ -131,7 +131,7 @@ def budget(request: GenerateRequest, prompt_tokens: int, context_length: int) ->
             prompt_tokens=prompt_tokens,
             param="sampling.max_tokens",
         )
-    return room if wanted is None else wanted
+    return room if wanted is None else min(wanted, room)
 
 
 def check_ids(token_ids: Sequence[int], param: str) -> None:

@@ -66,17 +66,18 @@ class SamplingMapper:
                 prompt_tokens=prompt_tokens,
                 param=prompt,
             )
-        if sampling.max_tokens is not None and sampling.max_tokens > room:
+        wanted = sampling.max_tokens
+        if wanted is not None and sampling.clip_max_tokens:
+            wanted = min(wanted, room)
+        if wanted is not None and wanted > room:
             raise ContextOverflow(
-                f"The prompt has {prompt_tokens} tokens, and max_tokens asks for {sampling.max_tokens} more; the "
+                f"The prompt has {prompt_tokens} tokens, and max_tokens asks for {wanted} more; the "
                 f"context holds {self._context_length}. Ask for at most {room}.",
                 context_length=self._context_length,
                 prompt_tokens=prompt_tokens,
                 param="sampling.max_tokens",
             )
-        limit: int = get_max_tokens(
-            self._context_length, sampling.max_tokens, prompt_tokens, self._defaults, self._limit
-        )
+        limit: int = get_max_tokens(self._context_length, wanted, prompt_tokens, self._defaults, self._limit)
         return limit
 
     def params(self, sampling: Sampling, max_tokens: int, **overrides: Any) -> SamplingParams:

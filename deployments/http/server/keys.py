@@ -13,7 +13,6 @@ from engines.errors import Overloaded, Unauthorized
 
 OPEN_PATHS = frozenset({"/health", "/live", "/ready", "/-/healthz"})
 """What a probe may ask without a key."""
-MAX_KEY_BYTES = 512
 _HEADERS = ("x-api-key", "api-key")
 """Where Anthropic's and Azure's clients send it."""
 
@@ -87,4 +86,4 @@ def _key(request: web.BaseRequest) -> bytes | None:
     for header in _HEADERS:
         key = key or request.headers.get(header, "").strip()
     # Header bytes that are not UTF-8 arrive as surrogates.
-    return key.encode("utf-8", "surrogateescape")[: MAX_KEY_BYTES + 1] if key else None
+    return key.encode("utf-8", "surrogateescape") if key else None

@@ -1,3 +1,4 @@
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from engines.completion import collect
 from engines.context import Context
 from engines.contract import Capabilities
 from engines.errors import Forbidden
+from engines.events import Event, TextDelta
 from engines.requests import GenerateRequest
 from engines.scripted.engine import ScriptedEngine
 
@@ -46,8 +48,11 @@ async def test_more_choices_or_tokens_than_allowed_are_refused_by_name() -> None
     assert (param, message) == ("sampling.n", "n: it is at most 2 for this API key.")
     param, message = await refused(tenant, ask(sampling={"max_tokens": 11}))
     assert (param, message) == ("sampling.max_tokens", "max_tokens: it is at most 10 for this API key.")
-    # One that says nothing is not answered up to the end of the context.
-    assert (await heard(tenant, ask())).sampling.max_tokens == 10
+    param, message = await refused(tenant, ask(sampling={"min_tokens": 11}))
+    assert (param, message) == ("sampling.min_tokens", "min_tokens: it is at most 10 for this API key.")
+    # One that says nothing is not answered up to the end of the context, and may not fit so many.
+    sampling = (await heard(tenant, ask())).sampling
+    assert (sampling.max_tokens, sampling.clip_max_tokens) == (10, True)
 
 
 @pytest.mark.parametrize(("most", "least", "priority"), [(-100, 100, 0), (5, 9, 5), (-9, -5, -5), (-1, 1, 0)])
@@ -69,6 +74,26 @@ async def test_sessions_are_named_after_their_tenant_and_only_operators_name_oth
     request = await heard(operator, ask(session={"id": "a/s"}, instance="m-0"))
     assert request.session is not None and request.session.id == "a/s"
     assert (await refused(Tenant(name="a"), ask(instance="m-0")))[0] == "instance"
+
+
+class Echo(ScriptedEngine):
+    """Converses: says which model, and how many tokens, each input asks for."""
+
+    async def converse(self, inputs: AsyncIterator[GenerateRequest], context: Context) -> AsyncIterator[Event]:
+        async for request in inputs:
+            yield TextDelta(f"{request.model} {request.sampling.max_tokens}")
+
+
+async def test_what_comes_in_a_stream_is_bounded_too() -> None:
+    async def inputs() -> AsyncIterator[GenerateRequest]:
+        yield ask()
+        yield ask(sampling={"max_tokens": 11})
+
+    tenant = Tenant(name="t", max_tokens=10)
+    events = TenantBounds(tenant).around(Echo("m-0")).converse(inputs(), Context())
+    assert await anext(events) == TextDelta("m 10")
+    with pytest.raises(Forbidden, match="max_tokens: it is at most 10"):
+        await anext(events)
 
 
 async def test_scopes() -> None:

@@ -124,6 +124,9 @@ async def test_a_file_that_cannot_be_read_in_time_holds_nobody_up(
     keys = KeysOfFile(file)
     await keys.start()
     assert "nothing came" in keys.problem and not keys.is_ready
+    reading = keys._reading
+    await asyncio.sleep(0.2)  # What must not happen has had the time to: another thread that waits.
+    assert keys._reading is reading
     await keys.stop()
     with file.open("wb"):
         pass
@@ -154,4 +157,3 @@ async def test_an_expired_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Unauthorized, match="expired"):
         keys.holder(b"a-key")
     await keys.stop()
-    await asyncio.sleep(0)

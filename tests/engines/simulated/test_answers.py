@@ -286,3 +286,12 @@ async def test_a_text_that_cannot_fit_is_refused_before_it_is_looked_at() -> Non
         assert time.monotonic() - began_s < 1.0
         with pytest.raises(ContextOverflow):
             await simulated.tokenize(TokenizeRequest(model="model", prompt="a b " * 60))
+
+
+async def test_a_limit_that_does_not_fit_is_an_error_or_what_fits() -> None:
+    async with engine(context_length=64) as simulated:
+        sampling = {"max_tokens": 1000, "ignore_eos": True}
+        with pytest.raises(ContextOverflow):
+            await answer(simulated, asking("hello", sampling=sampling))
+        clipped = await answer(simulated, asking("hello", sampling=sampling | {"clip_max_tokens": True}))
+        assert clipped.usage.prompt_tokens + clipped.usage.completion_tokens == 64

@@ -101,3 +101,11 @@ def test_guided(guided: dict[str, Any], name: str) -> None:
     (value,) = guided.values()
     assert getattr(sampling.structured_outputs(constraint), name) == value
     assert sampling.guided_field(constraint) == f"sampling.guided.{next(iter(guided))}"
+
+
+def test_a_limit_that_does_not_fit_is_an_error_or_what_fits() -> None:
+    with pytest.raises(ContextOverflow, match="Ask for at most 30"):
+        mapper(100).max_tokens(Sampling(max_tokens=31), 70, prompt="prompt")
+    for wanted, limit in ((31, 30), (30, 30), (7, 7)):
+        clipped = Sampling(max_tokens=wanted, clip_max_tokens=True)
+        assert mapper(100).max_tokens(clipped, 70, prompt="prompt") == limit
