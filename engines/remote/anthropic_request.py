@@ -81,7 +81,11 @@ def message_body(
     if request.tools:
         body.update(_tools(request, capabilities))
     thinking = _thinking(request, thinking_budgets)
-    body["max_tokens"] = sampling.max_tokens or max_tokens + _budget(thinking)
+    usual = max_tokens + _budget(thinking)
+    body["max_tokens"] = sampling.max_tokens or usual
+    if sampling.clip_max_tokens:
+        # What fits is not known here; the API refuses more than its model can say.
+        body["max_tokens"] = min(body["max_tokens"], usual)
     output = dict(_format(sampling, capabilities))
     if thinking.get("type") == "adaptive":
         output["effort"] = request.reasoning_effort

@@ -264,9 +264,14 @@ def test_what_the_api_cannot_take_is_refused_by_our_name(fields: dict[str, Any],
     assert caught.value.param == param
 
 
+@pytest.mark.parametrize(("asked", "clip", "sent"), [(9, True, 9), (500, False, 500), (500, True, 100)])
+def test_a_limit_that_may_be_clipped_is_at_most_the_usual_one(asked: int, clip: bool, sent: int) -> None:
+    assert body(sampling={"max_tokens": asked, "clip_max_tokens": clip})["max_tokens"] == sent
+
+
 def test_every_field_is_sent_or_refused() -> None:
     """A field that is added to Sampling must be thought of here."""
-    sent = {"temperature", "top_p", "top_k", "stop", "max_tokens", "guided"}
+    sent = {"temperature", "top_p", "top_k", "stop", "max_tokens", "clip_max_tokens", "guided"}
     assert Sampling.model_fields.keys() == sent | _SAMPLING.keys()
 
 

@@ -161,7 +161,8 @@ def test_fields_that_only_vllm_knows_are_sent_to_it_and_refused_for_others(name:
 def test_every_field_of_sampling_is_sent_or_refused() -> None:
     """A field that is added to Sampling must be thought of here."""
     sent = {"temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "stop", "n"}
-    sent |= {"max_tokens", "logprobs", "logit_bias", "guided"}
+    # Whether a limit fits is the server's to say, clipped or not.
+    sent |= {"max_tokens", "clip_max_tokens", "logprobs", "logit_bias", "guided"}
     assert Sampling.model_fields.keys() == sent | VLLM_SAMPLING.keys()
     dispatch = {"session", "instance", "priority", "resume", "alone"}
     chat_fields = {"model", "messages", "sampling", "tools", "tool_choice", "parallel_tool_calls"}
