@@ -110,17 +110,18 @@ class Penstock:
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     terminal = Terminal(tmp_path)
     yield terminal
-    _clean(terminal)
+    clean(terminal)
 
 
 @pytest.fixture(scope="module")
 def shared_terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     terminal = Terminal(tmp_path_factory.mktemp("terminal"))
     yield terminal
-    _clean(terminal)
+    clean(terminal)
 
 
-def _clean(terminal: Terminal) -> None:
+def clean(terminal: Terminal) -> None:
+    """Kills everything that runs for this terminal, also where its test has failed."""
     for process in terminal.processes():
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters.conftest import BOOT_S, ROOT, SIMULATED, Penstock, Terminal, free_port
+from tests.clusters.conftest import BOOT_S, ROOT, SIMULATED, Penstock, Terminal, clean, free_port
 
 ENDS = "Ctrl-C ends it."
 DEADLINE_S = 120.0
@@ -41,8 +41,11 @@ class Fleet:
 def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Another Penstock; not started yet."""
     fleet = Fleet(tmp_path_factory.mktemp("composed") / "far", SIMULATED)
-    yield fleet
-    fleet.stop()
+    try:
+        yield fleet
+        fleet.stop()
+    finally:
+        clean(fleet.terminal)
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +61,12 @@ models:
   - {{name: assistant, fallback: [far, near]}}
 """
     fleet = Fleet(tmp_path_factory.mktemp("composed") / "near", text)
-    fleet.start()
-    yield fleet
-    fleet.stop()
+    try:
+        fleet.start()
+        yield fleet
+        fleet.stop()
+    finally:
+        clean(fleet.terminal)
 
 
 def who(fleet: Fleet) -> str:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from clusters import process_session
-from tests.clusters.conftest import Terminal, ask, free_port
+from tests.clusters.conftest import Terminal, ask, clean, free_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     # Ray's figures are off in a local fleet, and may be turned on.
     terminal.environment |= {"HOME": str(home), "RAY_enable_metrics_collection": "1", "PENSTOCK_API_KEYS": "secret"}
     port = free_port()
-    started = terminal.start("serve", terminal.fleet_file(), "--host", "0.0.0.0", "--port", str(port))
-    started.wait_for("Ctrl-C ends it.")
-    yield Served(terminal, port, started.output)
-    assert started.interrupt() == 0, started.output
+    try:
+        started = terminal.start("serve", terminal.fleet_file(), "--host", "0.0.0.0", "--port", str(port))
+        started.wait_for("Ctrl-C ends it.")
+        yield Served(terminal, port, started.output)
+        assert started.interrupt() == 0, started.output
+    finally:
+        clean(terminal)
 
 
 def is_loopback(address: str) -> bool:
