@@ -63,6 +63,8 @@ class PenstockError(Exception):
     """OpenAI's `error.type`."""
     code: ClassVar[str] = "internal_error"
     """OpenAI's `error.code`: a stable word that programs may test."""
+    detail: str = ""
+    """What code that is not ours said of it, with paths and addresses: for the log, never for a client."""
 
     def __init__(
         self,
@@ -89,6 +91,22 @@ class PenstockError(Exception):
 
     def __hash__(self) -> int:
         return hash((type(self), self.message))
+
+    @property
+    def public(self) -> str:
+        """What a client may read of it: the message, or less where that holds the text of a foreign exception."""
+        return self.message
+
+    @property
+    def private(self) -> str:
+        """What only the log may say of it besides; empty: nothing."""
+        hidden = "" if self.public == self.message else self.message
+        return " ".join(filter(None, (hidden, self.detail)))
+
+    def hiding(self, detail: str) -> Self:
+        """Keeps what somebody else's code said of it for the log; returns the error itself."""
+        self.detail = detail
+        return self
 
     def at(self, instance: str) -> Self:
         """Names the instance that raised it, unless one is named already; returns the error itself."""
@@ -356,6 +374,11 @@ class EngineFailed(PenstockError):
 
     code = "engine_failed"
 
+    @property
+    def public(self) -> str:
+        """Only that it failed: the message is an exception's text."""
+        return "The engine failed on this request."
+
 
 class EngineDead(EngineFailed):
     """The engine is finished and serves nobody any more."""
@@ -363,11 +386,21 @@ class EngineDead(EngineFailed):
     transient = True
     code = "engine_dead"
 
+    @property
+    def public(self) -> str:
+        """Only that it failed: the message is an exception's text."""
+        return "The engine failed and is being replaced. Try again."
+
 
 class EngineFault(EngineFailed):
     """The engines that worked on this request died of it, one after another: it is tried no more."""
 
     code = "engine_fault"
+
+    @property
+    def public(self) -> str:
+        """The message, which is ours."""
+        return self.message
 
 
 class ProviderRefused(EngineFailed):

@@ -448,11 +448,13 @@ class Egress(PushEngine):
         else:
             lost = translate(error, self.name)
             if not isinstance(lost, StreamBroken):
-                lost = InstanceLost(lost.message, instance=self.name)
+                lost = InstanceLost(lost.public, instance=self.name).hiding(lost.private)
             self._lose(lost, is_dead=isinstance(error, RayActorError))
 
     def _lose(self, error: PenstockError, *, is_dead: bool = True) -> None:
-        lost = error if isinstance(error, InstanceLost) else InstanceLost(error.message, instance=self.name)
+        lost = error
+        if not isinstance(lost, InstanceLost):
+            lost = InstanceLost(error.public, instance=self.name).hiding(error.private)
         if self._listener is not None:
             self._listener.lost(lost, self._suspects(), is_dead=is_dead)
         self._disconnect(lost)

@@ -81,7 +81,7 @@ class Dispatcher:
         self._log(exchange, error)
         exchange.failed_with = error
         exchange.instance = error.instance or exchange.instance
-        response = error_response(error, error_text(exchange.request.path)(error))
+        response = error_response(error, error_text(exchange.request.path)(error, exchange.id))
         if isinstance(error, RequestTooLarge) or not exchange.request.content.is_eof():
             # The rest of the body is not worth reading.
             response.force_close()
@@ -89,5 +89,6 @@ class Dispatcher:
 
     def _log(self, exchange: Exchange, error: PenstockError) -> None:
         # An InternalError was logged with its traceback.
-        if error.status >= _LOGGED_FROM and not isinstance(error, InternalError):
-            logger.warning("request %s: %s: %s", exchange.id, error.code, error.message)
+        if (error.status >= _LOGGED_FROM or error.detail) and not isinstance(error, InternalError):
+            detail = f" ({error.detail})" if error.detail else ""
+            logger.warning("request %s: %s: %s%s", exchange.id, error.code, error.message, detail)

@@ -173,7 +173,7 @@ class _Server(web.Server):
             "loop": asyncio.get_running_loop(),
             "write_timeout_s": write_timeout_s,
             "on_drop": metrics.dropped,
-            "refuse": lambda error: error_response(error, DEFAULT_ERROR_TEXT(error)),
+            "refuse": lambda error, id: error_response(error, DEFAULT_ERROR_TEXT(error, id)),
             "access_log": None,
             # A compressed body may unpack to any size; such bodies are refused.
             "auto_decompress": False,

@@ -27,7 +27,9 @@ async def chat(exchange: Exchange) -> web.StreamResponse:
     exchange.name_model(body.model)
     id = f"chatcmpl-{exchange.id}"
     if body.stream:
-        chunks = CompletionStream(id, "chat.completion.chunk", body.model, exchange.created_s, stream_report(body))
+        chunks = CompletionStream(
+            id, "chat.completion.chunk", body.model, exchange.created_s, stream_report(body), request_id=exchange.id
+        )
         choices = [ChatChunks(chunks, index, body.finish_reason) for index in range(asking.request.sampling.n)]
         return await answer_stream(exchange, [asking], chunks, [choices])
     (completion,) = await answer_whole(exchange, [asking])

@@ -33,7 +33,9 @@ async def completions(exchange: Exchange) -> web.StreamResponse:
     id = f"cmpl-{exchange.id}"
     echoes = [await _echo(exchange, asking) if body.echo else "" for asking in askings]
     if body.stream:
-        chunks = CompletionStream(id, "text_completion", body.model, exchange.created_s, stream_report(body))
+        chunks = CompletionStream(
+            id, "text_completion", body.model, exchange.created_s, stream_report(body), request_id=exchange.id
+        )
         n = askings[0].request.sampling.n
         choices = [
             [CompletionChunks(chunks, position * n + index, echo) for index in range(n)]

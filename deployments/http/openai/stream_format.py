@@ -25,12 +25,16 @@ class CompletionStream(StreamFormat):
         model: Name of the model, as the caller wrote it.
         created_s: Unix time of the request.
         report: What is reported besides the answer.
+        request_id: Id of the request, which an error names.
     """
 
-    __slots__ = ("_tail", "head")
+    __slots__ = ("_request_id", "_tail", "head")
 
-    def __init__(self, id: str, object: str, model: str, created_s: int, report: StreamReport) -> None:
+    def __init__(
+        self, id: str, object: str, model: str, created_s: int, report: StreamReport, *, request_id: str
+    ) -> None:
         super().__init__(report)
+        self._request_id = request_id
         self.head = (
             f'data: {{"id":{quoted(id)},"object":"{object}","created":{created_s},"model":{quoted(model)},"choices":['
         )
@@ -48,7 +52,7 @@ class CompletionStream(StreamFormat):
 
     def failure(self, error: PenstockError) -> str:
         """The error, as OpenAI's clients read it; they stop at it, others wait for the end."""
-        return f"data: {error_json(error)}\n\n{DONE}"
+        return f"data: {error_json(error, self._request_id)}\n\n{DONE}"
 
 
 class CompletionChoice(ChoiceFormat):

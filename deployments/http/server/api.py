@@ -13,8 +13,8 @@ REST = "{id}"
 
 Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
-ErrorText = Callable[[PenstockError], str]
-"""The body of an error, as JSON text."""
+ErrorText = Callable[[PenstockError, str], str]
+"""The body of an error, as JSON text, given the error and the id of its request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ class Connection(web.RequestHandler):
         server: The server it belongs to.
         write_timeout_s: A client that reads nothing for so long, while bytes wait for it, is dropped.
         on_drop: Called when a client is dropped.
-        refuse: Makes the answer to what is no request.
+        refuse: Makes the answer to what is no request, of an error and an id for it.
         options: aiohttp's own.
     """
 
@@ -36,7 +36,7 @@ class Connection(web.RequestHandler):
         *,
         write_timeout_s: float,
         on_drop: Callable[[], None],
-        refuse: Callable[[PenstockError], web.Response],
+        refuse: Callable[[PenstockError, str], web.Response],
         **options: Any,
     ) -> None:
         super().__init__(server, **options)
@@ -95,12 +95,13 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """aiohttp's: what came is not HTTP. Answers in the API's own shape, and says nothing of the inside."""
+        id = request_id(None)
         if status == 400:
-            error = self._refuse(NotHttp(f"Not HTTP, or a header is over the limit of {MAX_HEADER_BYTES} bytes."))
+            error = self._refuse(NotHttp(f"Not HTTP, or a header is over the limit of {MAX_HEADER_BYTES} bytes."), id)
         else:
-            self.logger.error("a request failed outside of its handler", exc_info=exc)
-            error = self._refuse(InternalError())
-        error.headers[HEADER] = request_id(None)
+            self.logger.error("request %s failed outside of its handler", id, exc_info=exc)
+            error = self._refuse(InternalError(), id)
+        error.headers[HEADER] = id
         error.headers[hdrs.SERVER] = "penstock"
         error.force_close()
         return error

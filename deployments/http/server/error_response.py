@@ -4,8 +4,8 @@ import math
 
 from aiohttp import hdrs, web
 
-from deployments.http.server.refusals import MethodNotAllowed
-from engines.errors import EngineDead, EngineFailed, EngineFault, Overload, PenstockError, Unauthorized, Unavailable
+from deployments.http.server.refusals import InternalError, MethodNotAllowed
+from engines.errors import Overload, PenstockError, Unauthorized, Unavailable
 
 DEFAULT_RETRY_AFTER_S = 1
 MAX_MESSAGE_CHARS = 2000
@@ -29,12 +29,14 @@ def error_response(error: PenstockError, text: str) -> web.Response:
     return response
 
 
-def public_message(error: PenstockError) -> str:
-    """What a client may read of an error, no longer than a line or two."""
-    # What an engine says of its own failure is an exception's text, with paths and addresses; the log has it.
-    if isinstance(error, EngineDead):
-        return "The engine failed and is being replaced. Try again."
-    if isinstance(error, EngineFailed) and not isinstance(error, EngineFault):
-        return "The engine failed on this request. The server's log names the cause under the request's id."
-    message = error.message
-    return message if len(message) <= MAX_MESSAGE_CHARS else message[:MAX_MESSAGE_CHARS] + "..."
+def public_message(error: PenstockError, request_id: str) -> str:
+    """What a client may read of an error, no longer than a line or two.
+
+    Where the cause is in the log only, it says so, and under which id.
+    """
+    message = error.public
+    if len(message) > MAX_MESSAGE_CHARS:
+        message = message[:MAX_MESSAGE_CHARS] + "..."
+    if error.private or isinstance(error, InternalError):
+        message += f" The server's log names the cause under the request's id, {request_id}."
+    return message

@@ -88,7 +88,7 @@ class InternalError(PenstockError):
     """Something failed that nobody foresaw."""
 
     def __init__(self) -> None:
-        super().__init__("The server failed on this request. Its log names the cause under the request's id.")
+        super().__init__("The server failed on this request.")
 
 
 class CannotListen(PenstockError):

@@ -301,3 +301,25 @@ async def test_what_an_engine_says_of_its_failure_stays_inside(
             assert b"secret" not in answer.body
             assert answer.headers["x-request-id"] in caplog.text
     assert "/secret/model.bin" in caplog.text
+
+
+async def test_a_refusal_names_the_request_and_keeps_a_foreign_text_inside(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    hidden = InvalidRequest("The engine does not take this request.", param="messages").hiding("at /secret/model.bin")
+    async with serving([hidden]) as served:
+        for stream in (False, True):
+            caplog.clear()
+            answer = await served.chat(stream=stream)
+            assert answer.status == 400
+            assert b"secret" not in answer.body
+            assert answer.headers["x-request-id"] in answer.json["error"]["message"]
+            assert f"request {answer.headers['x-request-id']}: " in caplog.text
+            assert "/secret/model.bin" in caplog.text
+
+
+async def test_an_error_in_a_stream_names_its_request(serving: Serving) -> None:
+    async with serving(["Hi", EngineFailed("at /secret/model.bin")]) as served:
+        answer = await served.chat(stream=True)
+    assert answer.headers["x-request-id"].encode() in answer.body.partition(b'"error"')[2]
+    assert b"secret" not in answer.body

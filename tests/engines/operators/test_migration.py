@@ -96,6 +96,18 @@ async def test_when_nobody_takes_it_in_time_it_says_both_why_it_broke_and_why_it
     assert recorder.error.retry_after_s == 3.0
 
 
+@pytest.mark.parametrize("refusal", [EngineFailed("at /secret/model.bin"), OSError("at /secret/model.bin")])
+async def test_what_a_foreign_exception_says_of_the_next_instance_is_for_the_log(refusal: Exception) -> None:
+    recorder = await answer(Breaks(InstanceLost("The first is gone."), refusal))
+    await recorder.over()
+    error = recorder.error
+    assert isinstance(error, InstanceLost)
+    assert error.message == (
+        "The first is gone. The answer could not be continued elsewhere: The engine failed on this request."
+    )
+    assert "/secret/model.bin" in error.private
+
+
 async def test_nobody_waits_for_an_instance_past_the_deadline() -> None:
     engine = Breaks(InstanceLost("gone"), NoInstance("none"))
     recorder = await answer(engine, wait_s=600.0, context=Context(deadline_s=time.monotonic() + 0.05))
@@ -107,7 +119,7 @@ async def test_a_bug_on_the_way_reaches_the_caller() -> None:
     engine = Breaks(InstanceLost("gone"), KeyError("bug"))
     recorder = await answer(engine)
     await recorder.over()
-    assert isinstance(recorder.error, InstanceLost) and "KeyError" in recorder.error.message
+    assert isinstance(recorder.error, InstanceLost) and "KeyError" in recorder.error.private
     await eventually(lambda: [move.outcome for move in engine.moves] == ["failed"])
 
 

@@ -7,7 +7,16 @@ import pytest
 
 from engines.completion import Completion, collect
 from engines.context import Context
-from engines.errors import Cancelled, InstanceLost, InvalidRequest, NoInstance, PenstockError, QueueFull, Timeout
+from engines.errors import (
+    Cancelled,
+    EngineFailed,
+    InstanceLost,
+    InvalidRequest,
+    NoInstance,
+    PenstockError,
+    QueueFull,
+    Timeout,
+)
 from engines.events import (
     ReasoningDelta,
     TextDelta,
@@ -131,6 +140,13 @@ async def test_when_nobody_takes_the_rest_it_says_both_reasons() -> None:
         await recover(["one ", LOST], [QueueFull("It is full.", retry_after_s=3.0)])
     assert "was lost" in caught.value.message and "is full" in caught.value.message
     assert caught.value.retry_after_s == 3.0
+
+
+async def test_what_a_foreign_exception_says_of_the_next_run_is_for_the_log() -> None:
+    with pytest.raises(InstanceLost) as caught:
+        await recover(["one ", LOST], [EngineFailed("OSError: at /secret/model.bin")])
+    assert caught.value.message.endswith("The answer could not be gone on with: The engine failed on this request.")
+    assert "/secret/model.bin" in caught.value.private
 
 
 async def test_a_setup_error_is_the_callers() -> None:

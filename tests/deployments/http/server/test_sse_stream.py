@@ -86,7 +86,7 @@ def answers(draw: st.DrawFn) -> list[Event | str]:
 
 
 async def streamed(script: list[Event | str], report: StreamReport) -> bytes:
-    chunks = CompletionStream("chatcmpl-1", "chat.completion.chunk", 'mo"del\u2603', 1, report)
+    chunks = CompletionStream("chatcmpl-1", "chat.completion.chunk", 'mo"del\u2603', 1, report, request_id="1")
     stream = SseStream(chunks, Flusher(), RequestMeter("test"))
     sink = stream.sink([ChatChunks(chunks, index) for index in range(CHOICES)])
     pipe = Pipe()
@@ -176,7 +176,7 @@ def test_a_stream_says_what_the_whole_answer_says(script: list[Event | str], rep
 
 
 async def test_what_is_said_in_one_turn_is_one_write_and_one_chunk() -> None:
-    chunks = CompletionStream("chatcmpl-1", "chat.completion.chunk", "demo", 1, StreamReport())
+    chunks = CompletionStream("chatcmpl-1", "chat.completion.chunk", "demo", 1, StreamReport(), request_id="1")
     stream = SseStream(chunks, Flusher(), RequestMeter("test"))
     sink = stream.sink([ChatChunks(chunks, 0)])
     pipe = Pipe()
@@ -192,7 +192,7 @@ async def test_what_is_said_in_one_turn_is_one_write_and_one_chunk() -> None:
 
 
 async def test_while_blocked_a_million_events_are_one_chunk() -> None:
-    chunks = CompletionStream("chatcmpl-1", "chat.completion.chunk", "demo", 1, StreamReport())
+    chunks = CompletionStream("chatcmpl-1", "chat.completion.chunk", "demo", 1, StreamReport(), request_id="1")
     stream = SseStream(chunks, Flusher(), RequestMeter("test"))
     sink = stream.sink([ChatChunks(chunks, 0)])
     pipe = Pipe()
@@ -211,7 +211,9 @@ async def test_while_blocked_a_million_events_are_one_chunk() -> None:
 
 @pytest.mark.parametrize("said", [[], ["Hel"]])
 async def test_an_error_comes_after_everything_that_was_said(said: list[str]) -> None:
-    chunks = CompletionStream("chatcmpl-1", "chat.completion.chunk", "demo", 1, StreamReport(usage=True))
+    chunks = CompletionStream(
+        "chatcmpl-1", "chat.completion.chunk", "demo", 1, StreamReport(usage=True), request_id="1"
+    )
     stream = SseStream(chunks, Flusher(), RequestMeter("test"))
     sink = stream.sink([ChatChunks(chunks, 0)])
     stream.open(Pipe())

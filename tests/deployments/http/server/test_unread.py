@@ -54,7 +54,7 @@ def test_past_the_bound_for_all_the_largest_are_given_up() -> None:
 
 
 def blocked(unread: Unread) -> tuple[SseStream, Any, Pipe]:
-    chunks = CompletionStream("chatcmpl-1", "chat.completion.chunk", "demo", 1, StreamReport())
+    chunks = CompletionStream("chatcmpl-1", "chat.completion.chunk", "demo", 1, StreamReport(), request_id="1")
     stream = SseStream(chunks, Flusher(unread), RequestMeter("test"))
     sink = stream.sink([ChatChunks(chunks, 0)])
     pipe = Pipe()
