@@ -30,7 +30,7 @@ async def test_a_taken_port_is_a_clear_error() -> None:
 
 
 async def test_an_address_of_another_machine_is_a_clear_error() -> None:
-    ingress = HttpIngress(LocalFleet({}), HttpSettings(host="203.0.113.1", port=0), Metrics())
+    ingress = HttpIngress(LocalFleet({}), HttpSettings(host="203.0.113.1", port=0, open=True), Metrics())
     with pytest.raises(CannotListen, match="no address"):
         await ingress.start()
 
