@@ -25,7 +25,7 @@ def test_proxies_wait_for_longer_than_the_longest_silence() -> None:
 
 @pytest.fixture
 async def opened() -> tuple[SseStream, Pipe]:
-    chunks = CompletionStream("id", "chat.completion.chunk", "m", 1, StreamReport())
+    chunks = CompletionStream("id", "chat.completion.chunk", "m", 1, StreamReport(), request_id="id")
     stream = SseStream(chunks, Flusher(keep_alive_s=3600.0), RequestMeter("test"))
     stream.sink([ChatChunks(chunks, 0)]).emit(Started("e", "m"))
     pipe = Pipe()
