@@ -75,7 +75,7 @@ def parse_keys(text: str, name: str) -> Holders:
         name: What errors call the file.
 
     Raises:
-        SettingsFileError: Something in it is wrong, or it holds no key: a file that lets nobody in is a mistake.
+        SettingsFileError: Something in it is wrong.
     """
     file = parse_key_file(text, name)
     return {key.sha256: Holder(tenant, key) for tenant in file.tenants for key in tenant.keys}

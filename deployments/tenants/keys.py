@@ -156,6 +156,8 @@ class KeysOfFile(Keys):
                 # In one thread, however often it is tried: one that waits for a disk which is gone never ends.
                 if self._reading is None or self._reading.done():
                     self._reading = in_daemon_thread(lambda: _read(self._path, self._seen))
+                    # Nobody may be there any more to hear that it failed.
+                    self._reading.add_done_callback(lambda reading: reading.cancelled() or reading.exception())
                 read = await asyncio.shield(self._reading)
             if read is None:
                 return
@@ -168,10 +170,14 @@ class KeysOfFile(Keys):
                 logger.error("The keys were not read: %s", problem)
             self.problem = problem
             return
+        # Also when it holds none any more: the last key was taken out.
         self.replace(holders)
-        if self.problem:
+        problem = "" if holders else f"{self._path}: no tenant has a key, so nobody is let in"
+        if problem:
+            logger.error("The keys were read: %s", problem)
+        elif self.problem:
             logger.info("The keys were read: %s", self._path)
-        self.problem = ""
+        self.problem = problem
 
 
 def _read(path: Path, seen: tuple[int, int, int] | None) -> tuple[tuple[int, int, int], Holders] | None:
@@ -187,10 +193,7 @@ def _read(path: Path, seen: tuple[int, int, int] | None) -> tuple[tuple[int, int
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsFileError(name, [Problem("", None, f"cannot be read: {error}")]) from None
-    holders = parse_keys(text, name)
-    if not holders:
-        raise SettingsFileError(name, [Problem("tenants", None, "no tenant has a key, so nobody could be let in")])
-    return mark, holders
+    return mark, parse_keys(text, name)
 
 
 _ANYBODY = Holder(ANYBODY, KeyHash(sha256="0" * 64))

@@ -79,12 +79,11 @@ async def test_a_file_is_followed(tmp_path: Path) -> None:
     "damage",
     [
         lambda file: file.write_text("tenants: {"),
-        lambda file: file.write_text("tenants: [{name: a}]"),
         lambda file: file.write_bytes(b"\xff\xfe"),
         lambda file: file.write_text("#" * (keys_module.MAX_BYTES + 1)),
         lambda file: file.unlink(),
     ],
-    ids=["no yaml", "no key", "no text", "too large", "gone"],
+    ids=["no yaml", "no text", "too large", "gone"],
 )
 async def test_a_file_that_breaks_leaves_the_last_good_one(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     file = tmp_path / "keys.yaml"
@@ -98,6 +97,21 @@ async def test_a_file_that_breaks_leaves_the_last_good_one(tmp_path: Path, damag
     file.write_text(key_file(b={}))
     await until(lambda: not keys.problem)
     assert name_of(keys, "b-key") == "b" and is_refused(keys, "a-key")
+    await keys.stop()
+
+
+async def test_who_takes_the_last_key_out_lets_nobody_in(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    file.write_text(key_file(a={}))
+    keys = KeysOfFile(file)
+    await keys.start()
+    context = Context()
+    with keys.running(keys.holder(b"a-key"), context):
+        file.write_text("tenants: [{name: a}]")
+        await until(lambda: context.is_killed)
+    assert not keys.is_ready and "no tenant has a key" in keys.problem
+    with pytest.raises(NoKeys):
+        keys.holder(b"a-key")
     await keys.stop()
 
 
