@@ -28,6 +28,7 @@ from clusters.errors import ClusterError, first_line
 from clusters.fleet_protocol import ClusterUp, Failed, InstanceRow, Instances, Job, Phase, Ready, Report, encode
 from clusters.needs import logical_cpus
 from clusters.ray_cluster import join
+from clusters.run_folder import ray_folder
 from deployments.app import deploy
 from deployments.run_file import http_url
 
@@ -105,7 +106,7 @@ class FleetProcess:
                     object_store_memory=OBJECT_STORE_BYTES,
                     include_dashboard=False,
                     log_to_driver=False,
-                    _temp_dir=str(self._job.folder),
+                    _temp_dir=str(ray_folder(self._job.folder)),
                     # Only this machine: neither in reach of the network nor in need of one. What Ray makes of this
                     # address depends on the environment that `clusters.local_ray` gives this process.
                     _node_ip_address="127.0.0.1",

@@ -16,8 +16,8 @@ from deployments.private_folder import is_private_folder, keeps_others_out, priv
 MARK = "penstock-run"
 """File that says that a folder is one of these, with the id of the process that made it."""
 _KEPT = 5
-_MAX_ROOT_CHARS = 34
-"""The paths of Ray's sockets have 71 characters more, and may have 107 in all (103 on macOS)."""
+_MAX_ROOT_CHARS = 30
+"""The paths of Ray's sockets have 75 characters more, and may have 107 in all (103 on macOS)."""
 
 
 def new_folder() -> Path:
@@ -36,6 +36,14 @@ def new_folder() -> Path:
     folder = Path(tempfile.mkdtemp(dir=root, prefix=prefix))
     write_private(folder / MARK, str(os.getpid()))
     return folder
+
+
+def ray_folder(folder: Path) -> Path:
+    """Where the local Ray of a run keeps its files.
+
+    Not the run's folder itself: Ray lets everybody write into its own, and only a folder around it keeps them out.
+    """
+    return folder / "ray"
 
 
 def _temp_folder() -> Path:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from clusters import process_session
+from deployments.private_folder import is_private_folder
 from tests.clusters.conftest import Terminal, ask, clean, free_port
 
 
@@ -132,3 +133,9 @@ def test_its_token_is_its_users(served: Served) -> None:
     token = Path(served.terminal.environment["HOME"]) / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o777 == 0o600
     assert ask(served.port, "/ready")[0] == 200
+
+
+def test_its_files_are_its_users_whatever_ray_allows_in_its_own_folder(served: Served) -> None:
+    [logs] = re.findall(r"Logs: (\S+)", served.output)
+    assert (Path(logs) / "ray" / "session_latest").exists()
+    assert is_private_folder(Path(logs)), oct(Path(logs).stat().st_mode)
