@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 from actors.settings import AdmissionSettings
+from engines.choice_share import share_of_several
 from engines.errors import PenstockError, QueueFull, QueueTimeout
 
 _MEMORY = 16.0
@@ -34,19 +35,20 @@ class Ticket:
         room: How much of the gate it takes.
     """
 
-    __slots__ = ("_admit", "_arrival", "_evict", "_gate", "_since_s", "_state", "priority", "room", "weight")
+    __slots__ = ("_admit", "_arrival", "_evict", "_gate", "_line", "_since_s", "_state", "priority", "room", "weight")
 
     def __init__(
         self,
         gate: "Gate",
+        line: "_Line",
         priority: int,
         arrival: int,
         weight: int,
-        room: int,
         admit: Callable[[], None],
         evict: Callable[[PenstockError], None],
     ) -> None:
         self._gate = gate
+        self._line = line
         self._arrival = arrival
         self._admit = admit
         self._evict = evict
@@ -54,7 +56,7 @@ class Ticket:
         self._since_s = 0.0  # When it came into the state it is in.
         self.priority = priority
         self.weight = weight
-        self.room = room
+        self.room = min(weight, line.max_running)
 
     @property
     def order(self) -> tuple[int, int]:
@@ -152,7 +154,7 @@ class Gate:
         self._clock = clock
         self._arrivals = 0
         self._light = _Line(settings.max_running, settings.max_queued)
-        self._heavy = _Line(_share(settings.max_running), _share(settings.max_queued))
+        self._heavy = _Line(share_of_several(settings.max_running), share_of_several(settings.max_queued))
         self._service_s: float | None = None
         self._admitting = False
 
@@ -192,8 +194,8 @@ class Gate:
         if goes_on:
             priority = _GOES_ON
         self._arrivals += 1
-        line = self._line(weight)
-        ticket = Ticket(self, priority, self._arrivals, weight, min(weight, line.max_running), admit, evict)
+        line = self._heavy if weight > 1 else self._light
+        ticket = Ticket(self, line, priority, self._arrivals, weight, admit, evict)
         if self._is_next(ticket):
             self._run(ticket)
             return ticket
@@ -248,16 +250,12 @@ class Gate:
             return _UNKNOWN_RETRY_S
         return min(_LONGEST_RETRY_S, (self.queued + weight) * self._service_s / self._max_running)
 
-    def _line(self, weight: int) -> _Line:
-        return self._heavy if weight > 1 else self._light
-
     def _is_next(self, ticket: Ticket) -> bool:
         """Whether one that has just come may run at once."""
-        line = self._line(ticket.weight)
-        first = line.first()
+        first = ticket._line.first()
         if first is not None and first.order < ticket.order:
             return False
-        light, heavy = (ticket, self._heavy.first()) if line is self._light else (self._light.first(), ticket)
+        light, heavy = (ticket, self._heavy.first()) if ticket._line is self._light else (self._light.first(), ticket)
         return self._next(light, heavy) is ticket
 
     def _next(self, light: Ticket | None, heavy: Ticket | None) -> Ticket | None:
@@ -269,7 +267,7 @@ class Gate:
         return first if first is not None and taken + first.room <= self._max_running else None
 
     def _run(self, ticket: Ticket) -> None:
-        self._line(ticket.weight).begin(ticket)
+        ticket._line.begin(ticket)
         ticket._state = "runs"
         ticket._since_s = self._clock()
         ticket._admit()
@@ -279,9 +277,9 @@ class Gate:
         if state == "left":
             return
         if state == "waits":
-            self._line(ticket.weight).discard(ticket)
+            ticket._line.discard(ticket)
         else:
-            self._line(ticket.weight).end(ticket)
+            ticket._line.end(ticket)
             if not failed:
                 self._observe(self._clock() - ticket._since_s)
         # Also when it only waited: lighter ones may have waited behind it, with room for them.
@@ -293,7 +291,7 @@ class Gate:
         self._admitting = True
         try:
             while (successor := self._next(self._light.first(), self._heavy.first())) is not None:
-                self._line(successor.weight).discard(successor)
+                successor._line.discard(successor)
                 self._run(successor)
         finally:
             self._admitting = False
@@ -301,8 +299,3 @@ class Gate:
     def _observe(self, service_s: float) -> None:
         before = self._service_s
         self._service_s = service_s if before is None else before + (service_s - before) / _MEMORY
-
-
-def _share(whole: int) -> int:
-    """What requests for several choices take of it at most, together: three quarters, rounded up."""
-    return whole - whole // 4

@@ -13,35 +13,35 @@ from urllib.parse import urlsplit
 
 from clusters.errors import ClusterError
 from clusters.terminal_text import printable
+from deployments.fleet_settings import KEYS_ENV
+from deployments.own_address import is_own_address
+from deployments.tenants.keys import listed_keys
 
 _TIMEOUT_S = 10.0
 _STREAM_TIMEOUT_S = 600.0
 _REDIRECTS = range(300, 400)
 _MAX_LOCATION_CHARS = 200
-API_KEYS_ENV = "PENSTOCK_API_KEYS"
-"""The same variable that the server reads; the first key in it is sent."""
 PLAIN_HOSTS_ENV = "PENSTOCK_PLAIN_HTTP_HOSTS"
 """Hosts, separated by commas, that the key is sent to although their address is plain http."""
 
 
 def auth_headers(url: str) -> dict[str, str]:
-    """What shows the server at an address the key, if there is one.
+    """What shows the server at an address the key, if there is one: the first in the variable that servers read.
 
     Raises:
         ClusterError: The key would cross a network unencrypted, to a host for which the person has not allowed that.
     """
-    keys = (key.strip() for key in os.environ.get(API_KEYS_ENV, "").split(","))
-    key = next(filter(None, keys), None)
-    if key is None:
+    keys = listed_keys(os.environ.get(KEYS_ENV, ""))
+    if not keys:
         return {}
     parts = urlsplit(url)
     allowed = [host.strip().lower() for host in os.environ.get(PLAIN_HOSTS_ENV, "").split(",")]
     if parts.scheme != "https" and not is_here(url) and parts.hostname not in allowed:
         raise ClusterError(
-            f"The key in {API_KEYS_ENV} would go unencrypted to {parts.hostname}. Use https, unset the variable, or "
+            f"The key in {KEYS_ENV} would go unencrypted to {parts.hostname}. Use https, unset the variable, or "
             f"allow it for that host: {PLAIN_HOSTS_ENV}={parts.hostname}"
         )
-    return {"authorization": f"Bearer {key}"}
+    return {"authorization": f"Bearer {keys[0]}"}
 
 
 def is_here(url: str) -> bool:
@@ -58,12 +58,8 @@ def is_here(url: str) -> bool:
         return False
     if address.is_loopback:
         return True
-    try:
-        with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6) as probe:
-            probe.bind((host, 0))
-    except OSError:
-        return False
-    return not address.is_unspecified
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    return not address.is_unspecified and is_own_address(host, family)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -71,6 +67,12 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         """urllib's: no other request is made, and the answer stays what it is."""
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    # A proxy of the environment would see what is meant for this machine.
+    proxies = [urllib.request.ProxyHandler({})] if is_here(url) else []
+    return urllib.request.build_opener(_NoRedirects(), *proxies)
 
 
 class ApiClient:
@@ -89,12 +91,9 @@ class ApiClient:
             raise ClusterError(f"{url!r} is no address of a fleet; one looks like http://127.0.0.1:8000")
         try:
             self._headers = {"content-type": "application/json"} | auth_headers(self.url)
-            # A proxy of the environment would see what is meant for this machine.
-            handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
-            handlers += [urllib.request.ProxyHandler({})] if is_here(self.url) else []
+            self._opener = _opener(self.url)
         except ValueError as error:
             raise ClusterError(f"{url!r} is no address of a fleet: {error}") from None
-        self._opener = urllib.request.build_opener(*handlers)
 
     def get_text(self, path: str) -> str:
         """The body of a GET.
@@ -167,9 +166,8 @@ class ApiClient:
 
 def status_without_key(url: str) -> int | None:
     """The HTTP status that a request without a key gets from the fleet at that address; None: nothing answers."""
-    opener = urllib.request.build_opener(_NoRedirects(), *([urllib.request.ProxyHandler({})] if is_here(url) else []))
     try:
-        with opener.open(f"{url}/v1/models", timeout=_TIMEOUT_S) as answer:
+        with _opener(url).open(f"{url}/v1/models", timeout=_TIMEOUT_S) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code

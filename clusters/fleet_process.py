@@ -30,6 +30,7 @@ from clusters.needs import logical_cpus
 from clusters.ray_cluster import join
 from clusters.run_folder import ray_folder
 from deployments.app import deploy
+from deployments.loopback_ray import LOOPBACK
 from deployments.run_file import http_url
 
 OBJECT_STORE_BYTES = 150 * 2**20
@@ -109,7 +110,7 @@ class FleetProcess:
                     _temp_dir=str(ray_folder(self._job.folder)),
                     # Only this machine: neither in reach of the network nor in need of one. What Ray makes of this
                     # address depends on the environment that `clusters.local_ray` gives this process.
-                    _node_ip_address="127.0.0.1",
+                    _node_ip_address=LOOPBACK,
                 )
             except Exception as error:  # noqa: BLE001
                 # Ray gives its daemons a fixed 30 s, raises a plain Exception, and leaves them running.

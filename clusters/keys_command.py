@@ -1,13 +1,13 @@
 """`penstock keys`: makes, lists and revokes the keys of tenants."""
 
 import os
-import re
 import tempfile
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from clusters.boot_screen import plain_table
@@ -21,7 +21,6 @@ keys_app = typer.Typer(no_args_is_help=True, help="Makes, lists and revokes API 
 
 FileArgument = Annotated[Path, typer.Argument(metavar="KEYS.yaml", help="The file that http.keys.file names.")]
 _ID_CHARS = 8
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 @keys_app.command()
@@ -30,8 +29,11 @@ def new(
     expires: Annotated[str | None, typer.Option(help="The last day on which it is good, as 2027-06-30.")] = None,
 ) -> None:
     """Prints a new key, once, and what to write into the file."""
-    if not _NAME.fullmatch(name):
-        raise ClusterError(f"NAME: {name!r} is none; a name is letters, digits, dots, dashes and underscores.")
+    try:
+        Tenant(name=name)
+    except ValidationError:
+        message = f"NAME: {name!r} is none; a name is letters, digits, dots, dashes and underscores."
+        raise ClusterError(message) from None
     try:
         day = None if expires is None else date.fromisoformat(expires)
     except ValueError:
@@ -53,7 +55,7 @@ def list_keys(file: FileArgument) -> None:
     for tenant in tenants:
         for key in tenant.keys:
             end = "never" if key.expires is None else f"{key.expires:%Y-%m-%d %H:%M}"
-            if key.expires is not None and key.expires < now:
+            if key.is_expired(now):
                 end += " (over)"
             table.add_row(tenant.name, key.sha256[:_ID_CHARS], end, *_what(tenant))
         if not tenant.keys:

@@ -10,11 +10,10 @@ import psutil
 
 from clusters.errors import ClusterError
 from deployments.loopback_ray import CLUSTER, LOOPBACK
+from deployments.private_folder import OTHERS, OTHERS_WRITE
 from deployments.ray_token import MODE
 
 _TOKEN_BYTES = 32
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def auth_mode(*, asks_for_token: bool) -> str:
@@ -69,10 +68,10 @@ def keep_token_private() -> None:
     path = Path.home() / ".ray" / "auth_token"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _close(path.parent, _OTHERS_WRITE)
+        _close(path.parent, OTHERS_WRITE)
         if not path.exists():
             _make_token(path)
-        _close(path, _OTHERS)
+        _close(path, OTHERS)
     except OSError as error:
         raise ClusterError(f"Ray's token cannot be kept in {error.filename or path}: {error.strerror}.") from error
 

@@ -60,6 +60,11 @@ class Model:
     aliases: tuple[str, ...] = ()
     created_s: int = field(default_factory=lambda: int(time.time()))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What clients may ask for."""
+        return (self.name, *self.aliases)
+
     def card(self) -> ModelCard:
         """What is told of it, as it is now."""
         source = self.source
@@ -105,7 +110,7 @@ class Fleet:
         self.models = tuple(models)
         self._router = router
         self._starting: set[asyncio.Future[None]] = set()
-        self._by_name = {name: model for model in models for name in (model.name, *model.aliases)}
+        self._by_name = {name: model for model in models for name in model.names}
 
     def find(self, name: str) -> Model:
         """The model of a name or alias.

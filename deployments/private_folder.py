@@ -9,8 +9,8 @@ from pathlib import Path
 
 from engines.errors import PenstockError
 
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _MAX_BYTES = 2**16
 
 
@@ -37,7 +37,7 @@ def private_folder(path: Path) -> Path:
         found = os.fstat(folder)
         if found.st_uid != os.getuid():
             raise _not_private(path, f"it belongs to another user (id {found.st_uid})")
-        if found.st_mode & _OTHERS:
+        if found.st_mode & OTHERS:
             os.fchmod(folder, 0o700)
     finally:
         os.close(folder)
@@ -50,7 +50,7 @@ def is_private_folder(path: Path) -> bool:
         found = path.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & _OTHERS
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & OTHERS
 
 
 def keeps_others_out(path: Path) -> bool:
@@ -59,7 +59,7 @@ def keeps_others_out(path: Path) -> bool:
     It is this user's or the system's, and others may not write in it, or it is sticky.
     """
     found = path.stat()
-    closed = not found.st_mode & _OTHERS_WRITE or found.st_mode & stat.S_ISVTX
+    closed = not found.st_mode & OTHERS_WRITE or found.st_mode & stat.S_ISVTX
     return bool(closed) and found.st_uid in (0, os.getuid())
 
 
@@ -75,7 +75,7 @@ def read_private(path: Path) -> str | None:
         return None
     with os.fdopen(handle, "rb") as file:
         found = os.fstat(handle)
-        ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & _OTHERS_WRITE
+        ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & OTHERS_WRITE
         if not ours or found.st_size > _MAX_BYTES:
             return None
         return file.read(_MAX_BYTES).decode(errors="replace")

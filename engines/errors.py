@@ -336,6 +336,19 @@ class InstanceLost(StreamBroken):
 
     code = "instance_lost"
 
+    @classmethod
+    def given_up(cls, lost: PenstockError, why: str, refusal: PenstockError) -> Self:
+        """What a stream fails with that broke and that nobody goes on with.
+
+        Args:
+            lost: What broke it.
+            why: What could not be done: half a sentence.
+            refusal: Why not.
+        """
+        message = f"{lost.public} {why}: {refusal.public}"
+        given_up = cls(message, instance=lost.instance, retry_after_s=refusal.retry_after_s)
+        return given_up.hiding(" ".join(filter(None, (lost.private, refusal.private))))
+
 
 class StreamIncomplete(StreamBroken):
     """The engine ran out of events without a Finished."""

@@ -29,7 +29,6 @@ from engines.errors import (
     EngineFailed,
     InstanceLost,
     PenstockError,
-    StreamBroken,
     Timeout,
 )
 from engines.events import Event, Finished, Started
@@ -446,10 +445,7 @@ class Egress(PushEngine):
         if error is None:
             self._read()
         else:
-            lost = translate(error, self.name)
-            if not isinstance(lost, StreamBroken):
-                lost = InstanceLost(lost.public, instance=self.name).hiding(lost.private)
-            self._lose(lost, is_dead=isinstance(error, RayActorError))
+            self._lose(translate(error, self.name), is_dead=isinstance(error, RayActorError))
 
     def _lose(self, error: PenstockError, *, is_dead: bool = True) -> None:
         lost = error

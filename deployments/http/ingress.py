@@ -23,7 +23,6 @@ from deployments.http.server.refusals import CannotListen
 from deployments.http.server.sse_stream import Flusher
 from deployments.http.server.unread import Unread
 from deployments.metrics import Metrics
-from deployments.tenants.keys import Keys
 
 BACKLOG = 2048
 """Connections that wait to be accepted."""
@@ -51,7 +50,6 @@ class HttpIngress:
         self._metrics = metrics
         self._services: Services | None = None
         self._server: _Server | None = None
-        self._keys: Keys | None = None
         self._listener: asyncio.Server | None = None
         self._poster: asyncio.Task[None] | None = None
         self._lag = LoopLag()
@@ -74,7 +72,7 @@ class HttpIngress:
             CannotListen: The port is taken by another program, or may not be had; or anybody could ask there.
         """
         settings = self._settings
-        self._keys = keys = key_source(settings)
+        keys = key_source(settings)
         await keys.start()
         unread = Unread(settings.unread_stream_bytes, settings.unread_bytes, self._metrics.unread)
         hosts = Hosts(settings, keyed=not keys.is_open)
@@ -136,8 +134,8 @@ class HttpIngress:
         await server.shutdown(timeout=POLL_S)
         poster.cancel()
         self._lag.stop()
-        if self._keys is not None:
-            await self._keys.stop()
+        assert self._services is not None
+        await self._services.keys.stop()
         await asyncio.wait([poster])
         # What it has counted since it last told the others must not go with it.
         await self._metrics.post()

@@ -60,13 +60,15 @@ class SettingsFileError(PenstockError):
         ]
 
 
-def read_text(file: Path) -> str:
+def read_text(file: Path, most_bytes: int | None = None) -> str:
     """The text of a file.
 
     Raises:
-        SettingsFileError: It cannot be read.
+        SettingsFileError: It cannot be read, or has more bytes than that.
     """
     try:
+        if most_bytes is not None and (size := file.stat().st_size) > most_bytes:
+            raise SettingsFileError(str(file), [Problem("", None, f"it has {size} bytes, over {most_bytes}")])
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SettingsFileError(str(file), [Problem("", None, "there is no such file")]) from None

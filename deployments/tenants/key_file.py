@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -57,10 +56,6 @@ class Holder:
 
     tenant: Tenant
     key: KeyHash
-
-    def is_expired(self, now: datetime) -> bool:
-        """Whether the key is past its end."""
-        return self.key.expires is not None and now > self.key.expires
 
 
 Holders = Mapping[str, Holder]

@@ -4,12 +4,12 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from actors.daemon_thread import in_daemon_thread
-from deployments.settings_file.problems import Problem, SettingsFileError
+from deployments.settings_file.problems import SettingsFileError, read_text
 from deployments.tenants.key_file import MAX_BYTES, Holder, Holders, hash_of, parse_keys
 from deployments.tenants.tenant import ANYBODY, EVERYTHING, KeyHash, Tenant
 from engines.context import Context
@@ -65,7 +65,7 @@ class Keys:
         holder = self._holders.get(hash_of(key))
         if holder is None:
             raise Unauthorized("The API key is not valid.")
-        if holder.is_expired(datetime.now(UTC)):
+        if holder.key.is_expired(datetime.now(UTC)):
             raise Unauthorized("The API key has expired.")
         return holder
 
@@ -77,9 +77,9 @@ class Keys:
                 context.kill()
 
     @contextmanager
-    def running(self, holder: Holder, context: Context) -> Iterator[None]:
-        """While a request runs, its context is killed when its key is taken away."""
-        if self.is_open:
+    def running(self, holder: Holder | None, context: Context) -> Iterator[None]:
+        """While a request runs, its context is killed when its key is taken away; None: it came without one."""
+        if self.is_open or holder is None:
             yield
             return
         key = holder.key.sha256
@@ -112,7 +112,7 @@ class KeysOfEnvironment(Keys):
     def __init__(self, variable: str, *, is_asked_for: bool) -> None:
         given = os.environ.get(variable)
         super().__init__(is_open=given is None and not is_asked_for)
-        keys = [KeyHash(sha256=hash_of(key.strip().encode())) for key in (given or "").split(",") if key.strip()]
+        keys = [KeyHash(sha256=hash_of(key.encode())) for key in listed_keys(given or "")]
         tenant = Tenant(name="default", keys=keys, scopes=EVERYTHING)
         self.replace({key.sha256: Holder(tenant, key) for key in keys})
         if not self.is_ready:
@@ -129,8 +129,8 @@ class KeysOfFile(Keys):
     def __init__(self, path: Path) -> None:
         super().__init__(is_open=False, problem=f"{path} was not read yet.")
         self._path = path
-        self._seen: tuple[int, int, int] | None = None
-        self._reading: asyncio.Future[tuple[tuple[int, int, int], Holders] | None] | None = None
+        self._seen: _Mark | None = None
+        self._reading: asyncio.Future[_Read | None] | None = None
         self._following: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -151,49 +151,68 @@ class KeysOfFile(Keys):
             await self._look()
 
     async def _look(self) -> None:
+        problem = ""
         try:
-            async with asyncio.timeout(READ_S):
-                # In one thread, however often it is tried: one that waits for a disk which is gone never ends.
-                if self._reading is None or self._reading.done():
-                    self._reading = in_daemon_thread(lambda: _read(self._path, self._seen))
-                    # Nobody may be there any more to hear that it failed.
-                    self._reading.add_done_callback(lambda reading: reading.cancelled() or reading.exception())
-                read = await asyncio.shield(self._reading)
+            read = await self._read_in_time()
+        except (SettingsFileError, TimeoutError) as error:
+            # What was read before goes on to hold, and the file is read again until it is right.
+            self._seen = None
+            problem = str(error) or f"{self._path}: cannot be read: nothing came for {READ_S:g} s"
+        else:
             if read is None:
                 return
             self._seen, holders = read
-        except (SettingsFileError, TimeoutError) as error:
-            problem = str(error) or f"{self._path}: cannot be read: nothing came for {READ_S:g} s"
-            # What was read before goes on to hold, and the file is read again until it is right.
-            self._seen = None
-            if problem != self.problem:
-                logger.error("The keys were not read: %s", problem)
-            self.problem = problem
-            return
-        # Also when it holds none any more: the last key was taken out.
-        self.replace(holders)
-        problem = "" if holders else f"{self._path}: no tenant has a key, so nobody is let in"
-        if problem:
-            logger.error("The keys were read: %s", problem)
-        elif self.problem:
+            # Also when it holds none any more: the last key was taken out.
+            self.replace(holders)
+            if not holders:
+                problem = f"{self._path}: no tenant has a key, so nobody is let in"
+        if problem and problem != self.problem:
+            logger.error("The keys cannot be used: %s", problem)
+        elif self.problem and not problem:
             logger.info("The keys were read: %s", self._path)
         self.problem = problem
 
+    async def _read_in_time(self) -> "_Read | None":
+        """What the file says; None: it is the same.
 
-def _read(path: Path, seen: tuple[int, int, int] | None) -> tuple[tuple[int, int, int], Holders] | None:
-    """Who holds which key, and by what the file is known to be the same; None: it is."""
-    name = str(path)
-    try:
+        Raises:
+            SettingsFileError: Something in it is wrong, or it cannot be read.
+            TimeoutError: Nothing came in time.
+        """
+        # In one thread, however often it is tried: one that waits for a disk which is gone never ends.
+        if self._reading is None:
+            self._reading = in_daemon_thread(lambda: _read(self._path, self._seen))
+            # Nobody may be there any more to hear that it failed.
+            self._reading.add_done_callback(lambda reading: reading.cancelled() or reading.exception())
+        try:
+            async with asyncio.timeout(READ_S):
+                return await asyncio.shield(self._reading)
+        finally:
+            if self._reading.done():
+                self._reading = None
+
+
+def listed_keys(text: str) -> list[str]:
+    """The keys in the value of an environment variable, separated by commas."""
+    return [key.strip() for key in text.split(",") if key.strip()]
+
+
+_Mark = tuple[int, int, int]
+"""By what a file is known to be the same: when it was changed, its inode, its size."""
+
+_Read = tuple[_Mark | None, Holders]
+
+
+def _read(path: Path, seen: _Mark | None) -> _Read | None:
+    """Who holds which key; None: the file is the one that was seen."""
+    mark: _Mark | None = None
+    # Why it cannot be looked at is said by reading it.
+    with suppress(OSError):
         stat = path.stat()
         mark = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-        if mark == seen:
-            return None
-        if stat.st_size > MAX_BYTES:
-            raise SettingsFileError(name, [Problem("", None, f"it has {stat.st_size} bytes, over {MAX_BYTES}")])
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsFileError(name, [Problem("", None, f"cannot be read: {error}")]) from None
-    return mark, parse_keys(text, name)
+    if mark is not None and mark == seen:
+        return None
+    return mark, parse_keys(read_text(path, MAX_BYTES), str(path))
 
 
 _ANYBODY = Holder(ANYBODY, KeyHash(sha256="0" * 64))

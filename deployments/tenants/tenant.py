@@ -3,16 +3,15 @@
 import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from actors.settings import Settings
+from deployments.fleet_settings import Label
 
 Scope = Literal["generate", "embed", "admin"]
 """`generate` text, `embed`; `admin`: name an instance, a session of another tenant, and ask the operators' routes."""
-
-TenantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 MOST_KEYS = 16
@@ -31,6 +30,10 @@ class KeyHash(Settings):
 
     sha256: str
     expires: datetime | None = None
+
+    def is_expired(self, now: datetime) -> bool:
+        """Whether it is past its end."""
+        return self.expires is not None and now > self.expires
 
     @field_validator("sha256")
     @classmethod
@@ -85,7 +88,7 @@ class Tenant(Settings):
         max_tokens: Most tokens that a choice may have; None: as the model has it.
     """
 
-    name: TenantName
+    name: Label
     keys: list[KeyHash] = Field([], max_length=MOST_KEYS)
     models: list[str] | None = None
     scopes: list[Scope] = ["generate", "embed"]

@@ -210,10 +210,7 @@ class _MovableStream:
             # It is not that nobody can: nobody must.
             self.end().fail(refusal)
             return
-        message = f"{lost.public} The answer could not be continued elsewhere: {refusal.public}"
-        private = " ".join(filter(None, (lost.private, refusal.private)))
-        given_up = InstanceLost(message, instance=lost.instance, retry_after_s=refusal.retry_after_s)
-        self.end().fail(given_up.hiding(private))
+        self.end().fail(InstanceLost.given_up(lost, "The answer could not be continued elsewhere", refusal))
 
     def finish(self, event: Finished) -> None:
         """Emits the terminal event of an instance."""

@@ -170,10 +170,7 @@ class _RecoverableStream:
         if self._context.is_killed:
             self._fail(self._context.cancellation())
             return
-        message = f"{lost.public} The answer could not be gone on with: {refusal.public}"
-        private = " ".join(filter(None, (lost.private, refusal.private)))
-        given_up = InstanceLost(message, instance=lost.instance, retry_after_s=refusal.retry_after_s)
-        self._fail(given_up.hiding(private))
+        self._fail(InstanceLost.given_up(lost, "The answer could not be gone on with", refusal))
 
     def end(self) -> None:
         """Hears nothing more."""

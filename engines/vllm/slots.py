@@ -6,6 +6,8 @@ nearly all of them have ended. A choice that has no slot yet is not sent, and th
 
 import asyncio
 
+from engines.choice_share import share_of_several
+
 
 class RequestSlots:
     """The slots of one request's choices.
@@ -48,5 +50,5 @@ class RequestSlots:
 
 
 def engine_slots(sequences: int) -> asyncio.Semaphore:
-    """The slots of an engine, all free: three quarters, rounded up, of the most sequences of a step."""
-    return asyncio.Semaphore(sequences - sequences // 4)
+    """The slots of an engine whose step has at most so many sequences, all free."""
+    return asyncio.Semaphore(share_of_several(sequences))

@@ -93,9 +93,10 @@ def _model(exchange: Exchange, name: str | None) -> str:
     Raises:
         Forbidden: There is none that whoever asks may use.
     """
-    models = exchange.models
-    if name is None and not models:
-        raise Forbidden("The API key's tenant may use no model that is served here.")
-    model = models[0].name if name is None else name
-    exchange.name_model(model)
-    return model
+    if name is None:
+        models = exchange.models
+        if not models:
+            raise Forbidden("The API key's tenant may use no model that is served here.")
+        name = models[0].name
+    exchange.name_model(name)
+    return name

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,7 +138,7 @@ class Exchange:
     @property
     def models(self) -> Sequence[Model]:
         """The models that whoever asks may use."""
-        return [model for model in self.fleet.models if self.tenant.may_use((model.name, *model.aliases))]
+        return [model for model in self.fleet.models if self.tenant.may_use(model.names)]
 
     def model_of(self, name: str) -> Model:
         """The model of a name or alias.
@@ -150,8 +150,8 @@ class Exchange:
             model = self.fleet.find(name)
         except ModelNotFound:
             model = None
-        if model is None or not self.tenant.may_use((model.name, *model.aliases)):
-            raise ModelNotFound(name, tuple(known for one in self.models for known in (one.name, *one.aliases)))
+        if model is None or not self.tenant.may_use(model.names):
+            raise ModelNotFound(name, tuple(known for one in self.models for known in one.names))
         return model
 
     def engine(self, model: str) -> Engine:
@@ -170,15 +170,14 @@ class Exchange:
         """
         ids = self.services.live_ids
         context = Context(ids.take(self.id), traceparent=self.traceparent)
-        with ExitStack() as stack:
-            stack.callback(ids.release, context.id)
-            if self.holder is not None:
-                stack.enter_context(self.services.keys.running(self.holder, context))
-            try:
+        try:
+            with self.services.keys.running(self.holder, context):
                 yield context
-            except BaseException:
-                context.kill()
-                raise
+        except BaseException:
+            context.kill()
+            raise
+        finally:
+            ids.release(context.id)
 
     def set_headers(self, response: web.StreamResponse) -> None:
         """Sets the headers that every answer has; before its head is sent."""

@@ -38,7 +38,7 @@ class Authentication:
     """
 
     def __init__(self, keys: Keys, clock: Callable[[], float] = time.monotonic) -> None:
-        self.keys = keys
+        self._keys = keys
         self._clock = clock
         self._guesses: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._waiting = 0
@@ -55,7 +55,7 @@ class Authentication:
             return None
         key = _key(request)
         try:
-            return self.keys.holder(key)
+            return self._keys.holder(key)
         except Unauthorized:
             if key is not None:
                 await self._answer_later(request.remote or "")

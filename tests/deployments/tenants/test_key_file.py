@@ -53,8 +53,8 @@ def test_a_key_is_good_until_the_end_of_its_day_or_its_moment(
 ) -> None:
     text = f"tenants: [{{name: a, keys: [{{sha256: {HASH}, expires: {expires!r}}}]}}]"
     holder = parse_keys(text, "keys.yaml")[HASH]
-    assert not holder.is_expired(last)
-    assert holder.is_expired(first_after)
+    assert not holder.key.is_expired(last)
+    assert holder.key.is_expired(first_after)
 
 
 def test_what_is_wrong_is_said_at_once_with_its_lines() -> None:
