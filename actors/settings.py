@@ -29,15 +29,16 @@ class AdmissionSettings(Settings):
     """How much work one instance takes.
 
     Attributes:
-        max_running: Requests handed to the engine at a time. One for n choices counts as n. Those for several take at
-            most three quarters of it together, and one for more choices than that counts as so many.
+        max_running: Requests handed to the engine at a time; None: as many as it works on in one step. One for n
+            choices counts as n. Those for several take at most three quarters of it together, and one for more choices
+            than that counts as so many.
         max_queued: Requests that wait at the gate, likewise; the rest is refused at once with QueueFull.
         queue_timeout_s: One that has waited there for so long is given up with QueueTimeout.
         texts: What is tokenized and detokenized, in a lane of its own.
         embeddings: What vectors are made of, likewise.
     """
 
-    max_running: int = Field(256, ge=1)
+    max_running: int | None = Field(None, ge=1)
     max_queued: int = Field(512, ge=0)
     queue_timeout_s: float = Field(60.0, gt=0)
     texts: LaneSettings = LaneSettings(

@@ -15,6 +15,7 @@ from engines.requests import (
     GenerateRequest,
     RequestModel,
     Session,
+    TenantShare,
     TokenIds,
     check_attachments,
 )
@@ -37,7 +38,7 @@ class CallRequest(RequestModel, Generic[Answer]):
         purpose: What a model does with it, for messages: it "does not make embeddings".
         runs_model: Whether it is work for the model, and so for the accelerator, rather than for its tokenizer.
         model: Name of the model.
-        session, instance, priority: As in `GenerateRequest`.
+        session, instance, priority, tenant: As in `GenerateRequest`.
     """
 
     capability: ClassVar[str]
@@ -48,6 +49,12 @@ class CallRequest(RequestModel, Generic[Answer]):
     session: Session | None = None
     instance: str | None = None
     priority: int = Field(0, ge=-100, le=100)
+    tenant: TenantShare | None = None
+
+    @property
+    def cache_salt(self) -> str:
+        """Its tenant's; empty where there is none."""
+        return self.tenant.cache_salt if self.tenant is not None else ""
 
     @property
     def size(self) -> int:

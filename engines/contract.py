@@ -138,6 +138,11 @@ class Engine(ABC, Generic[RequestT, EventT]):
         """Grows as it works, also when no event comes of it, as with a long prompt; None where that cannot be told."""
         return None
 
+    @property
+    def slots(self) -> int | None:
+        """How many choices one of its steps works on at most; None where it does not say. Known once it is ready."""
+        return None
+
     def progress(self, context: Context) -> Progress | None:
         """How far the stream of this context is, as far as known now; None where that cannot be told.
 

@@ -150,6 +150,21 @@ class Session(RequestModel):
     mode: Literal["hard", "soft"] | None = None
 
 
+class TenantShare(RequestModel):
+    """Whom a request is served for, beside others.
+
+    Attributes:
+        name: The tenant's.
+        weight: Its share of what is scarce, beside the others'.
+        cache_salt: Only requests with the same one have their prefixes in common in a cache, and can tell by the time
+            that they take what another has asked.
+    """
+
+    name: str = Field(min_length=1, max_length=64)
+    weight: float = Field(1.0, gt=0)
+    cache_salt: str = Field("", max_length=128)
+
+
 class Resume(RequestModel):
     """Where to go on: what the request has generated on an instance that died.
 
@@ -198,7 +213,9 @@ class GenerateRequest(RequestModel):
         include_reasoning: Whether reasoning is reported; it is generated either way.
         session: Sticky dispatch.
         instance: Direct dispatch: only this instance will do.
-        priority: Lower is served first, as vLLM has it; strict between classes, first come first served within.
+        priority: Lower is served first, as vLLM has it; strict between classes. Within one, tenants take turns by what
+            they cost, first come first served within a tenant.
+        tenant: Set by the ingress or the router only: whom it is for; None: nobody in particular.
         attachments: The data of the parts of `messages` that hold any, in their order, which are empty then; set by
             `engines.operators.attachments`. No attachments: the data is in the parts, as the caller wrote it.
         resume: Set by Migration only.
@@ -222,6 +239,7 @@ class GenerateRequest(RequestModel):
     session: Session | None = None
     instance: str | None = None
     priority: int = Field(0, ge=-100, le=100)
+    tenant: TenantShare | None = None
     attachments: AttachmentList = []
     resume: Resume | None = None
     alone: bool = False
@@ -259,6 +277,11 @@ class GenerateRequest(RequestModel):
         fields = state["__dict__"]
         fields |= {name: many.validate_python(fields[name]) for name, many in _MANY.items() if fields[name]}
         super().__setstate__(state)
+
+    @property
+    def cache_salt(self) -> str:
+        """Its tenant's; empty where there is none."""
+        return self.tenant.cache_salt if self.tenant is not None else ""
 
     @property
     def generated(self) -> list[list[int]]:

@@ -17,6 +17,7 @@ from actors.channel.frames import Frame, News, Pulse, encode
 from actors.channel.outbox import Outbox
 from actors.channel.upstream import Message, Submission, Upstream, Upward
 from actors.settings import ChannelSettings
+from actors.shares import OUTPUT_COST, cost_of
 from engines.context import Context
 from engines.contract import Engine, Load, Progress
 from engines.errors import Cancelled, EngineDead, EngineFailed, InstanceLost, PenstockError, ReaderTooSlow
@@ -26,6 +27,8 @@ from engines.requests import GenerateRequest, Session
 
 _LOST_S = 10.0
 """How long a message from the router may be overtaken by later ones before it counts as lost."""
+_TOKEN_BYTES = 4
+"""About how many bytes of a request make a token."""
 
 
 class Host(ABC):
@@ -81,6 +84,7 @@ class Call:
         "_goes_on",
         "_is_over",
         "_number",
+        "_prompt_cost",
         "_request",
         "_task",
         "_ticket",
@@ -93,6 +97,7 @@ class Call:
         request: GenerateRequest,
         context: Context,
         attachments: tuple[Carried, ...],
+        size: int,
     ) -> None:
         self._channel = channel
         self._number = number
@@ -100,6 +105,7 @@ class Call:
         self._attachments = attachments
         self._context = context
         self._emit = channel.outbox.emit
+        self._prompt_cost = size / _TOKEN_BYTES  # Until the engine says how many tokens it is.
         self._ticket: Ticket | None = None
         self._task: asyncio.Task[None] | None = None
         self._goes_on = False  # Whether its first piece was emitted.
@@ -119,6 +125,8 @@ class Call:
                 self._admit,
                 self.fail,
                 weight=request.sampling.n,
+                tenant=request.tenant,
+                cost=self._prompt_cost,
                 goes_on=request.resume is not None,
             )
         except PenstockError as error:
@@ -134,9 +142,13 @@ class Call:
             # Most often its first piece follows within milliseconds, and then shares its frame.
             outbox.emit_in_company(self._number, event)
             self._note_session()
+            if event.prompt_tokens is not None:
+                self._prompt_cost = event.prompt_tokens
             return
         outbox.emit_urgently(self._number, event)
         if event.__class__ is Finished:
+            if self._ticket is not None:
+                self._ticket.charge(cost_of(event.usage), exactly=True)
             self._end(served=True)
         else:
             self._goes_on = True
@@ -175,10 +187,14 @@ class Call:
         self._context.kill()
 
     def progress(self) -> Progress | None:
-        """How far it is; None where its engine cannot tell."""
+        """How far it is; None where its engine cannot tell. Charges its tenant for as much."""
         if self._ticket is not None and self._ticket.is_waiting:
             return Progress(0, scheduled=False)
-        return self._channel.host.engine.progress(self._context)
+        progress = self._channel.host.engine.progress(self._context)
+        if progress is not None and self._ticket is not None:
+            generated = max(0.0, progress.tokens - self._prompt_cost * self._request.sampling.n)
+            self._ticket.charge(progress.tokens + (OUTPUT_COST - 1) * generated)
+        return progress
 
     def _admit(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._submit())
@@ -368,7 +384,7 @@ class Channel:
             self.outbox.emit_urgently(number, EngineFailed(reason, instance=self.host.id))
             self._upstream.forget(number)
             return
-        call = self._calls[number] = Call(self, number, request, Context(context_id), attachments)
+        call = self._calls[number] = Call(self, number, request, Context(context_id), attachments, len(data))
         call.enter()
 
     def _overflow(self, number: int) -> None:

@@ -115,6 +115,7 @@ class EngineHost(Host):
             raise stopped
         self._instance = replace(self._instance, capabilities=self.engine.capabilities)
         self._has_booted = True
+        self.gate.fit(self.engine.slots)
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
         self._lag.start()
         self._become(InstanceState.READY if self._instance.state is InstanceState.STARTING else self._instance.state)
@@ -234,7 +235,7 @@ class EngineHost(Host):
         lane = self._embeddings if request.runs_model else self._texts
         context = Context()
         try:
-            async with lane.place(request.size, order=request.priority):
+            async with lane.place(request.size, request.priority, request.tenant):
                 answer = await self.engine.call(request, context)
         except EngineDead as error:
             self.engine_died(error)

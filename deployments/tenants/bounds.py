@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
-from deployments.tenants.tenant import Scope, Tenant
+from deployments.tenants.tenant import ANYBODY, Scope, Tenant
 from engines.call_requests import Answer, CallRequest, EmbedRequest
 from engines.context import Context
 from engines.contract import Sink
@@ -78,7 +78,8 @@ class TenantBounds(Transparent[GenerateRequest, Event]):
 
     def _dispatch(self, request: GenerateRequest | CallRequest[Any]) -> dict[str, Any]:
         """The fields of a request that say where and when, as far as they change."""
-        tenant, changes = self._tenant, dict[str, Any]()
+        tenant = self._tenant
+        changes: dict[str, Any] = {} if tenant is ANYBODY else {"tenant": tenant.share}
         least, most = tenant.priority.most_urgent, tenant.priority.least_urgent
         if not least <= request.priority <= most:
             if "priority" in request.model_fields_set:

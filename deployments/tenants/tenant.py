@@ -3,12 +3,14 @@
 import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time
+from functools import cached_property
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from actors.settings import Settings
 from deployments.fleet_settings import Label
+from engines.requests import TenantShare
 
 Scope = Literal["generate", "embed", "admin"]
 """`generate` text, `embed`; `admin`: name an instance, a session of another tenant, and ask the operators' routes."""
@@ -86,6 +88,9 @@ class Tenant(Settings):
         priority: Which priorities its requests may have. One that says none has the one nearest to 0.
         max_n: Most choices of a request; None: as the API has it.
         max_tokens: Most tokens that a choice may have; None: as the model has it.
+        weight: Its share of an engine that others wait for, too, beside theirs.
+        cache_group: Tenants of one group use the prefixes that another has had computed, and can tell by the time that
+            an answer takes what was asked before; None: it does that alone.
     """
 
     name: Label
@@ -95,6 +100,14 @@ class Tenant(Settings):
     priority: PriorityBounds = PriorityBounds()
     max_n: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=1)
+    weight: float = Field(1.0, ge=0.01, le=100)
+    cache_group: Label | None = None
+
+    @cached_property
+    def share(self) -> TenantShare:
+        """What its requests say of it on their way."""
+        salt = f"tenant/{self.name}" if self.cache_group is None else f"group/{self.cache_group}"
+        return TenantShare(name=self.name, weight=self.weight, cache_salt=salt)
 
     @property
     def is_admin(self) -> bool:

@@ -89,6 +89,11 @@ class Operator(PushEngine[UpRequest, UpEvent], Generic[UpRequest, UpEvent, DownR
         """The inner engine's."""
         return self.inner.steps
 
+    @property
+    def slots(self) -> int | None:
+        """The inner engine's."""
+        return self.inner.slots
+
     def progress(self, context: Context) -> Progress | None:
         """How far the inner engine is with the stream of this context; None where it cannot tell."""
         return self.inner.progress(context)

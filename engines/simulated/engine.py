@@ -16,7 +16,7 @@ from engines.requests import GenerateRequest
 from engines.simulated.answer import call_prefix, writer
 from engines.simulated.embedding import embeddings
 from engines.simulated.faults import Faults
-from engines.simulated.kv_cache import KVCache, block_hashes
+from engines.simulated.kv_cache import KVCache, block_hashes, root_hash
 from engines.simulated.options import SimulatedOptions
 from engines.simulated.output import Output
 from engines.simulated.prompt import budget, check_ids, check_size, prompt_ids, text_size
@@ -84,6 +84,11 @@ class SimulatedEngine(PushEngine):
         return self._steps
 
     @property
+    def slots(self) -> int:
+        """How many sequences one step works on at most."""
+        return self._options.max_num_seqs
+
+    @property
     def preemptions(self) -> int:
         """How often a request had to give its KV blocks to another."""
         return self._scheduler.preemptions
@@ -119,7 +124,8 @@ class SimulatedEngine(PushEngine):
             lambda: [(call_prefix(prompt, index), writer(request, prompt, index, context.id)) for index in range(n)],
             n * len(prompt),
         )
-        hashes = await self._beside(lambda: block_hashes(prompt, self._options.block_size), len(prompt))
+        root = root_hash(request.cache_salt)
+        hashes = await self._beside(lambda: block_hashes(prompt, self._options.block_size, root), len(prompt))
         if context.is_killed:
             raise Cancelled(f"The request {context.id} was killed.", instance=self.name)
         self._must_be_ready()
@@ -142,7 +148,7 @@ class SimulatedEngine(PushEngine):
             for token_id in resumed:
                 output.feed(token_id)
             key = (request.priority, arrival, index)
-            sequences.append(Sequence(key, stream, prompt, resumed, words, output, hashes))
+            sequences.append(Sequence(key, stream, prompt, resumed, words, output, hashes, root))
         self._faults.accepted(sequences, prompt)
         self._streams[stream] = None
         self._by_context[context] = stream

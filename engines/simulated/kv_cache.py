@@ -12,6 +12,11 @@ ROOT = 0
 """The hash of the empty prefix."""
 
 
+def root_hash(salt: str) -> int:
+    """The hash of the empty prefix for requests that share nothing with those of another salt."""
+    return hash((ROOT, *salt.encode())) if salt else ROOT
+
+
 def block_hash(parent: int, token_ids: Sequence[int]) -> int:
     """The hash of a full block after a prefix with the hash `parent`; the same in every process."""
     return hash((parent, *token_ids))

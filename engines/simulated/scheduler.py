@@ -36,10 +36,12 @@ class Sequence:
 
     Args:
         hashes: Those of the full blocks of its prompt, or of the first of them; the others are made when needed.
+        root: The hash of the empty prefix.
     """
 
     __slots__ = (
         "_hashes",
+        "_root",
         "blocks",
         "cached",
         "capacity",
@@ -64,6 +66,7 @@ class Sequence:
         writer: Writer,
         output: Output,
         hashes: list[int],
+        root: int = ROOT,
     ) -> None:
         self.key = key
         self.stream = stream
@@ -79,6 +82,7 @@ class Sequence:
         self.over = False
         self.prompt_tokens = len(prompt)
         self._hashes = list(hashes)
+        self._root = root
 
     def advance(self) -> int:
         """Appends the next token of the answer and returns its id."""
@@ -91,7 +95,8 @@ class Sequence:
         known = self._hashes
         if len(known) < blocks:
             start = len(known) * block_size
-            known += block_hashes(self.tokens[start : blocks * block_size], block_size, known[-1] if known else ROOT)
+            parent = known[-1] if known else self._root
+            known += block_hashes(self.tokens[start : blocks * block_size], block_size, parent)
         return known
 
 

@@ -101,7 +101,9 @@ class Embedding:
         for begin in range(0, len(inputs), _AT_ONCE):
             prompts += await asyncio.gather(
                 *(
-                    self._rendering.embed_input(text, f"inputs[{begin + number}]", request.truncate_prompt_tokens)
+                    self._rendering.embed_input(
+                        text, f"inputs[{begin + number}]", request.truncate_prompt_tokens, request.cache_salt
+                    )
                     for number, text in enumerate(inputs[begin : begin + _AT_ONCE])
                 )
             )

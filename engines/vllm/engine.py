@@ -76,6 +76,12 @@ class VllmEngine(PushEngine):
         runtime = self._boot.runtime
         return runtime.steps if runtime is not None else 0
 
+    @property
+    def slots(self) -> int | None:
+        """How many sequences one step works on at most; None before it is ready."""
+        runtime = self._boot.runtime
+        return runtime.slots if runtime is not None else None
+
     def progress(self, context: Context) -> Progress | None:
         """How far the stream of this context is, as known a second ago; the core is asked for the next time."""
         runtime = self._boot.runtime

@@ -1,6 +1,7 @@
 """From a request to token ids, by vLLM's own renderer and the model's chat template."""
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -89,7 +90,7 @@ class Rendering:
         if request.messages is None:
             prompt = request.prompt if request.prompt is not None else request.prompt_token_ids
             assert prompt is not None
-            return await self._text(prompt, request.kind, request.add_special_tokens)
+            return await self._text(prompt, request.kind, request.add_special_tokens, cache_salt=request.cache_salt)
         if request.tools and request.tool_choice != "none" and not self._tools:
             raise Unsupported(f"The model {request.model!r} does not call tools.", param="tools")
         return await self._chat(
@@ -109,6 +110,7 @@ class Rendering:
                 "spaces_between_special_tokens": request.sampling.spaces_between_special_tokens,
                 "n": request.sampling.n,
             },
+            cache_salt=request.cache_salt,
         )
 
     async def tokenize(self, request: TokenizeRequest) -> list[int]:
@@ -151,13 +153,15 @@ class Rendering:
             raise refusal(error, param="token_ids", context_length=self._model_config.max_model_len) from error
         return cast("str", await asyncio.to_thread(self._renderer.tokenizer.decode, token_ids))
 
-    async def embed_input(self, text: str | list[int], param: str, truncate_prompt_tokens: int | None) -> Rendered:
+    async def embed_input(
+        self, text: str | list[int], param: str, truncate_prompt_tokens: int | None, cache_salt: str
+    ) -> Rendered:
         """One input of an embedding request.
 
         Raises:
             InvalidRequest: As `generate`.
         """
-        return await self._text(text, param, None, truncate_prompt_tokens)
+        return await self._text(text, param, None, truncate_prompt_tokens, cache_salt)
 
     async def _text(
         self,
@@ -165,6 +169,7 @@ class Rendering:
         param: str,
         add_special_tokens: bool | None,
         truncate_prompt_tokens: int | None = None,
+        cache_salt: str = "",
     ) -> Rendered:
         try:
             (engine_input,) = await self._renderer.render_cmpl_async(
@@ -177,7 +182,7 @@ class Rendering:
             )
         except Exception as error:
             raise refusal(error, param=param, context_length=self._model_config.max_model_len) from error
-        return self._rendered(engine_input, None, {}, {})
+        return self._rendered(engine_input, None, {}, {}, cache_salt)
 
     async def _chat(
         self,
@@ -187,13 +192,14 @@ class Rendering:
         tool_choice: ToolChoice | None,
         guided: Guided | None,
         fields: dict[str, Any],
+        cache_salt: str = "",
     ) -> Rendered:
         check_kinds(messages, self._kinds)
         if not attachments:
             attachments = await self._reader.read(messages)
         # Shapes and names are right already: what vLLM refuses when it reads the request is the constraint.
         param = "messages" if guided is None else guided_field(guided)
-        asked: dict[str, Any] = {"messages": await _for_vllm(messages, attachments)} | fields
+        asked: dict[str, Any] = {"messages": await _for_vllm(messages, attachments, cache_salt)} | fields
         if tools:
             asked["tools"] = [tool.for_template() for tool in tools]
             asked["tool_choice"] = _tool_choice(tool_choice)
@@ -216,7 +222,7 @@ class Rendering:
         if (chat.skip_special_tokens, chat.spaces_between_special_tokens) != before:
             overrides["skip_special_tokens"] = chat.skip_special_tokens
             overrides["spaces_between_special_tokens"] = chat.spaces_between_special_tokens
-        return self._rendered(engine_input, chat, kwargs, overrides)
+        return self._rendered(engine_input, chat, kwargs, overrides, cache_salt)
 
     def _rendered(
         self,
@@ -224,7 +230,10 @@ class Rendering:
         chat: ChatCompletionRequest | None,
         kwargs: dict[str, Any],
         overrides: dict[str, Any],
+        cache_salt: str,
     ) -> Rendered:
+        if cache_salt:
+            engine_input["cache_salt"] = cache_salt
         token_ids = extract_prompt_components(self._model_config, engine_input).token_ids
         return Rendered(engine_input, cast("list[int]", token_ids), chat, kwargs, overrides)
 
@@ -237,13 +246,20 @@ def _sees(llm: Any) -> bool:
     )
 
 
-async def _for_vllm(messages: Sequence[Message], attachments: Sequence[Attachment]) -> list[dict[str, Any]]:
+async def _for_vllm(
+    messages: Sequence[Message], attachments: Sequence[Attachment], cache_salt: str
+) -> list[dict[str, Any]]:
     """The messages for vLLM's renderer, which fetches what is no data URL: it sees those only that are made here."""
     asked = [message.for_template() for message in await with_data(messages, attachments)]
+    remaining = iter(attachments)
     for message in asked:
         for part in message["content"] if isinstance(message.get("content"), list) else ():
             if part["type"] == ImagePart.model_fields["type"].default:
                 part["image_url"] = {"url": part["image_url"]["url"]}
+                digest = next(remaining).digest
+                if cache_salt:
+                    # By this vLLM knows an image again whose vectors it still has; told nothing, by its content.
+                    part["uuid"] = hashlib.sha256(f"{cache_salt}/{digest}".encode()).hexdigest()
     return asked
 
 

@@ -88,6 +88,11 @@ class Runtime:
         """Steps of its scheduler so far."""
         return self._gauges.steps
 
+    @property
+    def slots(self) -> int:
+        """How many sequences one step works on at most."""
+        return int(self._llm.vllm_config.scheduler_config.max_num_seqs)
+
     def progress(self, context: Context) -> Progress | None:
         """How far the stream of this context is, in tokens computed; None where there is no such stream."""
         return self._progress.of(context)

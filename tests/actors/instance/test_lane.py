@@ -5,6 +5,7 @@ import pytest
 from actors.instance.lane import Lane
 from actors.settings import LaneSettings
 from engines.errors import Draining, QueueFull, RequestTooLarge
+from engines.requests import TenantShare
 
 SETTINGS = LaneSettings(running_bytes=10, queued_bytes=20, max_bytes=50, least_bytes=2)
 
@@ -12,13 +13,13 @@ SETTINGS = LaneSettings(running_bytes=10, queued_bytes=20, max_bytes=50, least_b
 class Worker:
     """Holds a place until it is told to go."""
 
-    def __init__(self, lane: Lane, size: int, order: int = 0) -> None:
+    def __init__(self, lane: Lane, size: int, priority: int = 0, tenant: str = "") -> None:
         self.runs = False
         self.go = asyncio.Event()
-        self.task = asyncio.ensure_future(self._work(lane, size, order))
+        self.task = asyncio.ensure_future(self._work(lane, size, priority, tenant))
 
-    async def _work(self, lane: Lane, size: int, order: int) -> None:
-        async with lane.place(size, order):
+    async def _work(self, lane: Lane, size: int, priority: int, tenant: str) -> None:
+        async with lane.place(size, priority, TenantShare(name=tenant) if tenant else None):
             self.runs = True
             await self.go.wait()
 
@@ -73,9 +74,9 @@ async def test_the_smallest_counts_and_the_largest_runs_alone() -> None:
 
 async def test_a_large_one_that_waits_is_not_overtaken_but_by_order() -> None:
     lane = Lane(SETTINGS)
-    first, large, small, urgent = Worker(lane, 5), Worker(lane, 10), Worker(lane, 2), Worker(lane, 2, order=-1)
+    first, large, small, urgent = Worker(lane, 5), Worker(lane, 10), Worker(lane, 2), Worker(lane, 2, priority=-1)
     await turns()
-    assert [worker.runs for worker in (first, large, small, urgent)] == [True, False, False, False]
+    assert [worker.runs for worker in (first, large, small, urgent)] == [True, False, False, True]
     await first.end()
     assert [worker.runs for worker in (large, small, urgent)] == [False, False, True]
     await urgent.end()
@@ -112,3 +113,49 @@ async def test_who_waits_can_be_turned_away() -> None:
         await waits.task
     assert (lane.running, lane.queued) == (1, 0)
     await runs.end()
+
+
+async def test_tenants_take_turns_by_bytes() -> None:
+    lane = Lane(LaneSettings(running_bytes=10, queued_bytes=100, max_bytes=50, least_bytes=2))
+    busy, *waiting = (Worker(lane, size, tenant=name) for name, size in [("a", 10), ("a", 10), ("a", 10), ("b", 6)])
+    await turns()
+    order: list[int] = []
+    await busy.end()
+    for _ in range(3):
+        (now,) = (number for number, worker in enumerate(waiting) if worker.runs and number not in order)
+        order.append(now)
+        await waiting[now].end()
+    assert order == [0, 2, 1]
+
+
+@pytest.mark.parametrize("let_in", [True, False])
+async def test_who_was_cancelled_is_not_let_in(let_in: bool) -> None:
+    lane = Lane(SETTINGS)
+    first, second, third = Worker(lane, 10), Worker(lane, 10), Worker(lane, 10)
+    await turns()
+    # It does not know yet that it was let in when it is cancelled, or the other way round.
+    first.go.set()
+    if let_in:
+        await asyncio.sleep(0)
+    second.task.cancel()
+    await turns()
+    assert second.task.cancelled()
+    assert third.runs
+    await third.end()
+    assert (lane.running, lane.queued) == (0, 0)
+
+
+async def test_the_last_of_who_holds_most_of_it_gives_way() -> None:
+    lane = Lane(SETTINGS)
+    first, second, third, late = (Worker(lane, 10, tenant=name) for name in "aaab")
+    await turns()
+    assert (first.runs, lane.queued) == (True, 2)
+    with pytest.raises(QueueFull, match="others have asked for less"):
+        await third.task
+    too_many = Worker(lane, 10, tenant="a")
+    with pytest.raises(QueueFull, match="The instance is full: 1 requests of this kind run and 2 wait"):
+        await too_many.task
+    await first.end()
+    await (second if second.runs else late).end()
+    await (late if second.task.done() else second).end()
+    assert (lane.running, lane.queued) == (0, 0)

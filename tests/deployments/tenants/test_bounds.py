@@ -11,7 +11,7 @@ from engines.context import Context
 from engines.contract import Capabilities
 from engines.errors import Forbidden
 from engines.events import Event, TextDelta
-from engines.requests import GenerateRequest
+from engines.requests import GenerateRequest, TenantShare
 from engines.scripted.engine import ScriptedEngine
 
 
@@ -110,3 +110,11 @@ async def test_scopes() -> None:
     text = DetokenizeRequest(model="m", token_ids=[1])
     assert await generates.call(text, Context()) == await embeds.call(text, Context())
     await engine.stop()
+
+
+async def test_requests_say_whom_they_are_for_whatever_they_said_themselves() -> None:
+    tenant = Tenant(name="t", weight=2.0)
+    forged = ask(tenant={"name": "other", "weight": 100, "cache_salt": "tenant/other"})
+    assert (await heard(tenant, forged)).tenant == TenantShare(name="t", weight=2.0, cache_salt="tenant/t")
+    grouped = Tenant(name="t", cache_group="t")
+    assert (await heard(grouped, ask())).tenant == TenantShare(name="t", cache_salt="group/t")

@@ -10,6 +10,7 @@ from engines.context import Context
 from engines.errors import EngineDead
 from engines.events import Event, Finished, TextDelta
 from engines.registry import EngineSpec
+from engines.requests import GenerateRequest, TenantShare
 from engines.simulated.engine import SimulatedEngine
 from engines.simulated.options import SimulatedOptions
 from tests.contract.asking import Recorder, eventually
@@ -135,6 +136,28 @@ async def test_a_prompt_asked_before_comes_from_the_cache() -> None:
     assert second.usage.cached_tokens == (second.usage.prompt_tokens - 1) // 16 * 16
     assert other.usage.cached_tokens == 0
     assert first.choices == second.choices
+
+
+async def test_a_tenant_finds_nothing_of_another_in_the_cache_but_of_its_group() -> None:
+    def of(tenant: str, salt: str, prompt: str) -> GenerateRequest:
+        return asking(prompt, tenant=TenantShare(name=tenant, cache_salt=salt))
+
+    async with engine(block_size=16) as simulated:
+        for prompt in ("river " * 100, "no block"):
+            own = await answer(simulated, of("a", "a", prompt))
+            others = await answer(simulated, of("b", "b", prompt))
+            nobodys = await answer(simulated, asking(prompt))
+            assert own.usage.cached_tokens == others.usage.cached_tokens == nobodys.usage.cached_tokens == 0
+            assert own.choices == others.choices == nobodys.choices
+        groups = await answer(simulated, of("c", "a", "river " * 100))
+        assert groups.usage.cached_tokens > 90
+        # What is generated is salted like what was asked.
+        said = await answer(simulated, of("a", "a", "count from 1 to 100"))
+        (turn,) = asking("count from 1 to 100").messages or ()
+        messages = [turn, turn.model_copy(update={"role": "assistant", "content": said.text}), turn]
+        later = [of(salt, salt, "go on").model_copy(update={"messages": messages}) for salt in "ba"]
+        others, own = [(await answer(simulated, request)).usage.cached_tokens for request in later]
+        assert others == 0 < 80 < own
 
 
 async def test_a_conversation_finds_its_own_answers_in_the_cache() -> None:

@@ -17,7 +17,7 @@ from engines.operators.attachments import Attachments
 from engines.operators.fallback import Fallback
 from engines.operators.link import link
 from engines.operators.migration import Migration
-from engines.requests import GenerateRequest
+from engines.requests import GenerateRequest, TenantShare
 from engines.vllm.engine import VllmEngine
 from tests.engines.attachments.pictures import WAV, audio, image, png, said
 from tests.engines.vllm.asking import Recorder, ask, chat, ids_of
@@ -70,6 +70,19 @@ async def test_different_images_get_different_answers_alone_and_batched(engine: 
     assert batched == [*alone, *alone]
     first, second = pictures[:2]
     assert await said_ids(engine, seeing(first, second)) != await said_ids(engine, seeing(second, first))
+
+
+async def test_an_image_is_the_same_to_every_tenant_and_known_again_to_its_own(engine: VllmEngine) -> None:
+    def of(salt: str, picture: bytes) -> GenerateRequest:
+        request = seeing(picture, png(20, 20, (1, 2, 3)), tokens=8)
+        return request.model_copy(update={"tenant": TenantShare(name="t", cache_salt=salt) if salt else None})
+
+    first, second = png(20, 20, (90, 9, 200)), png(20, 20, (9, 200, 90))
+    said = [[await said_ids(engine, of(salt, picture)) for picture in (first, second)] for salt in ("", "a", "b")]
+    assert said[0] == said[1] == said[2]
+    assert said[0][0] != said[0][1]
+    cached = [(await ask(engine, of(salt, first))).usage.cached_tokens for salt in ("a", "c")]
+    assert cached[0] > 0 == cached[1]
 
 
 async def test_attachments_beside_the_request_say_the_same_as_in_it(engine: VllmEngine) -> None:

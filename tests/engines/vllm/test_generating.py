@@ -7,7 +7,7 @@ from engines.context import Context
 from engines.contract import Load
 from engines.errors import ContextOverflow, InvalidRequest, Unsupported
 from engines.events import Finished, Started, TextDelta
-from engines.requests import GenerateRequest
+from engines.requests import GenerateRequest, TenantShare
 from engines.vllm.engine import VllmEngine
 from tests.engines.vllm.asking import answer, ask, chat, counted, counting, ids_of, listen, text_of
 
@@ -134,6 +134,16 @@ async def test_prefix_cache_is_counted(vllm_engine: VllmEngine) -> None:
     await ask(vllm_engine, request)
     usage = (await ask(vllm_engine, request)).usage
     assert 0 < usage.cached_tokens < usage.prompt_tokens
+
+
+async def test_the_prefix_cache_is_each_tenants_own_but_within_a_group(vllm_engine: VllmEngine) -> None:
+    def of(tenant: str, salt: str) -> GenerateRequest:
+        share = TenantShare(name=tenant, cache_salt=salt)
+        return chat("repeat: " + "the dog and a cat " * 80, sampling={"max_tokens": 2}, tenant=share)
+
+    own, others, groups = [await ask(vllm_engine, of(*who)) for who in (("a", "x"), ("b", "y"), ("c", "x"))]
+    assert own.usage.cached_tokens == others.usage.cached_tokens == 0 < groups.usage.cached_tokens
+    assert own.choices[0].token_ids == others.choices[0].token_ids == groups.choices[0].token_ids
 
 
 async def test_continues_the_final_message(vllm_engine: VllmEngine) -> None:
