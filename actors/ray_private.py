@@ -1,7 +1,7 @@
 """Ray's private names that we use: looked for once, when this is imported.
 
-Each of them only makes something faster that a public way does as well. Where another version of Ray has moved one, the
-public way is taken, and the log says once what was moved by which version.
+Most of them only make something faster that a public way does as well. Where another version of Ray has moved one, the
+public way is taken; where there is none, what needs it is refused. The log says once what was moved by which version.
 """
 
 import logging
@@ -19,17 +19,18 @@ MADE_FOR = "2.60"
 _CORE = "ray._raylet:CoreWorker"
 
 
-def find(what: str, names: Sequence[str]) -> bool:
+def find(what: str, names: Sequence[str], without: str = "more slowly") -> bool:
     """Whether Ray has all of these names; says so in the log if it has not.
 
     Args:
-        what: What goes on more slowly without them.
+        what: What goes on without them.
         names: `module:name`, `module:name.attribute`, or `module:function(parameter)`.
+        without: How it does.
     """
     moved = [name for name in names if not _exists(name)]
     if moved:
         logger.warning(
-            "Ray %s has moved %s, which Ray %s has: %s more slowly.", ray.__version__, ", ".join(moved), MADE_FOR, what
+            "Ray %s has moved %s, which Ray %s has: %s %s.", ray.__version__, ", ".join(moved), MADE_FOR, what, without
         )
     return not moved
 
@@ -63,3 +64,11 @@ REPORTS_INLINE = find(
     "frames are reported", (f"{_CORE}.reset_event_loop_executor", "ray._private.worker:global_worker")
 )
 """Whether `actors.channel.inline_reports` can let a streaming call report its items in place."""
+
+_KV = "ray.experimental.internal_kv"
+KEEPS_VALUES = find(
+    "tenants with quotas are refused",
+    (f"{_KV}:_internal_kv_get(namespace)", f"{_KV}:_internal_kv_put(namespace)"),
+    without="until Penstock knows it",
+)
+"""Whether `actors.directory.kept_values` can keep what outlives every process of a fleet."""

@@ -39,12 +39,14 @@ class FleetHandle(Engine):
 
     Args:
         fleet: Name of the fleet, which is that of its Serve application; or a handle of its router deployment.
+        tenant: The tenant in the fleet's file of keys for whom all calls are; None: nobody, and nothing bounds them.
     """
 
-    def __init__(self, fleet: str | DeploymentHandle = "penstock") -> None:
+    def __init__(self, fleet: str | DeploymentHandle = "penstock", tenant: str | None = None) -> None:
         self.name = fleet if isinstance(fleet, str) else fleet.app_name
         self.capabilities = Capabilities(embed=True, tokenize=True)
         self._handle: Any = serve.get_app_handle(fleet) if isinstance(fleet, str) else fleet
+        self._tenant = tenant
         self._ready = False
 
     @property
@@ -72,7 +74,7 @@ class FleetHandle(Engine):
         context = context or Context()
         if context.is_killed:
             raise context.cancellation()
-        response = self._handle.options(stream=True).generate_batches.remote(request, context.id)
+        response = self._handle.options(stream=True).generate_batches.remote(request, context.id, self._tenant)
         batches = aiter(response)
         draft = _Draft(self.name)
         try:
@@ -100,27 +102,27 @@ class FleetHandle(Engine):
             PenstockError: As `Engine.generate`.
         """
         context = context or Context()
-        completion: Completion = await self._call(context, "complete", request, context.id)
+        completion: Completion = await self._call(context, "complete", request, context.id, self._tenant)
         return completion
 
     async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
         """Answers at once, without a stream. Raises a PenstockError where it cannot."""
-        answer: Answer = await self._call(context, "call", request, context.id)
+        answer: Answer = await self._call(context, "call", request, context.id, self._tenant)
         return answer
 
     async def embed(self, request: EmbedRequest | Mapping[str, Any], context: Context | None = None) -> Embeddings:
         """One vector per input; takes a plain dict as well. Raises what `call` raises."""
-        embeddings: Embeddings = await self._call(context or Context(), "embed", request)
+        embeddings: Embeddings = await self._call(context or Context(), "embed", request, self._tenant)
         return embeddings
 
     async def tokenize(self, request: TokenizeRequest | Mapping[str, Any], context: Context | None = None) -> Tokenized:
         """The token ids of a text or conversation; takes a plain dict as well. Raises what `call` raises."""
-        tokenized: Tokenized = await self._call(context or Context(), "tokenize", request)
+        tokenized: Tokenized = await self._call(context or Context(), "tokenize", request, self._tenant)
         return tokenized
 
     async def detokenize(self, request: DetokenizeRequest | Mapping[str, Any], context: Context | None = None) -> str:
         """The text of token ids; takes a plain dict as well. Raises what `call` raises."""
-        text: str = await self._call(context or Context(), "detokenize", request)
+        text: str = await self._call(context or Context(), "detokenize", request, self._tenant)
         return text
 
     async def models(self) -> Sequence[ModelCard]:

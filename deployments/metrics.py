@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from actors.directory.known_instance import Instance
 from actors.loop_lag import LoopLag
 from deployments.tenants.keys import Keys
+from deployments.tenants.quotas import Quotas
 from engines.errors import Unavailable
 from engines.events import Usage
 from engines.operators.breaker import BreakerTurned
@@ -252,6 +253,12 @@ class Metrics:
             registry=self._gauges,
         )
         self.keys: Keys | None = None
+        self._quotas_problem = Gauge(
+            "penstock_quotas_unreachable",
+            "Router replicas that the directory does not answer: tenants with quotas have what is there already.",
+            registry=self._gauges,
+        )
+        self.quotas: Quotas | None = None
         self._lag_gauge = Gauge(_LAG, _LAG_HELP, ["process"], registry=self._gauges)
         self.lag: LoopLag | None = None
         Gauge("penstock_router_replicas", "Router replicas.", registry=self._gauges).set(1)
@@ -394,6 +401,7 @@ class Metrics:
         # Probes and the scrape itself have no model.
         self._in_flight.set(sum(1 for meter in self._live if meter.model))
         self._keys_problem.set(self.keys is not None and bool(self.keys.problem))
+        self._quotas_problem.set(self.quotas is not None and not self.quotas.is_reached)
         if self.lag is not None:
             self._lag_gauge.labels(self.replica).set(self.lag.longest_s())
         families = list(self._cumulative.collect())

@@ -15,6 +15,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle
 
+from actors.directory.budgets import Claim, Grant
 from actors.directory.client import DirectoryClient
 from actors.directory.known_instance import Instance
 from actors.frozen_heap import freeze_heap
@@ -26,6 +27,7 @@ from deployments.http.ingress import HttpIngress
 from deployments.http.server.validation import parse_body
 from deployments.loopback_ray import keep_replica_on_loopback
 from deployments.metrics import Metrics
+from deployments.tenants.quotas import Lender, Quotas
 from engines.call_requests import (
     Answer,
     CallRequest,
@@ -48,6 +50,8 @@ Request = TypeVar("Request", bound=BaseModel)
 
 DRAIN_S = 30.0
 """What requests under way get when a replica ends."""
+LEND_S = 3.0
+"""How long a request waits for the directory to say whether its tenant may."""
 MARGIN_S = 10.0
 """What closing listeners and channels may take besides."""
 
@@ -63,6 +67,9 @@ class RouterDeployment:
     Requests of handle calls may be the objects of `engines.requests` or plain dicts of the same fields. Errors are
     those of `engines.errors`: Ray raises them at the caller as an error that is both its own RayTaskError and what was
     raised here, so `except QueueFull` works, and so do its fields.
+
+    Whoever holds the handle needs no key. With `tenant`, the name of one in the file of keys, a call is held to that
+    tenant's bounds and quotas; without, it is nobody's and bound by nothing.
 
     Args:
         settings: The fleet.
@@ -82,12 +89,12 @@ class RouterDeployment:
         metrics = Metrics(serve.get_replica_context().replica_tag, _DirectoryBoard(directory))
         self._fleet = cluster_fleet(settings, directory, metrics.report)
         await self._fleet.start()
-        self._http = HttpIngress(self._fleet, settings.http, metrics)
+        self._http = HttpIngress(self._fleet, settings.http, metrics, Quotas(_lender(directory)))
         await self._http.start()
         freeze_heap()
 
     async def generate(
-        self, request: GenerateRequest | Mapping[str, Any], request_id: str | None = None
+        self, request: GenerateRequest | Mapping[str, Any], request_id: str | None = None, tenant: str | None = None
     ) -> AsyncIterator[Event]:
         """The events of an answer, one by one; `generate_batches` costs less per event.
 
@@ -96,12 +103,12 @@ class RouterDeployment:
         Raises:
             PenstockError: As `Engine.generate`.
         """
-        async for events in self.generate_batches(request, request_id):
+        async for events in self.generate_batches(request, request_id, tenant):
             for event in events:
                 yield event
 
     async def generate_batches(
-        self, request: GenerateRequest | Mapping[str, Any], request_id: str | None = None
+        self, request: GenerateRequest | Mapping[str, Any], request_id: str | None = None, tenant: str | None = None
     ) -> AsyncIterator[list[Event]]:
         """The events of an answer, in batches: an item of Ray's stream costs the same, whatever it carries.
 
@@ -111,10 +118,12 @@ class RouterDeployment:
             PenstockError: As `Engine.generate`.
         """
         asked = _parsed(GenerateRequest, request)
-        async for events in in_batches(self._engine(asked), asked, Context(request_id)):
+        async for events in in_batches(self._engine(asked, tenant), asked, Context(request_id)):
             yield events
 
-    async def complete(self, request: GenerateRequest | Mapping[str, Any], request_id: str | None = None) -> Completion:
+    async def complete(
+        self, request: GenerateRequest | Mapping[str, Any], request_id: str | None = None, tenant: str | None = None
+    ) -> Completion:
         """A whole answer. Cancelling the call kills the request.
 
         Raises:
@@ -123,12 +132,14 @@ class RouterDeployment:
         context, collector = Context(request_id), Collector()
         try:
             asked = _parsed(GenerateRequest, request)
-            await self._engine(asked).submit(asked, context, collector)
+            await self._engine(asked, tenant).submit(asked, context, collector)
             return await collector.completion
         finally:
             context.kill()
 
-    async def call(self, request: CallRequest[Answer], request_id: str | None = None) -> Answer:
+    async def call(
+        self, request: CallRequest[Answer], request_id: str | None = None, tenant: str | None = None
+    ) -> Answer:
         """What is answered at once, without a stream. Cancelling the call kills the request.
 
         Raises:
@@ -136,21 +147,21 @@ class RouterDeployment:
         """
         context = Context(request_id)
         try:
-            return await self._engine(request).call(request, context)
+            return await self._engine(request, tenant).call(request, context)
         finally:
             context.kill()
 
-    async def embed(self, request: EmbedRequest | Mapping[str, Any]) -> Embeddings:
+    async def embed(self, request: EmbedRequest | Mapping[str, Any], tenant: str | None = None) -> Embeddings:
         """One vector per input; as `call`."""
-        return await self.call(_parsed(EmbedRequest, request))
+        return await self.call(_parsed(EmbedRequest, request), tenant=tenant)
 
-    async def tokenize(self, request: TokenizeRequest | Mapping[str, Any]) -> Tokenized:
+    async def tokenize(self, request: TokenizeRequest | Mapping[str, Any], tenant: str | None = None) -> Tokenized:
         """The token ids of a text or conversation; as `call`."""
-        return await self.call(_parsed(TokenizeRequest, request))
+        return await self.call(_parsed(TokenizeRequest, request), tenant=tenant)
 
-    async def detokenize(self, request: DetokenizeRequest | Mapping[str, Any]) -> str:
+    async def detokenize(self, request: DetokenizeRequest | Mapping[str, Any], tenant: str | None = None) -> str:
         """The text of token ids; as `call`."""
-        return await self.call(_parsed(DetokenizeRequest, request))
+        return await self.call(_parsed(DetokenizeRequest, request), tenant=tenant)
 
     async def models(self) -> Sequence[ModelCard]:
         """What is served."""
@@ -190,8 +201,9 @@ class RouterDeployment:
         assert self._fleet is not None
         return self._fleet
 
-    def _engine(self, request: CallRequest[Any] | GenerateRequest) -> Engine:
-        return self._serving.find(request.model).engine
+    def _engine(self, request: CallRequest[Any] | GenerateRequest, tenant: str | None) -> Engine:
+        assert self._http is not None
+        return self._http.engine(request.model, tenant)
 
 
 class _DirectoryBoard:
@@ -229,6 +241,16 @@ class _DirectoryBoard:
             return await self._directory.swap(expected, values)
         except (RayError, TimeoutError, ValueError) as error:
             raise Unavailable("The figures of gone replicas cannot be added up for now.", retry_after_s=1.0) from error
+
+
+def _lender(directory: DirectoryClient) -> Lender:
+    async def lend(claims: dict[str, Claim]) -> dict[str, Grant | None]:
+        try:
+            return await directory.claim(claims, LEND_S)
+        except (RayError, TimeoutError, ValueError) as error:
+            raise Unavailable(f"The directory does not answer: {type(error).__name__}", retry_after_s=1.0) from error
+
+    return lend
 
 
 def _parsed(kind: type[Request], request: Request | Mapping[str, Any]) -> Request:

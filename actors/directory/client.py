@@ -12,7 +12,9 @@ import ray
 from ray.exceptions import RayError
 
 from actors.daemon_thread import in_daemon_thread
+from actors.directory.budgets import Budgets, Claim, Grant
 from actors.directory.directory import Directory, View
+from actors.directory.kept_values import KeptValues
 from actors.directory.known_instance import Instance
 
 LOOK_S = 1.0
@@ -24,6 +26,8 @@ RETRY_S = 0.5
 CALL_TIMEOUT_S = 10.0
 """A new directory is a new process, which takes its time to start."""
 NAME = "directory"
+_KEY = "budget/"
+"""In front of the tenant's name, where its budget is kept."""
 _HEAD_NODE = "node:__internal_head__"
 """The resource by which Ray names its head node."""
 
@@ -102,6 +106,15 @@ class DirectoryClient:
         swapped: bool = await self._call("swap", expected, values)
         return swapped
 
+    async def claim(self, claims: dict[str, Claim], timeout_s: float) -> dict[str, Grant | None]:
+        """Says what this process has spent of tenants' budgets, and what it wants; what it may. See `Budgets.claim`.
+
+        Raises:
+            RayError, TimeoutError: The directory cannot be reached now.
+        """
+        grants: dict[str, Grant | None] = await self._call("claim", claims, timeout_s=timeout_s)
+        return grants
+
     async def watch(self, poll_s: float = 10.0) -> AsyncIterator[View]:
         """What the directory knows, now and after every change; goes on through every death of the directory.
 
@@ -148,7 +161,7 @@ class DirectoryClient:
 
     def _find(self) -> Any:
         return (
-            ray.remote(Directory)
+            ray.remote(_FleetDirectory)
             .options(
                 name=NAME,
                 namespace=self._fleet,
@@ -164,7 +177,19 @@ class DirectoryClient:
                 max_concurrency=10_000,
                 enable_task_events=False,
             )
-            .remote()
+            .remote(self._fleet)
+        )
+
+
+class _FleetDirectory(Directory):
+    """The directory of a fleet in Ray, which keeps budgets where they outlive it."""
+
+    def __init__(self, fleet: str) -> None:
+        values = KeptValues(fleet)
+        super().__init__(
+            budgets=Budgets(
+                lambda tenant: values.load(_KEY + tenant), lambda tenant, data: values.save(_KEY + tenant, data)
+            )
         )
 
 

@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from secrets import token_bytes
 
+from actors.daemon_thread import in_daemon_thread
+from actors.directory.budgets import Budgets, Claim, Grant
 from actors.directory.known_instance import Instance
 from engines.contract import Load
 
@@ -57,11 +59,19 @@ class Directory:
         lease_s: An instance that was not announced for so long is forgotten.
         grace_s: Age before which it does not claim to know everybody.
         clock: Monotonic time in seconds.
+        budgets: What tenants may spend; None: kept in this process alone.
     """
 
     def __init__(
-        self, lease_s: float = LEASE_S, grace_s: float = GRACE_S, clock: Callable[[], float] = time.monotonic
+        self,
+        lease_s: float = LEASE_S,
+        grace_s: float = GRACE_S,
+        clock: Callable[[], float] = time.monotonic,
+        budgets: Budgets | None = None,
     ) -> None:
+        kept: dict[str, bytes] = {}
+        self._budgets = budgets or Budgets(kept.get, kept.__setitem__)
+        self._claiming = asyncio.Lock()
         self._lease_s = lease_s
         self._clock = clock
         self._complete_at_s = clock() + grace_s
@@ -173,6 +183,15 @@ class Directory:
             else:
                 self._board[key] = (value, math.inf)
         return True
+
+    async def claim(self, claims: dict[str, Claim]) -> dict[str, Grant | None]:
+        """Takes what a router replica says of tenants' budgets; what it may spend. See `Budgets.claim`.
+
+        Raises:
+            Unavailable: There is no place to keep it.
+        """
+        async with self._claiming:
+            return await in_daemon_thread(lambda: self._budgets.claim(claims))
 
     def _expire(self) -> None:
         now_s = self._clock()

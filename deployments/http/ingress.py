@@ -23,6 +23,9 @@ from deployments.http.server.refusals import CannotListen
 from deployments.http.server.sse_stream import Flusher
 from deployments.http.server.unread import Unread
 from deployments.metrics import Metrics
+from deployments.tenants.quotas import Quotas
+from deployments.tenants.tenant_view import held_to, model_of
+from engines.contract import Engine
 
 BACKLOG = 2048
 """Connections that wait to be accepted."""
@@ -42,12 +45,14 @@ class HttpIngress:
         fleet: Who serves.
         settings: Where to listen, and the limits.
         metrics: Where requests are counted.
+        quotas: What tenants may spend; None: nobody else serves them.
     """
 
-    def __init__(self, fleet: Fleet, settings: HttpSettings, metrics: Metrics) -> None:
+    def __init__(self, fleet: Fleet, settings: HttpSettings, metrics: Metrics, quotas: Quotas | None = None) -> None:
         self._fleet = fleet
         self._settings = settings
         self._metrics = metrics
+        self._quotas = quotas or Quotas.alone()
         self._services: Services | None = None
         self._server: _Server | None = None
         self._listener: asyncio.Server | None = None
@@ -64,6 +69,24 @@ class HttpIngress:
     def in_flight(self) -> int:
         """Requests under way."""
         return self._metrics.in_flight
+
+    def engine(self, model: str, tenant: str | None) -> Engine:
+        """What answers for a model, for callers who need no key.
+
+        Args:
+            model: Its name or alias.
+            tenant: Whose bounds and quotas hold; None: nobody's.
+
+        Raises:
+            ModelNotFound: It is not served, or not to that tenant.
+            Forbidden: There is no such tenant.
+            NoKeys: There are no tenants.
+        """
+        assert self._services is not None
+        if tenant is None:
+            return self._fleet.find(model).engine
+        held = self._services.keys.tenant(tenant)
+        return held_to(held, self._quotas, model_of(self._fleet, held, model).engine)
 
     async def start(self) -> None:
         """Listens. Other replicas may listen on the same port.
@@ -85,6 +108,7 @@ class HttpIngress:
             hosts=hosts,
             bodies=Bodies(settings.max_bodies_bytes),
             keys=keys,
+            quotas=self._quotas,
         )
         server = _Server(
             Dispatcher(self._services),
@@ -105,6 +129,8 @@ class HttpIngress:
         self._lag.start()
         self._metrics.lag = self._lag
         self._metrics.keys = keys
+        self._metrics.quotas = self._quotas
+        await self._quotas.start()
 
     def drain(self) -> None:
         """Says that it is about to stop: `/ready` turns 503, and connections are closed after their answer."""
@@ -136,6 +162,7 @@ class HttpIngress:
         self._lag.stop()
         assert self._services is not None
         await self._services.keys.stop()
+        await self._quotas.stop()
         await asyncio.wait([poster])
         # What it has counted since it last told the others must not go with it.
         await self._metrics.post()

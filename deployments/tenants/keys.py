@@ -13,7 +13,7 @@ from deployments.settings_file.problems import SettingsFileError, read_text
 from deployments.tenants.key_file import MAX_BYTES, Holder, Holders, hash_of, parse_keys
 from deployments.tenants.tenant import ANYBODY, EVERYTHING, KeyHash, Tenant
 from engines.context import Context
-from engines.errors import Unauthorized, Unavailable
+from engines.errors import Forbidden, Unauthorized, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,20 @@ class Keys:
         if holder.key.is_expired(datetime.now(UTC)):
             raise Unauthorized("The API key has expired.")
         return holder
+
+    def tenant(self, name: str) -> Tenant:
+        """The tenant of a name, for callers who need no key.
+
+        Raises:
+            NoKeys: There are none to tell by.
+            Forbidden: None is called so, or it has no key.
+        """
+        if not self._holders:
+            raise NoKeys("The server has no tenants: they are in the file that http.keys.file names.")
+        for holder in self._holders.values():
+            if holder.tenant.name == name:
+                return holder.tenant
+        raise Forbidden(f"tenant: nobody who holds a key is called {name!r}.", param="tenant")
 
     def replace(self, holders: Holders) -> None:
         """From now on these hold; what runs for keys that are gone ends."""

@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from actors.directory.budgets import Limits
 from actors.settings import Settings
 from deployments.fleet_settings import Label
 from engines.requests import TenantShare
@@ -17,6 +18,7 @@ Scope = Literal["generate", "embed", "admin"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 MOST_KEYS = 16
+_NO_LIMITS = Limits()
 _URGENT, _PATIENT = -100, 100
 """The bounds of a request's priority."""
 
@@ -88,6 +90,9 @@ class Tenant(Settings):
         priority: Which priorities its requests may have. One that says none has the one nearest to 0.
         max_n: Most choices of a request; None: as the API has it.
         max_tokens: Most tokens that a choice may have; None: as the model has it.
+        max_requests: Most requests at a time, over all router replicas; None: as many as it likes.
+        tokens_per_minute: Most tokens in any 60 seconds, of prompts and answers; None: as many as it likes.
+        tokens_per_day: The same for a day, as UTC has it.
         weight: Its share of an engine that others wait for, too, beside theirs.
         cache_group: Tenants of one group use the prefixes that another has had computed, and can tell by the time that
             an answer takes what was asked before; None: it does that alone.
@@ -100,6 +105,9 @@ class Tenant(Settings):
     priority: PriorityBounds = PriorityBounds()
     max_n: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=1)
+    max_requests: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    tokens_per_day: int | None = Field(None, ge=1)
     weight: float = Field(1.0, ge=0.01, le=100)
     cache_group: Label | None = None
 
@@ -108,6 +116,16 @@ class Tenant(Settings):
         """What its requests say of it on their way."""
         salt = f"tenant/{self.name}" if self.cache_group is None else f"group/{self.cache_group}"
         return TenantShare(name=self.name, weight=self.weight, cache_salt=salt)
+
+    @cached_property
+    def limits(self) -> Limits:
+        """What it may spend."""
+        return Limits(self.max_requests, self.tokens_per_minute, self.tokens_per_day)
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether what it spends is counted."""
+        return self.limits != _NO_LIMITS
 
     @property
     def is_admin(self) -> bool:

@@ -20,6 +20,7 @@ Start = Any
 def test_this_version_has_them_all() -> None:
     assert ray_private.READS_BY_CALLBACK
     assert ray_private.REPORTS_INLINE
+    assert ray_private.KEEPS_VALUES
     assert ray.__version__.startswith(ray_private.MADE_FOR + ".")
 
 

@@ -1,8 +1,8 @@
-"""What one tenant feels of another: its time to the first token while the other keeps its share, and while it does not.
+"""What one tenant feels of another: its time to the first token while the other keeps its share, and when it does not.
 
-`python -m tests.benchmarks.fairness` deploys a fleet of one simulated engine and one router replica on a Ray of its own,
-with two tenants of equal weight. Each asks at random times (Poisson), whatever comes back. First each of them asks for
-its share of what the engine can do; then one asks for `--times` as much. Last, that one asks alone for everything.
+`python -m tests.benchmarks.fairness` deploys a fleet of one simulated engine and one router replica on a Ray of its
+own, with two tenants of equal weight. Each asks at random times (Poisson), whatever comes back. First each of them asks
+for its share of what the engine can do; then one asks for `--times` as much. Last, that one asks alone for everything.
 """
 
 import argparse
@@ -109,7 +109,7 @@ async def keep_asking(
     session: aiohttp.ClientSession, url: str, key: str, per_s: float, until_s: float, told: Told, seed: int
 ) -> None:
     """Asks at random times; what is asked in the first seconds does not count."""
-    chance = random.Random(seed)  # noqa: S311 - the same load each time
+    chance = random.Random(seed)
     began_s = next_s = time.monotonic()
     asked = set[asyncio.Task[None]]()
     while (next_s := next_s + chance.expovariate(per_s)) < until_s:
@@ -183,8 +183,8 @@ async def main() -> None:
     shared, loud_ones = medians.values()
     each = [after / before for before, after in zip(shared, loud_ones, strict=True)]
     console.print(
-        f"The quiet one's median grew {statistics.median(each):.2f} times ({min(each):.2f} to {max(each):.2f}); wanted: "
-        f"less than 1.5. The engine can do {SLOTS / STEP_S:.0f} tokens/s."
+        f"The quiet one's median grew {statistics.median(each):.2f} times ({min(each):.2f} to {max(each):.2f}); "
+        f"wanted: less than 1.5. The engine can do {SLOTS / STEP_S:.0f} tokens/s."
     )
 
 

@@ -20,10 +20,11 @@ from deployments.http.server.readiness import Readiness
 from deployments.http.server.request_id import HEADER, LiveIds
 from deployments.http.server.sse_stream import Flusher
 from deployments.metrics import Metrics, RequestMeter
-from deployments.tenants.bounds import TenantBounds
 from deployments.tenants.key_file import Holder
 from deployments.tenants.keys import Keys
+from deployments.tenants.quotas import Quotas
 from deployments.tenants.tenant import ANYBODY, Tenant
+from deployments.tenants.tenant_view import held_to, model_of, models_of
 from engines.completion import Completion
 from engines.context import Context
 from engines.contract import Engine
@@ -40,6 +41,7 @@ class Services:
     Attributes:
         cors: Which web pages may ask.
         keys: Who holds which key.
+        quotas: What tenants may spend.
         hosts: Which names the server answers to.
         draining: The ingress is about to stop: probes say so, and connections are not kept.
     """
@@ -52,6 +54,7 @@ class Services:
     hosts: Hosts
     bodies: Bodies
     keys: Keys
+    quotas: Quotas
     live_ids: LiveIds = field(default_factory=LiveIds)
     readiness: Readiness = field(default_factory=Readiness)
     draining: bool = False
@@ -138,7 +141,7 @@ class Exchange:
     @property
     def models(self) -> Sequence[Model]:
         """The models that whoever asks may use."""
-        return [model for model in self.fleet.models if self.tenant.may_use(model.names)]
+        return models_of(self.services.fleet, self.tenant)
 
     def model_of(self, name: str) -> Model:
         """The model of a name or alias.
@@ -146,13 +149,7 @@ class Exchange:
         Raises:
             ModelNotFound: It is not served to whoever asks.
         """
-        try:
-            model = self.fleet.find(name)
-        except ModelNotFound:
-            model = None
-        if model is None or not self.tenant.may_use(model.names):
-            raise ModelNotFound(name, tuple(known for one in self.models for known in one.names))
-        return model
+        return model_of(self.services.fleet, self.tenant, name)
 
     def engine(self, model: str) -> Engine:
         """What answers for a model, within the bounds of whoever asks.
@@ -160,7 +157,7 @@ class Exchange:
         Raises:
             ModelNotFound: It is not served.
         """
-        return TenantBounds(self.tenant).around(self.model_of(model).engine)
+        return held_to(self.tenant, self.services.quotas, self.model_of(model).engine)
 
     @contextmanager
     def context(self) -> Iterator[Context]:
@@ -187,6 +184,8 @@ class Exchange:
             response.headers[INSTANCE_HEADER] = self.instance
         if self.model is not None:
             response.headers[MODEL_HEADER] = self.model
+        if self.tenant.has_limits:
+            response.headers.update(self.services.quotas.headers(self.tenant))
         self.services.cors.set_headers(self.request, response)
         if self.services.draining:
             response.force_close()

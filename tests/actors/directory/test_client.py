@@ -1,10 +1,12 @@
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import ray
 
 from actors.channel.calls import result
+from actors.directory.budgets import Claim, Grant, Limits
 from actors.directory.client import NAME, DirectoryClient
 from actors.directory.known_instance import Instance, InstanceState
 from actors.instance.engine_actor import create_engine_actor
@@ -106,3 +108,25 @@ async def test_the_board_is_shared(fleet: str) -> None:
 
     await eventually(is_posted, 60.0)
     assert await DirectoryClient(fleet).board("router/") == {"router/1": b"figures"}
+
+
+async def test_what_tenants_have_spent_outlives_the_directory(fleet: str) -> None:
+    client = DirectoryClient(fleet)
+    limits = Limits(minute=1000)
+    first = Claim("a", limits, wants=600)
+    assert (await client.claim({"t": first}, 30.0))["t"] == Grant(600, None, 400, None, 0.0, 0.0)
+    ray.kill(ray.get_actor(NAME, namespace=fleet), no_restart=True)
+
+    async def answered() -> bool:
+        try:
+            grant = (await client.claim({"t": Claim("b", limits, wants=500, least=500)}, 30.0))["t"]
+        except (ray.exceptions.RayError, TimeoutError, ValueError):
+            return False
+        assert grant is not None
+        assert (grant.granted, grant.free, grant.retry_after_s) == (0, 400, 1.0)
+        return True
+
+    await eventually(answered)
+    spent = (await client.claim({"t": replace(first, wants=0, spent=100, returned=500)}, 30.0))["t"]
+    assert spent is not None
+    assert (spent.free, 59 < spent.reset_s < 62) == (900, True)

@@ -4,7 +4,7 @@ from deployments.routing.fault_budget import MEMORY_S, SAME_CAUSE_S, FaultBudget
 from engines.call_requests import EmbedRequest
 from engines.errors import EngineFault, InstanceLost, Quarantined
 from engines.events import Finished, Started, TextDelta, Usage
-from engines.requests import GenerateRequest, Resume, Sampling, Session
+from engines.requests import GenerateRequest, Resume, Sampling, Session, TenantShare
 from tests.clock import Clock
 
 POISON = GenerateRequest(model="m", prompt="poison")
@@ -48,6 +48,9 @@ def test_a_fingerprint_says_what_was_asked_and_not_where_or_when() -> None:
     assert budget.fingerprint(same) == budget.fingerprint(POISON)
     other = POISON.model_copy(update={"sampling": Sampling(seed=1)})
     assert budget.fingerprint(other) != budget.fingerprint(POISON)
+    # What one tenant has asked says nothing to another.
+    tenants = POISON.model_copy(update={"tenant": TenantShare(name="t")})
+    assert budget.fingerprint(tenants) != budget.fingerprint(POISON)
     # Nobody without the key can try out what was asked.
     assert Budget().fingerprint(POISON) != budget.fingerprint(POISON)
     embedding = EmbedRequest(model="m", inputs=["poison"])

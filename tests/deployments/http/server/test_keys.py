@@ -123,6 +123,33 @@ async def test_what_a_key_does_not_allow_is_refused_in_the_callers_words(serving
         assert (await served.get("/v1/models/demo", headers=bearer("embeds"))).status == 404
 
 
+async def test_who_has_spent_its_quota_hears_when_there_is_more_and_others_do_not(
+    serving: Serving, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.yaml"
+    file.write_text(key_file(poor={"tokens_per_minute": 2000, "max_requests": 3}, rich={}))
+    async with serving(["Hi"], keys={"file": str(file)}) as served:
+
+        async def ask(tenant: str, max_tokens: int, stream: bool = False) -> Any:
+            body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "max_tokens": max_tokens}
+            return await served.post("/v1/chat/completions", {**body, "stream": stream}, headers=bearer(tenant))
+
+        for stream in (False, True):
+            answer = await ask("poor", 500, stream)
+            limits = {name: answer.headers[f"x-ratelimit-{name}"] for name in ("limit-requests", "limit-tokens")}
+            assert (answer.status, limits) == (200, {"limit-requests": "3", "limit-tokens": "2000"})
+            assert int(answer.headers["x-ratelimit-remaining-tokens"]) < 2000
+        too_large = await ask("poor", 2001)
+        assert (too_large.status, too_large.json["error"]["param"]) == (403, "max_tokens")
+        full = await ask("poor", 1600)
+        while full.status == 200:
+            full = await ask("poor", 1600)
+        assert (full.status, full.json["error"]["type"]) == (429, "rate_limit_error")
+        assert 1 <= int(full.headers["Retry-After"]) <= 61
+        rich = await ask("rich", 5000)
+        assert rich.status == 200 and not [name for name in rich.headers if name.lower().startswith("x-ratelimit")]
+
+
 async def test_operators_routes_take_an_operators_key(serving: Serving, file: Path) -> None:
     async with serving(["Hi"], keys={"file": str(file)}) as served:
         for path in ("/metrics", "/-/routes"):
