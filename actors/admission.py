@@ -25,6 +25,8 @@ _UNKNOWN_RETRY_S = 1.0
 """What a refused caller is told while no request has completed yet."""
 UNKNOWN_SLOTS = 256
 """What runs at a time on an engine that does not say how many it can."""
+_KEPT_FREE = 16
+"""One in so many places is kept free for tenants that have less than their part, while any others have come lately."""
 _LONGEST_RETRY_S = 60.0
 _GOES_ON = -1_000
 """The class of continuations, before all that a request can name."""
@@ -140,6 +142,9 @@ class Gate:
     waits for others of its kind keeps nobody else waiting. Apart from that, priorities are strict between classes, and
     within one the tenant is next that was served least (`Shares`), first come first served within a tenant: while a
     heavy one is the next and waits for room that those for one choice hold, nobody who comes after it overtakes it.
+    A few places are kept free of a tenant that has its part while others come, too: requests that began together end
+    together, and who comes in between would wait for all of them.
+
     When no place is left to wait in, the newest of the tenant gives way that holds most of them, if it is no more
     urgent than the one who comes. `admit` and `evict` callbacks run inside `enter` or inside another ticket's `leave`;
     they must not raise.
@@ -154,7 +159,7 @@ class Gate:
         self._queue_timeout_s = settings.queue_timeout_s
         self._clock = clock
         self._arrivals = 0
-        self._shares = Shares()
+        self._shares = Shares(clock)
         self._light = _Line(self._shares, 0, settings.max_queued)
         self._heavy = _Line(self._shares, 0, share_of_several(settings.max_queued))
         self._service_s: float | None = None
@@ -175,6 +180,7 @@ class Gate:
 
     def _set_max_running(self, max_running: int) -> None:
         self._max_running = self._light.max_running = max_running
+        self._kept_free = max_running // _KEPT_FREE
         self._heavy.max_running = share_of_several(max_running)
 
     @property
@@ -260,7 +266,7 @@ class Gate:
         evict(error)
 
     def expire(self) -> None:
-        """Turns away those who have waited for too long. Called now and then."""
+        """Turns away those who have waited for too long, and lets in who may go by now. Called now and then."""
         too_early_s = self._clock() - self._queue_timeout_s
         late: list[Ticket] = []
         for priority, queue in (*self._light.queues(), *self._heavy.queues()):
@@ -281,6 +287,7 @@ class Gate:
                         retry_after_s=self.retry_after_s(ticket.weight),
                     ),
                 )
+        self._admit_next()
 
     def clear(self, error: PenstockError) -> None:
         """Turns away everybody who waits."""
@@ -302,8 +309,10 @@ class Gate:
 
     def _next(self, comes: Ticket | None = None) -> Ticket | None:
         """Which of the first of each line may run now, or of those and one that has just come; None: none of them."""
-        light, heavy = self._light.first(), self._heavy.first()
+        light, heavy = self._light.first(self._may_go), self._heavy.first(self._may_go)
         if comes is not None:
+            if not self._may_go(comes):
+                return None
             light, heavy = (comes, heavy) if comes._line is self._light else (light, comes)
         if heavy is not None and self._heavy.taken + heavy.room > self._heavy.max_running:
             heavy = None
@@ -311,8 +320,16 @@ class Gate:
         taken = self._light.taken + self._heavy.taken
         return first if first is not None and taken + first.room <= self._max_running else None
 
+    def _may_go(self, ticket: Ticket) -> bool:
+        """Whether its tenant has less than its part of the gate, or leaves a few places to the others that come."""
+        left = self._max_running - self._light.taken - self._heavy.taken - ticket.room
+        # One for which there is no room at all waits for it in its turn.
+        if left >= self._kept_free or left < 0:
+            return True
+        return ticket.share.running + ticket.room <= self._max_running * self._shares.part(ticket.share)
+
     def _run(self, ticket: Ticket, *, waited: bool) -> None:
-        self._shares.run(ticket.share)
+        self._shares.run(ticket.share, ticket.room)
         if waited:
             ticket._line.discard(ticket)
         ticket._line.begin(ticket)
@@ -329,7 +346,7 @@ class Gate:
             ticket._line.discard(ticket)
         else:
             ticket._line.end(ticket)
-            self._shares.run_no_more(ticket.share)
+            self._shares.run_no_more(ticket.share, ticket.room)
             if not failed:
                 self._observe(self._clock() - ticket._since_s)
         # Also when it only waited: lighter ones may have waited behind it, with room for them.

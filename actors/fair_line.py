@@ -1,7 +1,7 @@
 """A line of requests that wait: by class, within a class by tenant, and within a tenant first come first served."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from actors.shares import Share, Shares
@@ -51,12 +51,16 @@ class FairLine(Generic[W]):
         self.queued = 0
         self.held: dict[Share, int] = {}
 
-    def first(self) -> W | None:
-        """The next in turn."""
+    def first(self, may_go: Callable[[W], bool] = lambda _: True) -> W | None:
+        """The next in turn.
+
+        Args:
+            may_go: Whose turn is passed over if it must not, for another tenant's of the same class.
+        """
         if not self._classes:
             return None
         tenants = self._classes[min(self._classes)]
-        return min((next(iter(queue)) for queue in tenants.values()), key=order_of)
+        return min(filter(may_go, (next(iter(queue)) for queue in tenants.values())), key=order_of, default=None)
 
     def queues(self) -> Iterator[tuple[int, list[W]]]:
         """Each class, with those of one tenant who wait in it, in the order in which they came."""

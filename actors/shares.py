@@ -5,6 +5,9 @@ tenant grows by what it is served, over its weight; whoever waits and has the le
 being idle is lifted to the least of those who wait: an idle time is no credit.
 """
 
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from engines.events import Usage
@@ -12,6 +15,8 @@ from engines.requests import TenantShare
 
 OUTPUT_COST = 2.0
 """What a generated token costs beside one of the prompt, as the paper has it."""
+LATELY_S = 30.0
+"""For so long after its last request a tenant is expected to come again."""
 
 
 def cost_of(usage: Usage) -> float:
@@ -28,7 +33,7 @@ class Share:
         weight: Its share beside the others'.
         served: What it was served so far, over its weight; only to be compared with others'.
         waiting: How many of its requests wait.
-        running: How many are served.
+        running: How much of the place those take that are served.
     """
 
     tenant: str
@@ -39,9 +44,16 @@ class Share:
 
 
 class Shares:
-    """The shares of all tenants at one place where requests wait."""
+    """The shares of all tenants at one place where requests wait.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Monotonic time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        # Of each tenant that came lately: its weight, and when.
+        self._came: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._shares: dict[str, Share] = {}
         self._waiting: set[Share] = set()
         self._last = 0.0  # What the one had been served, before that, whose turn came last.
@@ -53,7 +65,17 @@ class Shares:
         if share is None:
             share = self._shares[name] = Share(name, weight, self._floor())
         share.weight = weight
+        self._came[name] = (weight, self._clock())
+        self._came.move_to_end(name)
         return share
+
+    def part(self, share: Share) -> float:
+        """Its part of the place, 0 to 1, if all get theirs that have come lately."""
+        too_early_s = self._clock() - LATELY_S
+        while self._came and next(iter(self._came.values()))[1] < too_early_s:
+            self._came.popitem(last=False)
+        others = sum(weight for name, (weight, _) in self._came.items() if name != share.tenant)
+        return share.weight / (share.weight + others)
 
     def wait(self, share: Share) -> None:
         """One of its requests begins to wait."""
@@ -69,16 +91,16 @@ class Shares:
             self._waiting.discard(share)
             self._forget(share)
 
-    def run(self, share: Share) -> None:
+    def run(self, share: Share, room: int) -> None:
         """One of its requests begins to be served, having waited or not."""
         if not share.waiting:
             share.served = max(share.served, self._floor())
         self._last = max(self._last, share.served)
-        share.running += 1
+        share.running += room
 
-    def run_no_more(self, share: Share) -> None:
+    def run_no_more(self, share: Share, room: int) -> None:
         """One of its requests is not served any more."""
-        share.running -= 1
+        share.running -= room
         self._forget(share)
 
     def charge(self, share: Share, cost: float) -> None:

@@ -146,10 +146,10 @@ class Lane:
     def _run(self, size: int, share: Share) -> None:
         self.running += 1
         self._running_bytes += size
-        self._shares.run(share)
+        self._shares.run(share, size)
         self._shares.charge(share, size)
 
     def _run_no_more(self, size: int, share: Share) -> None:
         self.running -= 1
         self._running_bytes -= size
-        self._shares.run_no_more(share)
+        self._shares.run_no_more(share, size)

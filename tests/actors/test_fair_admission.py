@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from actors.admission import Gate, Ticket
 from actors.settings import AdmissionSettings
-from actors.shares import OUTPUT_COST, cost_of
+from actors.shares import LATELY_S, OUTPUT_COST, cost_of
 from engines.errors import PenstockError, QueueFull
 from engines.events import Usage
 from engines.requests import TenantShare
+from tests.clock import Clock
 
 A, B, C = (TenantShare(name=name) for name in "abc")
 
@@ -118,6 +119,45 @@ def test_one_tenant_has_an_idle_gate_to_itself() -> None:
     for _ in range(8):
         crowd.comes(A)
     assert (crowd.admitted, crowd.refused) == (["a"] * 8, [])
+
+
+def test_a_few_places_are_left_to_others_that_come_and_to_nobody_else() -> None:
+    clock = Clock()
+    mine = Gate(AdmissionSettings(max_running=32), clock)
+    crowd = Crowd(mine)
+    for _ in range(100):
+        crowd.comes(A)
+    assert mine.running == 32
+    # Those that began together end together; meanwhile another one has been here.
+    crowd.comes(B)
+    crowd.serve(16)
+    assert (mine.running, crowd.admitted.count("b")) == (30, 1)
+    for _ in range(3):
+        crowd.comes(B)
+    assert crowd.admitted[-2:] == ["b", "b"] and mine.running == 32
+    crowd.serve(1)
+    assert (mine.running, crowd.admitted[-1]) == (32, "b")
+    # It does not come again, and what was kept for it is for whoever wants it.
+    clock.now_s += LATELY_S + 1
+    crowd.serve(2)
+    mine.expire()
+    assert mine.running == 32
+
+
+def test_who_has_less_than_its_part_may_have_the_last_place() -> None:
+    crowd = Crowd(gate(max_running=32))
+    for _ in range(10):
+        crowd.comes(A)
+        crowd.comes(C)
+    for _ in range(14):
+        crowd.comes(B)
+    # Three of them: ten places are the part of each.
+    assert Counter(crowd.admitted) == {"a": 10, "c": 10, "b": 10}
+    for tenant in (A, C):
+        crowd.comes(tenant)
+    assert crowd.gate.running == 30
+    crowd.comes(TenantShare(name="d"))
+    assert crowd.gate.running == 31
 
 
 def test_priorities_are_strict_whoever_has_had_more() -> None:

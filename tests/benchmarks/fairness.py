@@ -31,8 +31,10 @@ from tests.benchmarks.servers import HOST, free_port
 NAME = "fairness"
 SLOTS = 64
 STEP_S = 0.1
-TOKENS = 64
-"""Of each answer: it takes a step for the prompt, and one for each token."""
+TOKENS = (32, 96)
+"""Of each answer, at random: it takes a step for the prompt, and one for each token. Of one length they would all begin
+and end together, and every newcomer wait for all to end.
+"""
 BUSY = 0.8
 """Of what the engine can do, both tenants together, when each keeps its share."""
 WARM_UP_S = 15.0
@@ -42,14 +44,17 @@ LOUD = ("loud", "loud-key")
 
 @dataclass
 class Told:
-    """What one tenant was answered.
+    """What one tenant was answered in a span of time.
 
     Attributes:
-        ttft_s: Seconds from each request to its first token.
-        refused: How many got 429.
-        tokens: How many it got.
+        from_s, until_s: The span, by `time.monotonic`.
+        ttft_s: Seconds to its first token, of each request that was sent in it.
+        refused: How many of those got 429.
+        tokens: How many it got in it.
     """
 
+    from_s: float
+    until_s: float
     ttft_s: list[float] = field(default_factory=list)
     refused: int = 0
     tokens: int = 0
@@ -71,18 +76,19 @@ def fleet(keys: Path, port: int) -> FleetSettings:
                     "engine": "simulated",
                     "cpus": 0.1,
                     "options": {"max_num_seqs": SLOTS, "step_time": step},
+                    "admission": {"max_queued": 128},
                 }
             ],
         }
     )
 
 
-async def ask(session: aiohttp.ClientSession, url: str, key: str, told: Told | None) -> None:
+async def ask(session: aiohttp.ClientSession, url: str, key: str, tokens: int, told: Told) -> None:
     """One request, read to its end."""
     body = {
         "model": NAME,
         "messages": [{"role": "user", "content": "count from 1 to 100"}],
-        "max_tokens": TOKENS,
+        "max_tokens": tokens,
         "ignore_eos": True,
         "stream": True,
     }
@@ -90,50 +96,44 @@ async def ask(session: aiohttp.ClientSession, url: str, key: str, told: Told | N
     headers = {"authorization": f"Bearer {key}"}
     async with session.post(f"{url}/v1/chat/completions", json=body, headers=headers) as response:
         if response.status == 429:
-            if told is not None:
-                told.refused += 1
+            told.refused += began_s >= told.from_s
             return
         response.raise_for_status()
         first_s: float | None = None
         async for line in response.content:
             if b'"content"' in line and b'"content":""' not in line:
-                first_s = first_s or time.monotonic()
-                if told is not None:
-                    told.tokens += 1
+                now_s = time.monotonic()
+                first_s = first_s or now_s
+                told.tokens += told.from_s <= now_s < told.until_s
         assert first_s is not None
-        if told is not None:
+        if began_s >= told.from_s:
             told.ttft_s.append(first_s - began_s)
 
 
 async def keep_asking(
-    session: aiohttp.ClientSession, url: str, key: str, per_s: float, until_s: float, told: Told, seed: int
+    session: aiohttp.ClientSession, url: str, key: str, per_s: float, told: Told, chance: random.Random
 ) -> None:
-    """Asks at random times; what is asked in the first seconds does not count."""
-    chance = random.Random(seed)
-    began_s = next_s = time.monotonic()
+    """Asks at random times."""
+    next_s = time.monotonic()
     asked = set[asyncio.Task[None]]()
-    while (next_s := next_s + chance.expovariate(per_s)) < until_s:
+    while (next_s := next_s + chance.expovariate(per_s)) < told.until_s:
         await asyncio.sleep(next_s - time.monotonic())
-        counts = next_s - began_s > WARM_UP_S
-        task = asyncio.create_task(ask(session, url, key, told if counts else None))
-        asked.add(task)
-        task.add_done_callback(asked.discard)
-    for result in await asyncio.gather(*asked, return_exceptions=True):
-        if isinstance(result, Exception):
-            raise result
+        asked.add(asyncio.create_task(ask(session, url, key, chance.randint(*TOKENS), told)))
+    await asyncio.gather(*asked)
 
 
 async def measure(url: str, quiet_per_s: float, loud_per_s: float, lasts_s: float, seed: int) -> tuple[Told, Told]:
-    """What both were answered."""
-    quiet, loud = Told(), Told()
-    until_s = time.monotonic() + WARM_UP_S + lasts_s
+    """What both were answered, once it has been so for a while."""
+    from_s = time.monotonic() + WARM_UP_S
+    quiet, loud = (Told(from_s, from_s + lasts_s) for _ in range(2))
     timeout = aiohttp.ClientTimeout(None)
-    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
-        loads = [(QUIET, quiet_per_s, quiet), (LOUD, loud_per_s, loud)]
-        async with asyncio.TaskGroup() as group:
-            for number, ((_, key), per_s, told) in enumerate(loads):
-                if per_s:
-                    group.create_task(keep_asking(session, url, key, per_s, until_s, told, 2 * seed + number))
+    async with (
+        aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session,
+        asyncio.TaskGroup() as group,
+    ):
+        for (name, key), per_s, told in ((QUIET, quiet_per_s, quiet), (LOUD, loud_per_s, loud)):
+            if per_s:
+                group.create_task(keep_asking(session, url, key, per_s, told, random.Random(f"{name}{seed}")))
     return quiet, loud
 
 
@@ -155,7 +155,7 @@ async def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="default 3")
     asked = parser.parse_args()
     console = Console(file=sys.stdout, width=160)
-    can_per_s = SLOTS / (STEP_S * (TOKENS + 1))
+    can_per_s = SLOTS / (STEP_S * (sum(TOKENS) / 2 + 1))
     share_per_s = BUSY * can_per_s / 2
     made = table("load", "quiet: TTFT p50, ms", "p95", "refused", "loud: TTFT p50, ms", "refused", "tokens/s, both")
     medians: dict[str, list[float]] = {}
