@@ -104,6 +104,8 @@ class HttpSettings(Settings):
         api_keys_env: Without a file of keys: the environment variable with the API keys, separated by commas, of one
             tenant that may do everything. None: PENSTOCK_API_KEYS; and if that is not set, no key is asked for.
         open: Whether other machines may ask without a key.
+        access_log: Where each request leaves a line of JSON, without its content: `stdout` (of the router replica's
+            process), the path of a file, or `off`; None: `stdout` where keys are asked for, else `off`.
         session_header: Header that carries a session id.
         cors: Which web pages may call it.
         notice_s: How long a router replica that ends still takes connections, while `/ready` says 503 already: what
@@ -124,6 +126,7 @@ class HttpSettings(Settings):
     keys: KeySettings = KeySettings()
     api_keys_env: str | None = Field(None, min_length=1)
     open: bool = False
+    access_log: str | None = Field(None, min_length=1)
     session_header: str = "x-session-id"
     cors: CorsSettings = CorsSettings()
     notice_s: float = Field(1.0, ge=0, le=600)

@@ -91,6 +91,7 @@ class RequestMeter:
         choices: Answers that are generated side by side.
         started_s, first_token_s, finished_s: Monotonic times; 0 when it has not come to that.
         usage: Tokens of the whole request; None until it finished.
+        reasons: Why its choices ended.
     """
 
     __slots__ = (
@@ -99,6 +100,7 @@ class RequestMeter:
         "finished_s",
         "first_token_s",
         "model",
+        "reasons",
         "started_s",
         "tenant",
         "tokens",
@@ -115,14 +117,16 @@ class RequestMeter:
         self.first_token_s = 0.0
         self.finished_s = 0.0
         self.usage: Usage | None = None
+        self.reasons: set[str] = set()
 
     def first_token(self) -> None:
         """The first output came; later calls change nothing."""
         if not self.first_token_s:
             self.first_token_s = time.monotonic()
 
-    def finish(self, usage: Usage) -> None:
-        """The answer is complete."""
+    def finish(self, usage: Usage, reasons: Iterable[str] = ()) -> None:
+        """The answer is complete; why its choices ended, as far as that was not noted already."""
+        self.reasons.update(reasons)
         self.finished_s = time.monotonic()
         self.usage = usage
 

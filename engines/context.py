@@ -43,12 +43,13 @@ class Context:
             parent's.
     """
 
-    __slots__ = ("_callbacks", "_children", "_state", "deadline_s", "id", "traceparent")
+    __slots__ = ("_callbacks", "_children", "_moves", "_state", "deadline_s", "id", "traceparent")
 
     def __init__(self, id: str | None = None, deadline_s: float = math.inf, traceparent: str = "") -> None:
         self.id = id if id is not None else uuid.uuid4().hex
         self.deadline_s = deadline_s
         self.traceparent = traceparent
+        self._moves = [0]
         self._state = CancelState.LIVE
         # Dicts keep the order of registration and remove in constant time.
         self._callbacks: dict[object, tuple[CancelState, Callback]] = {}
@@ -71,6 +72,15 @@ class Context:
     def is_killed(self) -> bool:
         """True once `kill()` was called."""
         return self._state >= CancelState.KILLED
+
+    @property
+    def moves(self) -> int:
+        """How often a stream of the request broke and went on elsewhere, those of its children included."""
+        return self._moves[0]
+
+    def note_move(self) -> None:
+        """A stream of the request goes on elsewhere."""
+        self._moves[0] += 1
 
     def stop(self) -> None:
         """Asks for a polite end."""
@@ -105,6 +115,7 @@ class Context:
         self._children[key] = child
         child.deadline_s = min(child.deadline_s, self.deadline_s)
         child.traceparent = child.traceparent or self.traceparent
+        child._moves = self._moves
         if self._state is not CancelState.LIVE:
             child._advance(self._state)
 

@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from aiohttp import web
 
 from deployments.http.apis import error_text, find_endpoint
 from deployments.http.server.error_response import error_response
 from deployments.http.server.exchange import Exchange, Services
-from deployments.http.server.keys import Authentication
-from deployments.http.server.refusals import InternalError
+from deployments.http.server.keys import OPEN_PATHS, Authentication
+from deployments.http.server.refusals import InternalError, MethodNotAllowed, NoSuchRoute
 from deployments.http.server.request_id import HEADER, request_id
 from engines.errors import Cancelled, Forbidden, PenstockError, RequestTooLarge
 
@@ -40,11 +41,18 @@ class Dispatcher:
         except (asyncio.CancelledError, ConnectionError):
             # The client is gone; aiohttp cancels its handler.
             metrics.disconnected(meter)
-            metrics.end(meter, Cancelled.status, Cancelled.code)
+            self._end(exchange, Cancelled.status, Cancelled.code)
             raise
         error = exchange.failed_with
-        metrics.end(meter, response.status if error is None else error.status, None if error is None else error.code)
+        self._end(exchange, response.status if error is None else error.status, None if error is None else error.code)
         return response
+
+    def _end(self, exchange: Exchange, status: int, code: str | None) -> None:
+        self._services.metrics.end(exchange.meter, status, code)
+        # Probes come every few seconds, and say nothing.
+        if exchange.request.path not in OPEN_PATHS:
+            is_refused = code is not None and exchange.instance is None
+            self._services.access_log.write(exchange.log_line(status, code), is_refused=is_refused)
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         request = exchange.request
@@ -55,11 +63,13 @@ class Dispatcher:
             if preflight is not None:
                 response: web.StreamResponse = preflight
             else:
+                with suppress(NoSuchRoute, MethodNotAllowed):
+                    # Who asks without a key is told nothing of it, but it is counted for what was asked.
+                    exchange.meter.endpoint = find_endpoint(request.method, request.path)[0].path
                 exchange.holder = await self._authentication.holder(request)
                 if exchange.holder is not None:
                     exchange.meter.tenant = exchange.tenant.name
                 endpoint, exchange.argument = find_endpoint(request.method, request.path)
-                exchange.meter.endpoint = endpoint.path
                 if endpoint.is_operators and not exchange.tenant.is_admin:
                     raise Forbidden(f"{endpoint.path} takes an API key with the scope 'admin'.")
                 response = await endpoint.handler(exchange)

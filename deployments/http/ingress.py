@@ -13,6 +13,7 @@ from deployments.fleet_settings import HttpSettings
 from deployments.http.apis import DEFAULT_ERROR_TEXT
 from deployments.http.dispatcher import Dispatcher
 from deployments.http.key_source import key_source
+from deployments.http.server.access_log import AccessLog, NoAccessLog
 from deployments.http.server.bodies import Bodies
 from deployments.http.server.connection import MAX_HEADER_BYTES, MAX_HEADERS, Connection
 from deployments.http.server.cors import Cors
@@ -96,6 +97,7 @@ class HttpIngress:
         """
         settings = self._settings
         keys = key_source(settings)
+        log = _access_log(settings, keyed=not keys.is_open)
         await keys.start()
         unread = Unread(settings.unread_stream_bytes, settings.unread_bytes, self._metrics.unread)
         hosts = Hosts(settings, keyed=not keys.is_open)
@@ -109,6 +111,7 @@ class HttpIngress:
             bodies=Bodies(settings.max_bodies_bytes),
             keys=keys,
             quotas=self._quotas,
+            access_log=log,
         )
         server = _Server(
             Dispatcher(self._services),
@@ -121,6 +124,7 @@ class HttpIngress:
             )
         except OSError as error:
             await keys.stop()
+            log.close()
             raise _cannot_listen(settings, error) from error
         hosts.listens_on([listening.getsockname()[0] for listening in self._listener.sockets])
         self._server = server
@@ -163,6 +167,7 @@ class HttpIngress:
         assert self._services is not None
         await self._services.keys.stop()
         await self._quotas.stop()
+        self._services.access_log.close()
         await asyncio.wait([poster])
         # What it has counted since it last told the others must not go with it.
         await self._metrics.post()
@@ -211,6 +216,11 @@ class _Server(web.Server):
 
     def __call__(self) -> Connection:
         return Connection(self, **self._options)
+
+
+def _access_log(settings: HttpSettings, *, keyed: bool) -> AccessLog:
+    target = settings.access_log or ("stdout" if keyed else "off")
+    return NoAccessLog() if target == "off" else AccessLog(target)
 
 
 def _cannot_listen(settings: HttpSettings, error: OSError) -> CannotListen:

@@ -113,6 +113,7 @@ class Migration(Transparent):
         while not stream.ends_early():
             try:
                 await self.inner.submit(stream.rest(), stream.context, stream)
+                stream.context.note_move()
                 return "continued"
             except PenstockError as error:
                 left_s = deadline_s - time.monotonic()

@@ -196,6 +196,7 @@ class _RecoverableStream:
             assert request.messages is not None  # one of the three is given, and ids were refused
             changes |= {"messages": _with_answer(request, text)}
             changes |= {"continue_final_message": True, "add_generation_prompt": False}
+        self._context.note_move()
         self._recovery.report(Recovered("continued"))
         self._recovery.run_again(self, request.model_copy(update=changes), error)
 

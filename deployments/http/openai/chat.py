@@ -33,7 +33,7 @@ async def chat(exchange: Exchange) -> web.StreamResponse:
         choices = [ChatChunks(chunks, index, body.finish_reason) for index in range(asking.request.sampling.n)]
         return await answer_stream(exchange, [asking], chunks, [choices])
     (completion,) = await answer_whole(exchange, [asking])
-    exchange.meter.finish(completion.usage)
+    exchange.meter.finish(completion.usage, (choice.reason for choice in completion.choices))
     answer = _answer(id, exchange.created_s, body, completion)
     if body.logprobs or body.return_token_ids:
         # It may be long: each choice, and each piece of its log probabilities, is made when its turn comes.

@@ -70,7 +70,7 @@ def _answer(
     answers: Sequence[Completion],
 ) -> dict[str, Any]:
     usage = sum((answer.usage for answer in answers), Usage())
-    exchange.meter.finish(usage)
+    exchange.meter.finish(usage, (choice.reason for answer in answers for choice in answer.choices))
     return {
         "id": id,
         "object": "text_completion",

@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 
 from deployments.fleet import Fleet, Model
 from deployments.fleet_settings import HttpSettings
+from deployments.http.server.access_log import AccessLog
 from deployments.http.server.bodies import LARGE_BYTES, Bodies
 from deployments.http.server.body import read_json
 from deployments.http.server.cors import Cors
@@ -29,7 +30,7 @@ from engines.completion import Completion
 from engines.context import Context
 from engines.contract import Engine
 from engines.errors import ModelNotFound, PenstockError
-from engines.events import Started
+from engines.events import Started, Usage
 
 _TRACEPARENT_CHARS = 64
 
@@ -42,6 +43,7 @@ class Services:
         cors: Which web pages may ask.
         keys: Who holds which key.
         quotas: What tenants may spend.
+        access_log: Where each request leaves a line.
         hosts: Which names the server answers to.
         draining: The ingress is about to stop: probes say so, and connections are not kept.
     """
@@ -55,6 +57,7 @@ class Services:
     bodies: Bodies
     keys: Keys
     quotas: Quotas
+    access_log: AccessLog
     live_ids: LiveIds = field(default_factory=LiveIds)
     readiness: Readiness = field(default_factory=Readiness)
     draining: bool = False
@@ -75,6 +78,7 @@ class Exchange:
         argument: The rest of the path, for routes that have one.
         failed_with: The error that ended the answer after its head was sent.
         holder: Who asks, once known.
+        moves: How often its streams broke and went on elsewhere.
     """
 
     request: web.BaseRequest
@@ -87,6 +91,7 @@ class Exchange:
     argument: str = ""
     failed_with: PenstockError | None = None
     holder: Holder | None = None
+    moves: int = 0
 
     @property
     def fleet(self) -> Fleet:
@@ -174,6 +179,7 @@ class Exchange:
             context.kill()
             raise
         finally:
+            self.moves += context.moves
             ids.release(context.id)
 
     def set_headers(self, response: web.StreamResponse) -> None:
@@ -189,6 +195,35 @@ class Exchange:
         self.services.cors.set_headers(self.request, response)
         if self.services.draining:
             response.force_close()
+
+    def log_line(self, status: int, code: str | None) -> dict[str, Any]:
+        """What the access log says of it: who asked what, and what became of it.
+
+        Args:
+            status: HTTP status; of an answer that failed after its head, that of the error.
+            code: The code of the error, if there was one.
+        """
+        meter = self.meter
+        usage = meter.usage or Usage(completion_tokens=meter.tokens)
+        now_s = time.monotonic()
+        return {
+            "request_id": self.id,
+            "tenant": meter.tenant or None,
+            "peer": self.request.remote,
+            "method": self.request.method,
+            "route": meter.endpoint,
+            "model": meter.model or None,
+            "instance": self.instance,
+            "status": status,
+            "error": code,
+            "prompt_tokens": usage.prompt_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "ttft_s": round(meter.first_token_s - meter.started_s, 4) if meter.first_token_s else None,
+            "seconds": round(now_s - meter.started_s, 4),
+            "finish_reason": ",".join(sorted(meter.reasons)) or None,
+            "moves": self.moves,
+        }
 
 
 def json_response(text: str) -> web.Response:

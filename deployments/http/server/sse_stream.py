@@ -459,6 +459,7 @@ class SseSink:
         usage = event.usage if self._format.report.usage_so_far else None
         for choice, reason, stop_reason in zip(self._choices, event.reasons, stop_reasons, strict=False):
             choice.add(choice.format.finish(reason, stop_reason, usage))
+        self._meter.reasons.update(event.reasons)
         self._stream.finish(event.usage)
 
 

@@ -81,8 +81,10 @@ async def test_what_was_asked_is_freed_with_its_answer_without_the_collector() -
 
 async def test_it_waits_for_an_instance_that_takes_it() -> None:
     engine = Breaks(InstanceLost("gone"), QueueFull("full"), refusals=2)
-    recorder = await answer(engine, wait_s=30.0)
+    context = Context()
+    recorder = await answer(engine, wait_s=30.0, context=context)
     await recorder.over()
+    assert context.moves == 1
     assert (recorder.text, engine.asked) == ("one two three", 4)
     assert [move.outcome for move in engine.moves] == ["continued"]
     assert recorder.finished is not None and recorder.finished.usage.completion_tokens == len("one two three")
