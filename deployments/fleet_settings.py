@@ -99,6 +99,10 @@ class HttpSettings(Settings):
         body_timeout_s: What a client gets to send its body.
         unread_stream_bytes: Bytes that may wait for a client that does not read its stream; past it that stream ends.
         unread_bytes: The same for all streams of one router replica; past it the largest are ended.
+        max_connections: Most connections of one router replica; one more is closed with 503.
+        max_connections_per_peer: The same of one address, which may be that of a load balancer.
+        max_requests_per_connection: After so many its answer closes the connection, so that clients which keep theirs
+            find new replicas.
         write_timeout_s: A client that reads nothing for so long is dropped, and its request killed.
         keys: Who may ask.
         api_keys_env: Without a file of keys: the environment variable with the API keys, separated by commas, of one
@@ -122,6 +126,9 @@ class HttpSettings(Settings):
     body_timeout_s: float = Field(30.0, gt=0)
     unread_stream_bytes: int = Field(8 * 2**20, ge=2**20)
     unread_bytes: int = Field(256 * 2**20, ge=2**20)
+    max_connections: int = Field(16_384, ge=1)
+    max_connections_per_peer: int = Field(8_192, ge=1)
+    max_requests_per_connection: int = Field(10_000, ge=1)
     write_timeout_s: float = Field(60.0, gt=0)
     keys: KeySettings = KeySettings()
     api_keys_env: str | None = Field(None, min_length=1)

@@ -167,6 +167,11 @@ class Metrics:
             "Connections closed because the client read nothing for too long.",
             registry=self._cumulative,
         )
+        self._refused_connections = Counter(
+            "penstock_connections_refused",
+            "Connections closed because there were too many, in all or of one peer.",
+            registry=self._cumulative,
+        )
         self._unread = Counter(
             "penstock_unread_streams_ended",
             "Streams ended because too much of them waited for a client that did not read.",
@@ -322,6 +327,10 @@ class Metrics:
     def dropped(self) -> None:
         """A client that read nothing was dropped."""
         self._dropped.inc()
+
+    def refused_connection(self) -> None:
+        """A connection was one too many."""
+        self._refused_connections.inc()
 
     def unread(self) -> None:
         """A stream was ended because too much of it waited for its client."""

@@ -7,6 +7,7 @@ from contextlib import suppress
 from aiohttp import web
 
 from deployments.http.apis import error_text, find_endpoint
+from deployments.http.server.connection import Connection
 from deployments.http.server.error_response import error_response
 from deployments.http.server.exchange import Exchange, Services
 from deployments.http.server.keys import OPEN_PATHS, Authentication
@@ -35,6 +36,8 @@ class Dispatcher:
         """Answers one request."""
         metrics = self._services.metrics
         meter = metrics.begin("other")
+        if isinstance(request.protocol, Connection):
+            request.protocol.requests += 1
         exchange = Exchange(request, request_id(request.headers.get(HEADER)), self._services, meter)
         try:
             response = await self._answer(exchange)

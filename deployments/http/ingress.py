@@ -16,6 +16,7 @@ from deployments.http.key_source import key_source
 from deployments.http.server.access_log import AccessLog, NoAccessLog
 from deployments.http.server.bodies import Bodies
 from deployments.http.server.connection import MAX_HEADER_BYTES, MAX_HEADERS, Connection
+from deployments.http.server.connection_limits import ConnectionLimits
 from deployments.http.server.cors import Cors
 from deployments.http.server.error_response import error_response
 from deployments.http.server.exchange import Services
@@ -117,6 +118,9 @@ class HttpIngress:
             Dispatcher(self._services),
             write_timeout_s=settings.write_timeout_s,
             metrics=self._metrics,
+            limits=ConnectionLimits(
+                settings.max_connections, settings.max_connections_per_peer, self._metrics.refused_connection
+            ),
         )
         try:
             self._listener = await asyncio.get_running_loop().create_server(
@@ -195,14 +199,18 @@ class _Server(web.Server):
         handler: Answers requests.
         write_timeout_s: A client that reads nothing for so long is dropped.
         metrics: Counts those.
+        limits: How many connections there may be.
     """
 
-    def __init__(self, handler: Dispatcher, *, write_timeout_s: float, metrics: Metrics) -> None:
+    def __init__(
+        self, handler: Dispatcher, *, write_timeout_s: float, metrics: Metrics, limits: ConnectionLimits
+    ) -> None:
         super().__init__(handler, handler_cancellation=True)
         self._options: dict[str, Any] = {
             "loop": asyncio.get_running_loop(),
             "write_timeout_s": write_timeout_s,
             "on_drop": metrics.dropped,
+            "limits": limits,
             "refuse": lambda error, id: error_response(error, DEFAULT_ERROR_TEXT(error, id)),
             "access_log": None,
             # A compressed body may unpack to any size; such bodies are refused.

@@ -1,4 +1,7 @@
-"""One client's connection: watches that the client reads, and tells the stream when it may write."""
+"""One client's connection: watches that the client reads, and tells the stream when it may write.
+
+One that is too many is answered and closed before anything of it is read.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -6,6 +9,7 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
+from deployments.http.server.connection_limits import ConnectionLimits
 from deployments.http.server.refusals import InternalError, NotHttp
 from deployments.http.server.request_id import HEADER, request_id
 from deployments.http.server.sse_stream import SseStream
@@ -17,6 +21,10 @@ LOW_WATER_BYTES = 64 * 1024
 """Unsent bytes at which it goes on."""
 MAX_HEADER_BYTES = 8190
 MAX_HEADERS = 128
+_ONE_TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nServer: penstock\r\n"
+    b"Connection: close\r\n\r\n"
+)
 
 
 class Connection(web.RequestHandler):
@@ -26,8 +34,12 @@ class Connection(web.RequestHandler):
         server: The server it belongs to.
         write_timeout_s: A client that reads nothing for so long, while bytes wait for it, is dropped.
         on_drop: Called when a client is dropped.
+        limits: How many connections there may be.
         refuse: Makes the answer to what is no request, of an error and an id for it.
         options: aiohttp's own.
+
+    Attributes:
+        requests: How many have come on it so far.
     """
 
     def __init__(
@@ -36,16 +48,20 @@ class Connection(web.RequestHandler):
         *,
         write_timeout_s: float,
         on_drop: Callable[[], None],
+        limits: ConnectionLimits,
         refuse: Callable[[PenstockError, str], web.Response],
         **options: Any,
     ) -> None:
         super().__init__(server, **options)
         self._write_timeout_s = write_timeout_s
         self._on_drop = on_drop
+        self._limits = limits
+        self._peer: str | None = None  # None: it is not counted.
         self._refuse = refuse
         self._stream: SseStream | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._blocked = False
+        self.requests = 0
 
     @property
     def blocked(self) -> bool:
@@ -63,15 +79,32 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio's: the client is there."""
+        address = transport.get_extra_info("peername")
+        peer = str(address[0]) if address else ""
+        if not self._limits.enter(peer):
+            assert isinstance(transport, asyncio.Transport)
+            transport.write(_ONE_TOO_MANY)
+            transport.close()
+            return
+        self._peer = peer
         super().connection_made(transport)
         assert self.transport is not None
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """asyncio's: the client is gone. aiohttp cancels the handler."""
+        if self._peer is None:
+            return
+        self._limits.leave(self._peer)
+        self._peer = None
         self._unwatch()
         self._stream = None
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio's: something came."""
+        if self._peer is not None:
+            super().data_received(data)
 
     def pause_writing(self) -> None:
         """asyncio's: more than the high-water mark is unsent."""

@@ -14,6 +14,7 @@ from deployments.fleet_settings import HttpSettings
 from deployments.http.server.access_log import AccessLog
 from deployments.http.server.bodies import LARGE_BYTES, Bodies
 from deployments.http.server.body import read_json
+from deployments.http.server.connection import Connection
 from deployments.http.server.cors import Cors
 from deployments.http.server.hints import INSTANCE_HEADER, MODEL_HEADER, DispatchHints, dispatch_hints
 from deployments.http.server.hosts import Hosts
@@ -193,7 +194,11 @@ class Exchange:
         if self.tenant.has_limits:
             response.headers.update(self.services.quotas.headers(self.tenant))
         self.services.cors.set_headers(self.request, response)
-        if self.services.draining:
+        connection = self.request.protocol
+        is_worn = isinstance(connection, Connection) and (
+            connection.requests >= self.services.settings.max_requests_per_connection
+        )
+        if self.services.draining or is_worn:
             response.force_close()
 
     def log_line(self, status: int, code: str | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from deployments.http import ingress
 from tests.deployments.http.conftest import HELLO, Serving, until
 
 BODY = json.dumps({"model": "demo", "messages": HELLO}).encode()
@@ -112,3 +113,54 @@ async def test_two_requests_of_one_id_are_two_requests(serving: Serving) -> None
     assert [answer.headers["x-request-id"] for answer in answers] == ["same"] * 3
     assert len(set(ids)) == 3
     assert "same" in ids
+
+
+async def test_more_connections_than_may_be_are_closed_and_others_are_served(serving: Serving) -> None:
+    async with serving(["Hi"], max_connections_per_peer=3) as served:
+        held = [await asyncio.open_connection("127.0.0.1", served.ingress.port) for _ in range(3)]
+        for reader, writer in held:
+            writer.write(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        answer = await served.raw(post())
+        assert answer.startswith(b"HTTP/1.1 503 ") and b"Retry-After: 1" in answer
+        # Another address has its own; in all there is room.
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.ingress.port, local_addr=("127.0.0.2", 0))
+        writer.write(b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        for _, other in [*held, (reader, writer)]:
+            other.close()
+        await until(lambda: not served.ingress._server.connections)
+        assert "penstock_connections_refused_total 1.0" in (await served.get("/metrics")).body.decode()
+
+
+async def test_more_connections_than_may_be_in_all(serving: Serving) -> None:
+    async with serving(["Hi"], max_connections=1) as served:
+        _, writer = await asyncio.open_connection("127.0.0.1", served.ingress.port, local_addr=("127.0.0.2", 0))
+        await until(lambda: len(served.ingress._server.connections) == 1)
+        assert (await served.raw(post())).startswith(b"HTTP/1.1 503 ")
+        writer.close()
+
+
+async def test_a_connection_that_has_served_long_enough_is_closed_with_its_answer(serving: Serving) -> None:
+    async with serving(["Hi"], max_requests_per_connection=2) as served:
+        answers = (await served.raw(post() * 3)).split(b"HTTP/1.1 ")[1:]
+        assert [answer[:3] for answer in answers] == [b"200", b"200"]
+        assert [b"connection: close" in answer.lower() for answer in answers] == [False, True]
+
+
+async def test_a_head_that_does_not_come_to_its_end_does_not_hold_a_connection(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingress, "KEEPALIVE_S", 0.3)
+    async with serving(["Hi"]) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.ingress.port)
+
+        async def trickle() -> None:
+            for byte in HEAD * 100:
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.02)
+
+        trickling = asyncio.ensure_future(trickle())
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+        trickling.cancel()
+        writer.close()
