@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import socket
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Generator
@@ -69,10 +70,18 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """urllib's: no other request is made, and the answer stays what it is."""
 
 
-def _opener(url: str) -> urllib.request.OpenerDirector:
+def trusting_anybody() -> ssl.SSLContext:
+    """TLS with whoever answers: for what is no secret, as whether a server of this machine is ready."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _opener(url: str, context: ssl.SSLContext | None = None) -> urllib.request.OpenerDirector:
     # A proxy of the environment would see what is meant for this machine.
     proxies = [urllib.request.ProxyHandler({})] if is_here(url) else []
-    return urllib.request.build_opener(_NoRedirects(), *proxies)
+    return urllib.request.build_opener(_NoRedirects(), urllib.request.HTTPSHandler(context=context), *proxies)
 
 
 class ApiClient:
@@ -161,13 +170,18 @@ class ApiClient:
             ) from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                raise ClusterError(
+                    f"The certificate of {self.url} is not trusted here: {reason.verify_message}. Set SSL_CERT_FILE to "
+                    "a file with its authority's certificate, or name the address that it is for: --url"
+                ) from None
             raise ClusterError(f"Nothing answers at {self.url} ({reason}). `penstock serve` starts a fleet.") from None
 
 
 def status_without_key(url: str) -> int | None:
     """The HTTP status that a request without a key gets from the fleet at that address; None: nothing answers."""
     try:
-        with _opener(url).open(f"{url}/v1/models", timeout=_TIMEOUT_S) as answer:
+        with _opener(url, trusting_anybody()).open(f"{url}/v1/models", timeout=_TIMEOUT_S) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code

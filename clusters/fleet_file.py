@@ -69,8 +69,9 @@ def parse_fleet(text: str, name: str, folder: Path) -> FleetSettings:
         raise FleetFileError(error.file, error.problems) from None
     problems = yaml_problems(document)
     http = document.value.get("http")
-    if isinstance(http, dict) and isinstance(http.get("keys"), dict):
-        http["keys"] = _resolve_paths(http["keys"], folder)
+    for section in ("keys", "tls"):
+        if isinstance(http, dict) and isinstance(http.get(section), dict):
+            http[section] = _resolve_paths(http[section], folder)
     for model in _models(document):
         if isinstance(model.get("options"), dict):
             model["options"] = _resolve_paths(model["options"], folder)

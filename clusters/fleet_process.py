@@ -22,6 +22,7 @@ from ray.exceptions import RayError
 from actors.directory.client import DirectoryClient
 from actors.instance.placement import cluster_nodes
 from clusters import process_session
+from clusters.api_client import trusting_anybody
 from clusters.boot_failure import reason
 from clusters.cluster_room import missing_resources, share_gpus
 from clusters.errors import ClusterError, first_line
@@ -176,14 +177,20 @@ class FleetProcess:
             _log.error("Serve says: %s", message)
             raise ClusterError(f"The fleet did not start: {reason(message)}")
         # What a client sees is what counts; a foreign cluster's ports may be out of reach from here.
-        self._ready = application.status == "RUNNING" if self._job.address is not None else self._answers()
+        tls = self._fleet.http.tls
+        # Without a certificate of its own nobody is answered.
+        is_closed = tls is not None and tls.client_ca is not None
+        out_of_reach = self._job.address is not None or is_closed
+        self._ready = application.status == "RUNNING" if out_of_reach else self._answers()
         if self._ready:
             self._report(Ready())
 
     def _answers(self) -> bool:
-        url = http_url(self._fleet.http.host, self._fleet.http.port) + "/ready"
+        settings = self._fleet.http
+        url = http_url(settings.host, settings.port, tls=settings.tls is not None) + "/ready"
+        trusted = trusting_anybody()
         try:
-            with urllib.request.urlopen(url, timeout=_PROBE_TIMEOUT_S) as answer:  # noqa: S310 - our own URL
+            with urllib.request.urlopen(url, timeout=_PROBE_TIMEOUT_S, context=trusted) as answer:  # noqa: S310 - ours
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError, http.client.HTTPException):
             return False

@@ -101,6 +101,7 @@ def serve_fleet(
             pid_created_s=psutil.Process().create_time(),
             host=fleet.http.host,
             port=fleet.http.port,
+            tls=fleet.http.tls is not None,
             logs=folder,
         )
         if address is None:

@@ -82,6 +82,24 @@ class KeySettings(Settings):
     file: str | None = Field(None, min_length=1)
 
 
+class TlsSettings(Settings):
+    """The server's certificate.
+
+    All are files in PEM, on every node that has a router replica; they are read again when they change, for new
+    connections. What begins with a dot or a tilde is relative to the fleet file.
+
+    Attributes:
+        certificate: The certificate, followed by those between it and its authority.
+        key: Its private key, without a password.
+        client_ca: Authorities of clients' certificates, without which nobody is let in then; None: none is asked for.
+            One that is taken out counts until the replica is restarted.
+    """
+
+    certificate: str = Field(min_length=1)
+    key: str = Field(min_length=1)
+    client_ca: str | None = Field(None, min_length=1)
+
+
 class HttpSettings(Settings):
     """The HTTP ingress.
 
@@ -104,6 +122,7 @@ class HttpSettings(Settings):
         max_requests_per_connection: After so many its answer closes the connection, so that clients which keep theirs
             find new replicas.
         write_timeout_s: A client that reads nothing for so long is dropped, and its request killed.
+        tls: The server's certificate; None: it speaks plain HTTP.
         keys: Who may ask.
         api_keys_env: Without a file of keys: the environment variable with the API keys, separated by commas, of one
             tenant that may do everything. None: PENSTOCK_API_KEYS; and if that is not set, no key is asked for.
@@ -130,6 +149,7 @@ class HttpSettings(Settings):
     max_connections_per_peer: int = Field(8_192, ge=1)
     max_requests_per_connection: int = Field(10_000, ge=1)
     write_timeout_s: float = Field(60.0, gt=0)
+    tls: TlsSettings | None = None
     keys: KeySettings = KeySettings()
     api_keys_env: str | None = Field(None, min_length=1)
     open: bool = False

@@ -12,7 +12,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -24,8 +24,6 @@ from prometheus_client.registry import Collector
 
 from actors.directory.known_instance import Instance
 from actors.loop_lag import LoopLag
-from deployments.tenants.keys import Keys
-from deployments.tenants.quotas import Quotas
 from engines.errors import Unavailable
 from engines.events import Usage
 from engines.operators.breaker import BreakerTurned
@@ -256,18 +254,7 @@ class Metrics:
             ["model"],
             registry=self._gauges,
         )
-        self._keys_problem = Gauge(
-            "penstock_keys_unreadable",
-            "Router replicas that cannot read their keys anew; those that they have read before hold.",
-            registry=self._gauges,
-        )
-        self.keys: Keys | None = None
-        self._quotas_problem = Gauge(
-            "penstock_quotas_unreachable",
-            "Router replicas that the directory does not answer: tenants with quotas have what is there already.",
-            registry=self._gauges,
-        )
-        self.quotas: Quotas | None = None
+        self._conditions: dict[str, tuple[Gauge, Callable[[], bool]]] = {}
         self._lag_gauge = Gauge(_LAG, _LAG_HELP, ["process"], registry=self._gauges)
         self.lag: LoopLag | None = None
         Gauge("penstock_router_replicas", "Router replicas.", registry=self._gauges).set(1)
@@ -276,6 +263,18 @@ class Metrics:
     def in_flight(self) -> int:
         """Requests of this replica that are under way, probes among them."""
         return len(self._live)
+
+    def watch(self, name: str, description: str, holds: Callable[[], bool]) -> None:
+        """Tells of a condition of this replica: 1 where it holds, else 0; the fleet's figure says of how many it does.
+
+        Args:
+            name: The metric's; a second time under the same name takes the first one's place.
+            description: What the metric says.
+            holds: Whether it does now.
+        """
+        known = self._conditions.get(name)
+        gauge = Gauge(name, description, registry=self._gauges) if known is None else known[0]
+        self._conditions[name] = (gauge, holds)
 
     def begin(self, endpoint: str) -> RequestMeter:
         """A request came in."""
@@ -413,8 +412,8 @@ class Metrics:
         """This replica's figures now: those that only grow, and its gauges."""
         # Probes and the scrape itself have no model.
         self._in_flight.set(sum(1 for meter in self._live if meter.model))
-        self._keys_problem.set(self.keys is not None and bool(self.keys.problem))
-        self._quotas_problem.set(self.quotas is not None and not self.quotas.is_reached)
+        for gauge, holds in self._conditions.values():
+            gauge.set(holds())
         if self.lag is not None:
             self._lag_gauge.labels(self.replica).set(self.lag.longest_s())
         families = list(self._cumulative.collect())

@@ -30,6 +30,7 @@ class RunFile(BaseModel):
         pid_created_s: When that process began, in Unix time: process ids are used again.
         host: Where it answers.
         port: Where it answers.
+        tls: Whether it speaks HTTPS there.
         ray_address: Its Ray cluster; empty until there is one.
         logs: Where its logs are.
     """
@@ -41,13 +42,14 @@ class RunFile(BaseModel):
     pid_created_s: float
     host: str
     port: int
+    tls: bool = False
     ray_address: str = ""
     logs: Path
 
     @property
     def url(self) -> str:
         """Where it answers HTTP."""
-        return http_url(self.host, self.port)
+        return http_url(self.host, self.port, tls=self.tls)
 
     def is_alive(self) -> bool:
         """Whether that very process still runs."""
@@ -73,11 +75,11 @@ class RunFile(BaseModel):
             _path(self.port).unlink(missing_ok=True)
 
 
-def http_url(host: str, port: int) -> str:
+def http_url(host: str, port: int, *, tls: bool = False) -> str:
     """Where something that listens on that host answers from this machine."""
     every_v4 = "0.0.0.0"  # noqa: S104 - read here, not listened on
     reachable = {every_v4: "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{reachable}:{port}"
+    return f"{'https' if tls else 'http'}://{reachable}:{port}"
 
 
 def running_fleets() -> list[RunFile]:

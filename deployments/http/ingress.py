@@ -23,8 +23,10 @@ from deployments.http.server.exchange import Services
 from deployments.http.server.hosts import Hosts
 from deployments.http.server.refusals import CannotListen
 from deployments.http.server.sse_stream import Flusher
+from deployments.http.server.tls import HANDSHAKE_S, ServerTls
 from deployments.http.server.unread import Unread
 from deployments.metrics import Metrics
+from deployments.tenants.keys import Keys
 from deployments.tenants.quotas import Quotas
 from deployments.tenants.tenant_view import held_to, model_of
 from engines.contract import Engine
@@ -56,6 +58,7 @@ class HttpIngress:
         self._metrics = metrics
         self._quotas = quotas or Quotas.alone()
         self._services: Services | None = None
+        self._tls: ServerTls | None = None
         self._server: _Server | None = None
         self._listener: asyncio.Server | None = None
         self._poster: asyncio.Task[None] | None = None
@@ -98,6 +101,8 @@ class HttpIngress:
         """
         settings = self._settings
         keys = key_source(settings)
+        tls = self._tls = None if settings.tls is None else ServerTls(settings.tls)
+        secured: dict[str, Any] = {} if tls is None else {"ssl": tls.context, "ssl_handshake_timeout": HANDSHAKE_S}
         log = _access_log(settings, keyed=not keys.is_open)
         await keys.start()
         unread = Unread(settings.unread_stream_bytes, settings.unread_bytes, self._metrics.unread)
@@ -124,7 +129,7 @@ class HttpIngress:
         )
         try:
             self._listener = await asyncio.get_running_loop().create_server(
-                server, settings.host, settings.port, reuse_port=True, backlog=BACKLOG
+                server, settings.host, settings.port, reuse_port=True, backlog=BACKLOG, **secured
             )
         except OSError as error:
             await keys.stop()
@@ -136,9 +141,28 @@ class HttpIngress:
         self._poster = asyncio.create_task(self._metrics.post_forever())
         self._lag.start()
         self._metrics.lag = self._lag
-        self._metrics.keys = keys
-        self._metrics.quotas = self._quotas
+        self._watch(keys, tls)
         await self._quotas.start()
+        if tls is not None:
+            await tls.start()
+
+    def _watch(self, keys: Keys, tls: ServerTls | None) -> None:
+        self._metrics.watch(
+            "penstock_keys_unreadable",
+            "Router replicas that cannot read their keys anew; those that they have read before hold.",
+            lambda: bool(keys.problem),
+        )
+        self._metrics.watch(
+            "penstock_quotas_unreachable",
+            "Router replicas that the directory does not answer: tenants with quotas have what is there already.",
+            lambda: not self._quotas.is_reached,
+        )
+        if tls is not None:
+            self._metrics.watch(
+                "penstock_certificate_unreadable",
+                "Router replicas that cannot read their certificate anew; the one that they have read before holds.",
+                lambda: bool(tls.problem),
+            )
 
     def drain(self) -> None:
         """Says that it is about to stop: `/ready` turns 503, and connections are closed after their answer."""
@@ -171,6 +195,8 @@ class HttpIngress:
         assert self._services is not None
         await self._services.keys.stop()
         await self._quotas.stop()
+        if self._tls is not None:
+            await self._tls.stop()
         self._services.access_log.close()
         await asyncio.wait([poster])
         # What it has counted since it last told the others must not go with it.

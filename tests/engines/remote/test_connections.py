@@ -1,8 +1,6 @@
 """Connections of remote engines: kept ones that are closed, and servers that prove who they are, or do not."""
 
 import asyncio
-import datetime
-import ipaddress
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +15,7 @@ from engines.contract import Engine
 from engines.errors import EngineFailed, InstanceLost
 from engines.registry import EngineSpec, make_engine
 from engines.remote import connections
+from tests.certificates import certificate
 from tests.engines.remote.replay import Replay, Reply
 from tests.engines.remote.wire import TEXT, request
 
@@ -136,34 +135,6 @@ async def test_a_server_that_had_the_request_for_a_while_does_not_get_it_again(m
         with pytest.raises(InstanceLost):
             await answer(engine)
         assert server.requests == 2
-
-
-def certificate(folder: Path, *, name: str = "127.0.0.1", days: int = 1) -> tuple[Path, Path]:
-    """Files with a self-signed certificate for an address, and with its key."""
-    x509 = pytest.importorskip("cryptography.x509")
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "remote server of a test")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=10))
-        .not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(name))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    files = folder / "certificate.pem", folder / "key.pem"
-    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    files[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
-    return files
 
 
 @asynccontextmanager

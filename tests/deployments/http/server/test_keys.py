@@ -167,7 +167,7 @@ async def test_what_each_tenant_asked_for_is_counted(serving: Serving, file: Pat
         assert "penstock_keys_unreadable 0.0" in text
         assert "search-key" not in text
         rewrite(file, "tenants: {")
-        await until(lambda: served.metrics.keys is not None and bool(served.metrics.keys.problem))
+        await until(lambda: bool(served.ingress._services.keys.problem))
         text = (await served.get("/metrics", headers=bearer("operators"))).body.decode()
         assert "penstock_keys_unreadable 1.0" in text
 
