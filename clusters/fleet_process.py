@@ -178,8 +178,8 @@ class FleetProcess:
             raise ClusterError(f"The fleet did not start: {reason(message)}")
         # What a client sees is what counts; a foreign cluster's ports may be out of reach from here.
         tls = self._fleet.http.tls
-        # Without a certificate of its own nobody is answered.
-        is_closed = tls is not None and tls.client_ca is not None
+        # Without a certificate of its own nobody is answered, and nobody at all before there are keys.
+        is_closed = (tls is not None and tls.client_ca is not None) or self._fleet.http.keys.pushed
         out_of_reach = self._job.address is not None or is_closed
         self._ready = application.status == "RUNNING" if out_of_reach else self._answers()
         if self._ready:

@@ -1,4 +1,4 @@
-"""`penstock keys`: makes, lists and revokes the keys of tenants."""
+"""`penstock keys`: makes, lists, revokes and sends the keys of tenants."""
 
 import os
 import tempfile
@@ -12,12 +12,15 @@ from rich.console import Console
 
 from clusters.boot_screen import plain_table
 from clusters.errors import ClusterError
+from clusters.ray_cluster import join
+from deployments.loopback_ray import prepare_to_join
+from deployments.run_file import find_fleet
 from deployments.settings_file.problems import read_text
 from deployments.tenants.key_entries import entry, new_key, without_key
-from deployments.tenants.key_file import parse_key_file
+from deployments.tenants.key_file import MAX_BYTES, parse_key_file
 from deployments.tenants.tenant import Tenant
 
-keys_app = typer.Typer(no_args_is_help=True, help="Makes, lists and revokes API keys.")
+keys_app = typer.Typer(no_args_is_help=True, help="Makes, lists, revokes and sends API keys.")
 
 FileArgument = Annotated[Path, typer.Argument(metavar="KEYS.yaml", help="The file that http.keys.file names.")]
 _ID_CHARS = 8
@@ -72,6 +75,27 @@ def revoke(
     text, tenant = without_key(read_text(file), str(file), key)
     _replace(file, text)
     Console().print(f"The key {key} of {tenant} is revoked.", highlight=False)
+
+
+@keys_app.command()
+def push(
+    file: FileArgument,
+    port: Annotated[int | None, typer.Option(help="Port of the local fleet, where several run.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster of a fleet that is not local.")] = None,
+    name: Annotated[str, typer.Option(help="Name of that fleet.")] = "penstock",
+) -> None:
+    """Sends the file to a running fleet with `http: {keys: {pushed: true}}`; its Ray cluster keeps it."""
+    text = read_text(file, MAX_BYTES)
+    tenants = len(parse_key_file(text, str(file)).tenants)
+    if address is None:
+        local = find_fleet(port)
+        name, address = local.name, local.ray_address
+    prepare_to_join(address)
+    join(address, name)
+    from clusters.key_push import push_keys  # It imports Ray, which reads the environment.
+
+    push_keys(name, text)
+    Console().print(f"{tenants} tenants: every router of {name} has them within seconds.", highlight=False)
 
 
 def _what(tenant: Tenant) -> tuple[str, str]:

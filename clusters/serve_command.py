@@ -31,7 +31,7 @@ from deployments.run_file import RunFile, running_fleets
 _WITHOUT_KEY = {
     200: "No API key is asked for: whoever reaches this address may use the models.",
     401: "An API key is asked for: a request without one got 401.",
-    503: "Nobody is let in: the API keys cannot be read (503). The logs say why.",
+    503: "Nobody is let in: the API keys cannot be read (503). The logs say why, or `penstock keys push` sends them.",
 }
 _POLL_S = 0.1
 _SHUTDOWN_S = 30.0
@@ -124,7 +124,7 @@ def _check_keys(fleet: FleetSettings) -> None:
         keys = key_source(fleet.http)
     except CannotListen as error:
         raise ClusterError(error.message) from None
-    if fleet.http.keys.file is None and keys.problem:
+    if fleet.http.keys.file is None and not fleet.http.keys.pushed and keys.problem:
         raise ClusterError(f"{keys.problem} Nobody could be let in.")
 
 
@@ -215,7 +215,8 @@ def print_welcome(
     """
     model = fleet.models[0].name
     base = f"{run.url}/v1"
-    keyed = fleet.http.keys.file is not None or bool(os.environ.get(fleet.http.keys_env))
+    keys = fleet.http.keys
+    keyed = keys.file is not None or keys.pushed or bool(os.environ.get(fleet.http.keys_env))
     # The first of them, and by way of the input: arguments of a command are shown to every user of the machine.
     key = f"printf 'authorization: Bearer %s' \"${{{fleet.http.keys_env}%%,*}}\" | " if keyed else ""
     header = " -H @-" if keyed else ""

@@ -76,10 +76,19 @@ class KeySettings(Settings):
 
     Attributes:
         file: The file of tenants and their keys, on every node that has a router replica; read again when it changes.
-            What begins with a dot or a tilde is relative to the fleet file. None: keys come from the environment.
+            What begins with a dot or a tilde is relative to the fleet file.
+        pushed: They are those of the file that `penstock keys push` sends to the fleet, which keeps it: for clusters
+            whose nodes share neither secrets nor a disk. With neither, keys come from the environment.
     """
 
     file: str | None = Field(None, min_length=1)
+    pushed: bool = False
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.pushed and self.file is not None:
+            raise ValueError("give either `file` or `pushed`")
+        return self
 
 
 class TlsSettings(Settings):

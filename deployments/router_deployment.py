@@ -27,6 +27,7 @@ from deployments.http.ingress import HttpIngress
 from deployments.http.server.validation import parse_body
 from deployments.loopback_ray import keep_replica_on_loopback
 from deployments.metrics import Metrics
+from deployments.tenants.followed_keys import PUSHED, Pushed
 from deployments.tenants.quotas import Lender, Quotas
 from engines.call_requests import (
     Answer,
@@ -89,7 +90,7 @@ class RouterDeployment:
         metrics = Metrics(serve.get_replica_context().replica_tag, _DirectoryBoard(directory))
         self._fleet = cluster_fleet(settings, directory, metrics.report)
         await self._fleet.start()
-        self._http = HttpIngress(self._fleet, settings.http, metrics, Quotas(_lender(directory)))
+        self._http = HttpIngress(self._fleet, settings.http, metrics, Quotas(_lender(directory)), _pushed(directory))
         await self._http.start()
         freeze_heap()
 
@@ -251,6 +252,16 @@ def _lender(directory: DirectoryClient) -> Lender:
             raise Unavailable(f"The directory does not answer: {type(error).__name__}", retry_after_s=1.0) from error
 
     return lend
+
+
+def _pushed(directory: DirectoryClient) -> Pushed:
+    async def ask(known: str) -> tuple[str, bytes | None]:
+        try:
+            return await directory.kept(PUSHED, known)
+        except (RayError, TimeoutError, ValueError) as error:
+            raise Unavailable(f"The directory does not answer: {type(error).__name__}", retry_after_s=1.0) from error
+
+    return ask
 
 
 def _parsed(kind: type[Request], request: Request | Mapping[str, Any]) -> Request:

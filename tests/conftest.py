@@ -18,14 +18,9 @@ def ray_cluster() -> Iterator[None]:
     """One local Ray for the whole session, of its own: a user's running cluster is never touched."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=16,  # a count to place by, not cores
-        object_store_memory=150 * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+    from tests.own_ray import start_ray
+
+    start_ray(num_cpus=16, object_store_memory=150 * 2**20)  # CPUs are a count to place by, not cores.
     yield
     ray.shutdown()
 

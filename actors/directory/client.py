@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayError
 
 from actors.daemon_thread import in_daemon_thread
-from actors.directory.budgets import Budgets, Claim, Grant
+from actors.directory.budgets import Claim, Grant
 from actors.directory.directory import Directory, View
 from actors.directory.kept_values import KeptValues
 from actors.directory.known_instance import Instance
@@ -26,8 +26,6 @@ RETRY_S = 0.5
 CALL_TIMEOUT_S = 10.0
 """A new directory is a new process, which takes its time to start."""
 NAME = "directory"
-_KEY = "budget/"
-"""In front of the tenant's name, where its budget is kept."""
 _HEAD_NODE = "node:__internal_head__"
 """The resource by which Ray names its head node."""
 
@@ -115,6 +113,23 @@ class DirectoryClient:
         grants: dict[str, Grant | None] = await self._call("claim", claims, timeout_s=timeout_s)
         return grants
 
+    async def keep(self, key: str, value: bytes) -> None:
+        """Keeps a value past the directory's own end, in place of an earlier one of that key.
+
+        Raises:
+            RayError, TimeoutError: The directory cannot be reached now.
+        """
+        await self._call("keep", key, value)
+
+    async def kept(self, key: str, known: str = "") -> tuple[str, bytes | None]:
+        """The digest of the value of a key, empty where there is none; and the value, unless its digest is known.
+
+        Raises:
+            RayError, TimeoutError: The directory cannot be reached now.
+        """
+        kept: tuple[str, bytes | None] = await self._call("kept", key, known)
+        return kept
+
     async def watch(self, poll_s: float = 10.0) -> AsyncIterator[View]:
         """What the directory knows, now and after every change; goes on through every death of the directory.
 
@@ -182,15 +197,10 @@ class DirectoryClient:
 
 
 class _FleetDirectory(Directory):
-    """The directory of a fleet in Ray, which keeps budgets where they outlive it."""
+    """The directory of a fleet in Ray."""
 
     def __init__(self, fleet: str) -> None:
-        values = KeptValues(fleet)
-        super().__init__(
-            budgets=Budgets(
-                lambda tenant: values.load(_KEY + tenant), lambda tenant, data: values.save(_KEY + tenant, data)
-            )
-        )
+        super().__init__(values=KeptValues(fleet))
 
 
 class Announcer:

@@ -5,6 +5,7 @@ it loses nothing: a new one is filled within seconds, and until then every reade
 """
 
 import asyncio
+import hashlib
 import math
 import time
 import uuid
@@ -15,6 +16,7 @@ from secrets import token_bytes
 
 from actors.daemon_thread import in_daemon_thread
 from actors.directory.budgets import Budgets, Claim, Grant
+from actors.directory.kept_values import MemoryValues, Values
 from actors.directory.known_instance import Instance
 from engines.contract import Load
 
@@ -27,6 +29,8 @@ SILENT_S = 5.0
 TOLD_S = 2.0
 """The longest that a quarantine waits for the routers to know it: one of them may be dead."""
 _TOMBSTONE_S = 600.0
+_BUDGET = "budget/"
+"""In front of the tenant's name, where its budget is kept."""
 _KEY_BYTES = 16
 
 Version = tuple[str, int]
@@ -59,7 +63,7 @@ class Directory:
         lease_s: An instance that was not announced for so long is forgotten.
         grace_s: Age before which it does not claim to know everybody.
         clock: Monotonic time in seconds.
-        budgets: What tenants may spend; None: kept in this process alone.
+        values: Where what must outlive the directory is kept; None: in this process alone.
     """
 
     def __init__(
@@ -67,11 +71,14 @@ class Directory:
         lease_s: float = LEASE_S,
         grace_s: float = GRACE_S,
         clock: Callable[[], float] = time.monotonic,
-        budgets: Budgets | None = None,
+        values: Values | None = None,
     ) -> None:
-        kept: dict[str, bytes] = {}
-        self._budgets = budgets or Budgets(kept.get, kept.__setitem__)
+        self._values = values = values or MemoryValues()
+        self._budgets = Budgets(
+            lambda tenant: values.load(_BUDGET + tenant), lambda tenant, data: values.save(_BUDGET + tenant, data)
+        )
         self._claiming = asyncio.Lock()
+        self._kept: dict[str, tuple[str, bytes]] = {}
         self._lease_s = lease_s
         self._clock = clock
         self._complete_at_s = clock() + grace_s
@@ -193,6 +200,29 @@ class Directory:
         async with self._claiming:
             return await in_daemon_thread(lambda: self._budgets.claim(claims))
 
+    async def keep(self, key: str, value: bytes) -> None:
+        """Keeps a value past the directory's own end, in place of an earlier one of that key.
+
+        Raises:
+            Unavailable: There is no place to keep it.
+        """
+        await in_daemon_thread(lambda: self._values.save(key, value))
+        self._kept[key] = (_digest(value), value)
+
+    async def kept(self, key: str, known: str = "") -> tuple[str, bytes | None]:
+        """The digest of the value of a key, empty where there is none; and the value, unless its digest is known.
+
+        Raises:
+            Unavailable: There is no place where it could be.
+        """
+        if key not in self._kept:
+            value = await in_daemon_thread(lambda: self._values.load(key))
+            if value is None:
+                return "", None
+            self._kept.setdefault(key, (_digest(value), value))
+        digest, value = self._kept[key]
+        return digest, None if digest == known else value
+
     def _expire(self) -> None:
         now_s = self._clock()
         for id in [id for id, until_s in self._leases_s.items() if until_s <= now_s]:
@@ -221,3 +251,7 @@ class Directory:
         for change in self._watchers:
             if not change.done():
                 change.set_result(None)
+
+
+def _digest(value: bytes) -> str:
+    return hashlib.sha256(value).hexdigest()

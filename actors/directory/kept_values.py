@@ -1,5 +1,7 @@
 """Small values that outlive every process of a fleet: they are in Ray's own control service."""
 
+from typing import Protocol
+
 import ray
 from ray.experimental import internal_kv
 
@@ -7,8 +9,33 @@ from actors.ray_private import KEEPS_VALUES
 from engines.errors import Unavailable
 
 
+class Values(Protocol):
+    """Values by key. Access may block."""
+
+    def load(self, key: str) -> bytes | None:
+        """The value of a key; None: there is none."""
+
+    def save(self, key: str, value: bytes) -> None:
+        """Keeps a value, in place of an earlier one."""
+
+
+class MemoryValues:
+    """Values of this process alone."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, bytes] = {}
+
+    def load(self, key: str) -> bytes | None:
+        """The value of a key; None: there is none."""
+        return self._values.get(key)
+
+    def save(self, key: str, value: bytes) -> None:
+        """Keeps a value, in place of an earlier one."""
+        self._values[key] = value
+
+
 class KeptValues:
-    """The values of one fleet, by key. Each access asks Ray's control service, and blocks until it has answered.
+    """The values of one fleet. Each access asks Ray's control service, and blocks until it has answered.
 
     Args:
         fleet: The fleet's name.

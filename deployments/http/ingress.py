@@ -26,6 +26,7 @@ from deployments.http.server.sse_stream import Flusher
 from deployments.http.server.tls import HANDSHAKE_S, ServerTls
 from deployments.http.server.unread import Unread
 from deployments.metrics import Metrics
+from deployments.tenants.followed_keys import Pushed, nothing_pushed
 from deployments.tenants.keys import Keys
 from deployments.tenants.quotas import Quotas
 from deployments.tenants.tenant_view import held_to, model_of
@@ -50,13 +51,22 @@ class HttpIngress:
         settings: Where to listen, and the limits.
         metrics: Where requests are counted.
         quotas: What tenants may spend; None: nobody else serves them.
+        pushed: Asks for the keys that were sent to the fleet.
     """
 
-    def __init__(self, fleet: Fleet, settings: HttpSettings, metrics: Metrics, quotas: Quotas | None = None) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        settings: HttpSettings,
+        metrics: Metrics,
+        quotas: Quotas | None = None,
+        pushed: Pushed = nothing_pushed,
+    ) -> None:
         self._fleet = fleet
         self._settings = settings
         self._metrics = metrics
         self._quotas = quotas or Quotas.alone()
+        self._pushed = pushed
         self._services: Services | None = None
         self._tls: ServerTls | None = None
         self._server: _Server | None = None
@@ -100,7 +110,7 @@ class HttpIngress:
             CannotListen: The port is taken by another program, or may not be had; or anybody could ask there.
         """
         settings = self._settings
-        keys = key_source(settings)
+        keys = key_source(settings, self._pushed)
         tls = self._tls = None if settings.tls is None else ServerTls(settings.tls)
         secured: dict[str, Any] = {} if tls is None else {"ssl": tls.context, "ssl_handshake_timeout": HANDSHAKE_S}
         log = _access_log(settings, keyed=not keys.is_open)

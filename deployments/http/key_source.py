@@ -5,17 +5,24 @@ from pathlib import Path
 
 from deployments.fleet_settings import HttpSettings
 from deployments.http.server.refusals import CannotListen
-from deployments.tenants.keys import Keys, KeysOfEnvironment, KeysOfFile
+from deployments.tenants.followed_keys import KeysOfFile, Pushed, PushedKeys, nothing_pushed
+from deployments.tenants.keys import Keys, KeysOfEnvironment
 
 
-def key_source(settings: HttpSettings) -> Keys:
+def key_source(settings: HttpSettings, pushed: Pushed = nothing_pushed) -> Keys:
     """Where the keys are.
+
+    Args:
+        settings: What says so.
+        pushed: Asks for the keys that were sent to the fleet.
 
     Raises:
         CannotListen: Anybody could ask, from other machines, and the settings do not say that this is meant.
     """
     if settings.keys.file is not None:
         return KeysOfFile(Path(settings.keys.file))
+    if settings.keys.pushed:
+        return PushedKeys(pushed)
     keys = KeysOfEnvironment(settings.keys_env, is_asked_for=settings.api_keys_env is not None)
     if keys.is_open and not settings.open and not _is_loopback(settings.host):
         raise CannotListen(

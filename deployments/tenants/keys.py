@@ -1,16 +1,12 @@
-"""Where a router replica has its keys from: nowhere, an environment variable, or a file that may change."""
+"""Where a router replica has its keys from: nowhere, an environment variable, or a place that may change."""
 
-import asyncio
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
-from actors.daemon_thread import in_daemon_thread
-from deployments.settings_file.problems import SettingsFileError, read_text
-from deployments.tenants.key_file import MAX_BYTES, Holder, Holders, hash_of, parse_keys
+from deployments.tenants.key_file import Holder, Holders, hash_of
 from deployments.tenants.tenant import ANYBODY, EVERYTHING, KeyHash, Tenant
 from engines.context import Context
 from engines.errors import Forbidden, Unauthorized, Unavailable
@@ -18,9 +14,7 @@ from engines.errors import Forbidden, Unauthorized, Unavailable
 logger = logging.getLogger(__name__)
 
 LOOK_S = 2.0
-"""How often the file is looked at."""
-READ_S = 5.0
-"""A file that cannot be read for so long, as on a shared disk that is gone, counts as one that cannot be read."""
+"""How often the place is looked at where keys come from."""
 
 
 class NoKeys(Unavailable):
@@ -133,100 +127,9 @@ class KeysOfEnvironment(Keys):
             self.problem = f"The environment variable {variable} holds no key."
 
 
-class KeysOfFile(Keys):
-    """Tenants and their keys in a file, which is read again when it changes.
-
-    Args:
-        path: The file, on the node where the replica runs.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(is_open=False, problem=f"{path} was not read yet.")
-        self._path = path
-        self._seen: _Mark | None = None
-        self._reading: asyncio.Future[_Read | None] | None = None
-        self._following: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Reads the file, and follows it from now on."""
-        await self._look()
-        self._following = asyncio.get_running_loop().create_task(self._follow())
-
-    async def stop(self) -> None:
-        """Follows it no more."""
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.wait([self._following])
-            self._following = None
-
-    async def _follow(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            await self._look()
-
-    async def _look(self) -> None:
-        problem = ""
-        try:
-            read = await self._read_in_time()
-        except (SettingsFileError, TimeoutError) as error:
-            # What was read before goes on to hold, and the file is read again until it is right.
-            self._seen = None
-            problem = str(error) or f"{self._path}: cannot be read: nothing came for {READ_S:g} s"
-        else:
-            if read is None:
-                return
-            self._seen, holders = read
-            # Also when it holds none any more: the last key was taken out.
-            self.replace(holders)
-            if not holders:
-                problem = f"{self._path}: no tenant has a key, so nobody is let in"
-        if problem and problem != self.problem:
-            logger.error("The keys cannot be used: %s", problem)
-        elif self.problem and not problem:
-            logger.info("The keys were read: %s", self._path)
-        self.problem = problem
-
-    async def _read_in_time(self) -> "_Read | None":
-        """What the file says; None: it is the same.
-
-        Raises:
-            SettingsFileError: Something in it is wrong, or it cannot be read.
-            TimeoutError: Nothing came in time.
-        """
-        # In one thread, however often it is tried: one that waits for a disk which is gone never ends.
-        if self._reading is None:
-            self._reading = in_daemon_thread(lambda: _read(self._path, self._seen))
-            # Nobody may be there any more to hear that it failed.
-            self._reading.add_done_callback(lambda reading: reading.cancelled() or reading.exception())
-        try:
-            async with asyncio.timeout(READ_S):
-                return await asyncio.shield(self._reading)
-        finally:
-            if self._reading.done():
-                self._reading = None
-
-
 def listed_keys(text: str) -> list[str]:
     """The keys in the value of an environment variable, separated by commas."""
     return [key.strip() for key in text.split(",") if key.strip()]
-
-
-_Mark = tuple[int, int, int]
-"""By what a file is known to be the same: when it was changed, its inode, its size."""
-
-_Read = tuple[_Mark | None, Holders]
-
-
-def _read(path: Path, seen: _Mark | None) -> _Read | None:
-    """Who holds which key; None: the file is the one that was seen."""
-    mark: _Mark | None = None
-    # Why it cannot be looked at is said by reading it.
-    with suppress(OSError):
-        stat = path.stat()
-        mark = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-    if mark is not None and mark == seen:
-        return None
-    return mark, parse_keys(read_text(path, MAX_BYTES), str(path))
 
 
 _ANYBODY = Holder(ANYBODY, KeyHash(sha256="0" * 64))

@@ -10,6 +10,7 @@ from ray import serve
 from deployments.app import deploy
 from deployments.fleet_settings import FleetSettings
 from tests.benchmarks.servers import HOST
+from tests.own_ray import start_ray
 
 
 @contextlib.asynccontextmanager
@@ -21,16 +22,7 @@ async def deployed_alone(settings: FleetSettings, *, ray_cpus: int, store_bytes:
         ray_cpus: CPUs that Ray counts with.
         store_bytes: Size of Ray's object store.
     """
-    ray.init(
-        address="local",
-        namespace=settings.name,
-        num_cpus=ray_cpus,
-        object_store_memory=store_bytes,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        _node_ip_address=HOST,
-    )
+    start_ray(namespace=settings.name, num_cpus=ray_cpus, object_store_memory=store_bytes, _node_ip_address=HOST)
     try:
         serve.start(proxy_location="Disabled")
         await asyncio.to_thread(deploy, settings)

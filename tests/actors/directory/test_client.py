@@ -110,11 +110,12 @@ async def test_the_board_is_shared(fleet: str) -> None:
     assert await DirectoryClient(fleet).board("router/") == {"router/1": b"figures"}
 
 
-async def test_what_tenants_have_spent_outlives_the_directory(fleet: str) -> None:
+async def test_what_tenants_have_spent_and_what_is_kept_outlive_the_directory(fleet: str) -> None:
     client = DirectoryClient(fleet)
     limits = Limits(minute=1000)
     first = Claim("a", limits, wants=600)
     assert (await client.claim({"t": first}, 30.0))["t"] == Grant(600, None, 400, None, 0.0, 0.0)
+    await client.keep("keys", b"tenants")
     ray.kill(ray.get_actor(NAME, namespace=fleet), no_restart=True)
 
     async def answered() -> bool:
@@ -130,3 +131,8 @@ async def test_what_tenants_have_spent_outlives_the_directory(fleet: str) -> Non
     spent = (await client.claim({"t": replace(first, wants=0, spent=100, returned=500)}, 30.0))["t"]
     assert spent is not None
     assert (spent.free, 59 < spent.reset_s < 62) == (900, True)
+    digest, value = await client.kept("keys")
+    assert (value, await client.kept("keys", digest)) == (b"tenants", (digest, None))
+    await client.keep("keys", b"others")
+    assert (await client.kept("keys", digest))[1] == b"others"
+    assert await client.kept("nothing") == ("", None)

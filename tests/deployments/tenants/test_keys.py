@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from deployments.tenants import followed_keys
 from deployments.tenants import keys as keys_module
-from deployments.tenants.keys import Keys, KeysOfEnvironment, KeysOfFile, NoKeys
+from deployments.tenants.followed_keys import KeysOfFile, PushedKeys
+from deployments.tenants.key_file import MAX_BYTES, hash_of
+from deployments.tenants.keys import Keys, KeysOfEnvironment, NoKeys
 from engines.context import Context
-from engines.errors import Unauthorized
+from engines.errors import Unauthorized, Unavailable
 from tests.deployments.tenants.key_files import key_file
 from tests.deployments.waiting import until
 
@@ -80,7 +83,7 @@ async def test_a_file_is_followed(tmp_path: Path) -> None:
     [
         lambda file: file.write_text("tenants: {"),
         lambda file: file.write_bytes(b"\xff\xfe"),
-        lambda file: file.write_text("#" * (keys_module.MAX_BYTES + 1)),
+        lambda file: file.write_text("#" * (MAX_BYTES + 1)),
         lambda file: file.unlink(),
     ],
     ids=["no yaml", "no text", "too large", "gone"],
@@ -131,7 +134,7 @@ async def test_a_file_that_is_not_there_lets_nobody_in_until_it_is(tmp_path: Pat
 async def test_a_file_that_cannot_be_read_in_time_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keys_module, "READ_S", 0.05)
+    monkeypatch.setattr(followed_keys, "READ_S", 0.05)
     file = tmp_path / "keys.yaml"
     # Opening it waits for a writer, as reading from a disk that is gone waits for the disk.
     os.mkfifo(file)
@@ -175,4 +178,44 @@ async def test_an_expired_key_is_refused(tmp_path: Path) -> None:
     await keys.start()
     with pytest.raises(Unauthorized, match="expired"):
         keys.holder(b"a-key")
+    await keys.stop()
+
+
+class Sent:
+    """What was sent to a fleet, and whether it can be asked for."""
+
+    def __init__(self) -> None:
+        self.content: bytes | None = None
+        self.answers = True
+        self.carried = 0
+
+    async def ask(self, known: str) -> tuple[str, bytes | None]:
+        if not self.answers:
+            raise Unavailable("The directory does not answer.")
+        digest = "" if self.content is None else hash_of(self.content)
+        new = self.content if digest != known else None
+        self.carried += new is not None
+        return digest, new
+
+
+async def test_what_was_sent_holds_until_other_keys_are_sent() -> None:
+    sent = Sent()
+    keys = PushedKeys(sent.ask)
+    await keys.start()
+    assert (keys.is_ready, keys.problem) == (False, "No keys were sent yet: `penstock keys push KEYS.yaml`.")
+    sent.content = key_file(a={}).encode()
+    await until(lambda: keys.is_ready)
+    assert (name_of(keys, "a-key"), keys.problem) == ("a", "")
+    # The directory dies, and what is sent next is no file of keys: the last good ones hold.
+    sent.answers = False
+    await until(lambda: bool(keys.problem))
+    sent.answers, sent.content = True, b"tenants: {"
+    await until(lambda: "this is no YAML" in keys.problem)
+    assert name_of(keys, "a-key") == "a"
+    sent.content = key_file(b={}).encode()
+    await until(lambda: is_refused(keys, "a-key"))
+    assert (name_of(keys, "b-key"), keys.problem) == ("b", "")
+    carried = sent.carried
+    await asyncio.sleep(0.1)  # What must not happen has had the time to: it is not carried again and again.
+    assert sent.carried == carried
     await keys.stop()

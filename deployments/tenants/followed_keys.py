@@ -1,0 +1,175 @@
+"""Tenants and their keys from a place that may change: a file, or what was sent to the fleet."""
+
+import asyncio
+import logging
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+from actors.daemon_thread import in_daemon_thread
+from deployments.settings_file.problems import SettingsFileError, read_text
+from deployments.tenants import keys
+from deployments.tenants.key_file import MAX_BYTES, Holders, parse_keys
+from deployments.tenants.keys import Keys
+from engines.errors import Unavailable
+
+logger = logging.getLogger(__name__)
+
+READ_S = 5.0
+"""A file that cannot be read for so long, as on a shared disk that is gone, counts as one that cannot be read."""
+PUSHED = "keys"
+"""Under this the directory keeps the file that `penstock keys push` sent."""
+
+Pushed = Callable[[str], Awaitable[tuple[str, bytes | None]]]
+"""Asks for the file that was sent: its digest, empty where there is none; and its content, unless its digest was given.
+
+Raises Unavailable.
+"""
+
+
+async def nothing_pushed(_: str) -> tuple[str, bytes | None]:
+    """What asks where nothing can be sent to: there is none."""
+    return "", None
+
+
+class FollowedKeys(Keys):
+    """Keys that are read again when they change; what was read last goes on to hold while that cannot be done.
+
+    Args:
+        place: What messages call the place where they are.
+    """
+
+    def __init__(self, place: str) -> None:
+        super().__init__(is_open=False, problem=f"{place} was not read yet.")
+        self._place = place
+        self._following: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Reads them, and follows their place from now on."""
+        await self._look()
+        self._following = asyncio.get_running_loop().create_task(self._follow())
+
+    async def stop(self) -> None:
+        """Follows it no more."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait([self._following])
+            self._following = None
+
+    @abstractmethod
+    async def _read(self) -> Holders | None:
+        """Who holds which key; None: as the last time.
+
+        Raises:
+            SettingsFileError: Something in it is wrong, or it cannot be read.
+            TimeoutError: Nothing came in time.
+            Unavailable: Nobody answers there.
+        """
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Reads them again also if they have not changed."""
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(keys.LOOK_S)
+            await self._look()
+
+    async def _look(self) -> None:
+        problem = ""
+        try:
+            holders = await self._read()
+        except (SettingsFileError, TimeoutError, Unavailable) as error:
+            self._forget()
+            problem = str(error) or f"{self._place}: cannot be read: nothing came for {READ_S:g} s"
+        else:
+            if holders is None:
+                return
+            # Also when it holds none any more: the last key was taken out.
+            self.replace(holders)
+            if not holders:
+                problem = f"{self._place}: no tenant has a key, so nobody is let in"
+        if problem and problem != self.problem:
+            logger.error("The keys cannot be used: %s", problem)
+        elif self.problem and not problem:
+            logger.info("The keys were read: %s", self._place)
+        self.problem = problem
+
+
+class KeysOfFile(FollowedKeys):
+    """Tenants and their keys in a file.
+
+    Args:
+        path: The file, on the node where the replica runs.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+        self._seen: _Mark | None = None
+        self._reading: asyncio.Future[_FileRead | None] | None = None
+
+    async def _read(self) -> Holders | None:
+        # In one thread, however often it is tried: one that waits for a disk which is gone never ends.
+        if self._reading is None:
+            self._reading = in_daemon_thread(lambda: _read_file(self._path, self._seen))
+            # Nobody may be there any more to hear that it failed.
+            self._reading.add_done_callback(lambda reading: reading.cancelled() or reading.exception())
+        try:
+            async with asyncio.timeout(READ_S):
+                read = await asyncio.shield(self._reading)
+        finally:
+            if self._reading.done():
+                self._reading = None
+        if read is None:
+            return None
+        self._seen, holders = read
+        return holders
+
+    def _forget(self) -> None:
+        self._seen = None
+
+
+class PushedKeys(FollowedKeys):
+    """Tenants and their keys as `penstock keys push` sent them to the fleet.
+
+    Args:
+        pushed: Asks for them.
+    """
+
+    def __init__(self, pushed: Pushed) -> None:
+        super().__init__("what `penstock keys push` sent")
+        self._pushed = pushed
+        self._digest = ""
+
+    async def _read(self) -> Holders | None:
+        digest, content = await self._pushed(self._digest)
+        if not digest:
+            raise Unavailable("No keys were sent yet: `penstock keys push KEYS.yaml`.")
+        if content is None:
+            return None
+        holders = parse_keys(content.decode(), self._place)
+        self._digest = digest
+        return holders
+
+    def _forget(self) -> None:
+        self._digest = ""
+
+
+_Mark = tuple[int, int, int]
+"""By what a file is known to be the same: when it was changed, its inode, its size."""
+
+_FileRead = tuple[_Mark | None, Holders]
+
+
+def _read_file(path: Path, seen: _Mark | None) -> _FileRead | None:
+    """Who holds which key; None: the file is the one that was seen."""
+    mark: _Mark | None = None
+    # Why it cannot be looked at is said by reading it.
+    with suppress(OSError):
+        stat = path.stat()
+        mark = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+    if mark is not None and mark == seen:
+        return None
+    return mark, parse_keys(read_text(path, MAX_BYTES), str(path))
