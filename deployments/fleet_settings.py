@@ -91,6 +91,18 @@ class KeySettings(Settings):
         return self
 
 
+class OperatorSettings(Settings):
+    """A listener for operators: their routes (`/metrics`, `/-/routes`) and the probes, and nothing else.
+
+    Attributes:
+        host: Address to listen on. On one of loopback no key is asked for; elsewhere it takes the scope `admin`.
+        port: Port to listen on; the replicas of one node share it.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(ge=1, le=65535)
+
+
 class TlsSettings(Settings):
     """The server's certificate.
 
@@ -131,6 +143,8 @@ class HttpSettings(Settings):
         max_requests_per_connection: After so many its answer closes the connection, so that clients which keep theirs
             find new replicas.
         write_timeout_s: A client that reads nothing for so long is dropped, and its request killed.
+        operators: A port of their own for the operators' routes, besides that of the API, where they take the scope
+            `admin`; None: there is none.
         tls: The server's certificate; None: it speaks plain HTTP.
         keys: Who may ask.
         api_keys_env: Without a file of keys: the environment variable with the API keys, separated by commas, of one
@@ -158,6 +172,7 @@ class HttpSettings(Settings):
     max_connections_per_peer: int = Field(8_192, ge=1)
     max_requests_per_connection: int = Field(10_000, ge=1)
     write_timeout_s: float = Field(60.0, gt=0)
+    operators: OperatorSettings | None = None
     tls: TlsSettings | None = None
     keys: KeySettings = KeySettings()
     api_keys_env: str | None = Field(None, min_length=1)

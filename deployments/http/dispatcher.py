@@ -10,6 +10,7 @@ from deployments.http.apis import error_text, find_endpoint
 from deployments.http.server.connection import Connection
 from deployments.http.server.error_response import error_response
 from deployments.http.server.exchange import Exchange, Services
+from deployments.http.server.hosts import Hosts
 from deployments.http.server.keys import OPEN_PATHS, Authentication
 from deployments.http.server.refusals import InternalError, MethodNotAllowed, NoSuchRoute
 from deployments.http.server.request_id import HEADER, request_id
@@ -22,14 +23,22 @@ _LOGGED_FROM = 500
 
 
 class Dispatcher:
-    """Answers requests.
+    """Answers the requests of one listener.
 
     Args:
         services: What every request shares.
+        hosts: Which names the listener answers to.
+        for_operators: Whether it has the operators' routes and probes alone.
+        asks_for_key: Whether it asks for a key, where there are any.
     """
 
-    def __init__(self, services: Services) -> None:
+    def __init__(
+        self, services: Services, hosts: Hosts, *, for_operators: bool = False, asks_for_key: bool = True
+    ) -> None:
         self._services = services
+        self._hosts = hosts
+        self._for_operators = for_operators
+        self._asks_for_key = asks_for_key
         self._authentication = Authentication(services.keys)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -60,7 +69,7 @@ class Dispatcher:
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         request = exchange.request
         try:
-            self._services.hosts.check(request)
+            self._hosts.check(request)
             # A browser asks this by itself, and has no key then.
             preflight = self._services.cors.preflight(request)
             if preflight is not None:
@@ -69,10 +78,13 @@ class Dispatcher:
                 with suppress(NoSuchRoute, MethodNotAllowed):
                     # Who asks without a key is told nothing of it, but it is counted for what was asked.
                     exchange.meter.endpoint = find_endpoint(request.method, request.path)[0].path
-                exchange.holder = await self._authentication.holder(request)
+                if self._asks_for_key:
+                    exchange.holder = await self._authentication.holder(request)
                 if exchange.holder is not None:
                     exchange.meter.tenant = exchange.tenant.name
                 endpoint, exchange.argument = find_endpoint(request.method, request.path)
+                if self._for_operators and not endpoint.is_operators and request.path not in OPEN_PATHS:
+                    raise NoSuchRoute(f"{endpoint.path} is on the port of the API.")
                 if endpoint.is_operators and not exchange.tenant.is_admin:
                     raise Forbidden(f"{endpoint.path} takes an API key with the scope 'admin'.")
                 response = await endpoint.handler(exchange)

@@ -3,16 +3,17 @@
 import asyncio
 import errno
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
 
 from actors.loop_lag import LoopLag
 from deployments.fleet import Fleet
-from deployments.fleet_settings import HttpSettings
+from deployments.fleet_settings import HttpSettings, OperatorSettings
 from deployments.http.apis import DEFAULT_ERROR_TEXT
 from deployments.http.dispatcher import Dispatcher
-from deployments.http.key_source import key_source
+from deployments.http.key_source import is_loopback, key_source
 from deployments.http.server.access_log import AccessLog, NoAccessLog
 from deployments.http.server.bodies import Bodies
 from deployments.http.server.connection import MAX_HEADER_BYTES, MAX_HEADERS, Connection
@@ -69,8 +70,9 @@ class HttpIngress:
         self._pushed = pushed
         self._services: Services | None = None
         self._tls: ServerTls | None = None
-        self._server: _Server | None = None
-        self._listener: asyncio.Server | None = None
+        # That of the API, and then that of the operators, if there is one.
+        self._servers: list[_Server] = []
+        self._listeners: list[asyncio.Server] = []
         self._poster: asyncio.Task[None] | None = None
         self._lag = LoopLag()
         self._port = 0
@@ -112,42 +114,32 @@ class HttpIngress:
         settings = self._settings
         keys = key_source(settings, self._pushed)
         tls = self._tls = None if settings.tls is None else ServerTls(settings.tls)
-        secured: dict[str, Any] = {} if tls is None else {"ssl": tls.context, "ssl_handshake_timeout": HANDSHAKE_S}
         log = _access_log(settings, keyed=not keys.is_open)
         await keys.start()
         unread = Unread(settings.unread_stream_bytes, settings.unread_bytes, self._metrics.unread)
-        hosts = Hosts(settings, keyed=not keys.is_open)
         self._services = Services(
             self._fleet,
             settings,
             self._metrics,
             Flusher(unread),
             cors=Cors(settings.cors),
-            hosts=hosts,
             bodies=Bodies(settings.max_bodies_bytes),
             keys=keys,
             quotas=self._quotas,
             access_log=log,
         )
-        server = _Server(
-            Dispatcher(self._services),
-            write_timeout_s=settings.write_timeout_s,
-            metrics=self._metrics,
-            limits=ConnectionLimits(
-                settings.max_connections, settings.max_connections_per_peer, self._metrics.refused_connection
-            ),
-        )
         try:
-            self._listener = await asyncio.get_running_loop().create_server(
-                server, settings.host, settings.port, reuse_port=True, backlog=BACKLOG, **secured
-            )
-        except OSError as error:
+            await self._listen(settings.host, settings.port, keyed=not keys.is_open, tls=tls)
+            if settings.operators is not None:
+                await self._listen_for_operators(settings.operators, keys, tls)
+        except CannotListen:
+            for listener in self._listeners:
+                listener.close()
+            self._listeners, self._servers = [], []
             await keys.stop()
             log.close()
-            raise _cannot_listen(settings, error) from error
-        hosts.listens_on([listening.getsockname()[0] for listening in self._listener.sockets])
-        self._server = server
-        self._port = self._listener.sockets[0].getsockname()[1]
+            raise
+        self._port = self._listeners[0].sockets[0].getsockname()[1]
         self._poster = asyncio.create_task(self._metrics.post_forever())
         self._lag.start()
         self._metrics.lag = self._lag
@@ -155,6 +147,42 @@ class HttpIngress:
         await self._quotas.start()
         if tls is not None:
             await tls.start()
+
+    async def _listen_for_operators(self, settings: OperatorSettings, keys: Keys, tls: ServerTls | None) -> None:
+        on_loopback = is_loopback(settings.host)
+        if not on_loopback and keys.is_open and not self._settings.open:
+            raise CannotListen(
+                f"http.operators: whoever reaches {settings.host} could read the fleet's figures. Set keys, or a host "
+                "of loopback."
+            )
+        # Who is on this machine needs none; elsewhere it takes the scope `admin`.
+        await self._listen(settings.host, settings.port, keyed=not on_loopback, tls=tls, for_operators=True)
+
+    async def _listen(
+        self, host: str, port: int, *, keyed: bool, tls: ServerTls | None, for_operators: bool = False
+    ) -> None:
+        settings, metrics = self._settings, self._metrics
+        assert self._services is not None
+        hosts = Hosts(host, settings.hosts, keyed=keyed)
+        server = _Server(
+            Dispatcher(self._services, hosts, for_operators=for_operators, asks_for_key=keyed or not for_operators),
+            write_timeout_s=settings.write_timeout_s,
+            metrics=metrics,
+            limits=ConnectionLimits(
+                settings.max_connections, settings.max_connections_per_peer, metrics.refused_connection
+            ),
+        )
+        secured: dict[str, Any] = {} if tls is None else {"ssl": tls.context, "ssl_handshake_timeout": HANDSHAKE_S}
+        try:
+            listener = await asyncio.get_running_loop().create_server(
+                server, host, port, reuse_port=True, backlog=BACKLOG, **secured
+            )
+        except OSError as error:
+            field = "http.operators." if for_operators else "http."
+            raise _cannot_listen(host, port, field, error) from error
+        hosts.listens_on([listening.getsockname()[0] for listening in listener.sockets])
+        self._listeners.append(listener)
+        self._servers.append(server)
 
     def _watch(self, keys: Keys, tls: ServerTls | None) -> None:
         self._metrics.watch(
@@ -187,19 +215,21 @@ class HttpIngress:
             notice_s: How long connections are still taken, for load balancers that have to see `/ready` first.
         """
         self.drain()
-        listener, self._listener = self._listener, None
-        server, self._server = self._server, None
+        listeners, self._listeners = self._listeners, []
+        servers, self._servers = self._servers, []
         poster, self._poster = self._poster, None
-        if listener is None or server is None or poster is None:
+        if poster is None:
             return
         await asyncio.sleep(notice_s)
         for _ in range(2):
             # The kernel has answered some already, and would reset them: one turn of the loop accepts them.
             await asyncio.sleep(0)
-        listener.close()
-        await self._until_quiet(server, timeout_s)
+        for listener in listeners:
+            listener.close()
+        await self._until_quiet(servers, timeout_s)
         # Connections that are still busy are cut here; cutting one kills its request.
-        await server.shutdown(timeout=POLL_S)
+        for server in servers:
+            await server.shutdown(timeout=POLL_S)
         poster.cancel()
         self._lag.stop()
         assert self._services is not None
@@ -212,7 +242,7 @@ class HttpIngress:
         # What it has counted since it last told the others must not go with it.
         await self._metrics.post()
 
-    async def _until_quiet(self, server: "_Server", timeout_s: float) -> None:
+    async def _until_quiet(self, servers: "Sequence[_Server]", timeout_s: float) -> None:
         """Waits until no request is under way, and none comes on the connections that are left.
 
         Idle connections are left open for a request that is on its way; each closes after its next answer. An answer
@@ -220,7 +250,9 @@ class HttpIngress:
         """
         now_s = asyncio.get_running_loop().time
         began_s = busy_s = now_s()
-        while (self._metrics.in_flight or server.connections) and now_s() - began_s < timeout_s:
+        while (
+            self._metrics.in_flight or any(server.connections for server in servers)
+        ) and now_s() - began_s < timeout_s:
             if self._metrics.in_flight:
                 busy_s = now_s()
             elif now_s() - busy_s >= QUIET_S:
@@ -267,12 +299,12 @@ def _access_log(settings: HttpSettings, *, keyed: bool) -> AccessLog:
     return NoAccessLog() if target == "off" else AccessLog(target)
 
 
-def _cannot_listen(settings: HttpSettings, error: OSError) -> CannotListen:
-    where = f"{settings.host}:{settings.port}"
+def _cannot_listen(host: str, port: int, section: str, error: OSError) -> CannotListen:
+    where = f"{host}:{port}"
     if error.errno == errno.EADDRINUSE:
-        return CannotListen(f"{where} is taken by another program. Stop that, or set another http.port.")
+        return CannotListen(f"{where} is taken by another program. Stop that, or set another {section}port.")
     if error.errno == errno.EACCES:
-        return CannotListen(f"Listening on {where} is not allowed. Set an http.port over 1023.")
+        return CannotListen(f"Listening on {where} is not allowed. Set an {section}port over 1023.")
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-        return CannotListen(f"This machine has no address {settings.host!r}. Set another http.host.")
+        return CannotListen(f"This machine has no address {host!r}. Set another {section}host.")
     return CannotListen(f"Cannot listen on {where}: {error.strerror}.")

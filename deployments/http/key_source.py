@@ -24,7 +24,7 @@ def key_source(settings: HttpSettings, pushed: Pushed = nothing_pushed) -> Keys:
     if settings.keys.pushed:
         return PushedKeys(pushed)
     keys = KeysOfEnvironment(settings.keys_env, is_asked_for=settings.api_keys_env is not None)
-    if keys.is_open and not settings.open and not _is_loopback(settings.host):
+    if keys.is_open and not settings.open and not is_loopback(settings.host):
         raise CannotListen(
             f"Whoever reaches {settings.host} could use the models. Set http.keys.file, or keys in the environment "
             f"variable {settings.keys_env}; or http.open: true, if that is meant."
@@ -32,7 +32,8 @@ def key_source(settings: HttpSettings, pushed: Pushed = nothing_pushed) -> Keys:
     return keys
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only programs of this machine reach what listens there."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -17,7 +17,6 @@ from deployments.http.server.body import read_json
 from deployments.http.server.connection import Connection
 from deployments.http.server.cors import Cors
 from deployments.http.server.hints import INSTANCE_HEADER, MODEL_HEADER, DispatchHints, dispatch_hints
-from deployments.http.server.hosts import Hosts
 from deployments.http.server.readiness import Readiness
 from deployments.http.server.request_id import HEADER, LiveIds
 from deployments.http.server.sse_stream import Flusher
@@ -45,7 +44,6 @@ class Services:
         keys: Who holds which key.
         quotas: What tenants may spend.
         access_log: Where each request leaves a line.
-        hosts: Which names the server answers to.
         draining: The ingress is about to stop: probes say so, and connections are not kept.
     """
 
@@ -54,7 +52,6 @@ class Services:
     metrics: Metrics
     flusher: Flusher
     cors: Cors
-    hosts: Hosts
     bodies: Bodies
     keys: Keys
     quotas: Quotas

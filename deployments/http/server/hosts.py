@@ -10,7 +10,6 @@ from ipaddress import ip_address
 
 from aiohttp import hdrs, web
 
-from deployments.fleet_settings import HttpSettings
 from deployments.http.server.refusals import UnknownHost
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -23,17 +22,18 @@ class Hosts:
     Without names in the settings it asks only where the server listens on loopback and asks for no key.
 
     Args:
-        settings: The names (`hosts`), and the address to listen on, which is one, too.
+        host: The address to listen on, which is one, too.
+        names: The names that the settings have (`http.hosts`).
         keyed: Whether the server asks for a key.
     """
 
     __slots__ = ("_any", "_asks", "_domains", "_keyed", "_named", "_names")
 
-    def __init__(self, settings: HttpSettings, *, keyed: bool) -> None:
-        self._any = "*" in settings.hosts
-        self._named = bool(settings.hosts)
+    def __init__(self, host: str, names: Sequence[str], *, keyed: bool) -> None:
+        self._any = "*" in names
+        self._named = bool(names)
         self._keyed = keyed
-        self._names = _LOOPBACK | {_plain(name) for name in (settings.host, *settings.hosts)}
+        self._names = _LOOPBACK | {_plain(name) for name in (host, *names)}
         self._domains = tuple(name.removeprefix("*") for name in self._names if name.startswith("*."))
         self._asks = self._named and not self._any
 

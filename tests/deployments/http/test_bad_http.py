@@ -129,14 +129,14 @@ async def test_more_connections_than_may_be_are_closed_and_others_are_served(ser
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
         for _, other in [*held, (reader, writer)]:
             other.close()
-        await until(lambda: not served.ingress._server.connections)
+        await until(lambda: not served.ingress._servers[0].connections)
         assert "penstock_connections_refused_total 1.0" in (await served.get("/metrics")).body.decode()
 
 
 async def test_more_connections_than_may_be_in_all(serving: Serving) -> None:
     async with serving(["Hi"], max_connections=1) as served:
         _, writer = await asyncio.open_connection("127.0.0.1", served.ingress.port, local_addr=("127.0.0.2", 0))
-        await until(lambda: len(served.ingress._server.connections) == 1)
+        await until(lambda: len(served.ingress._servers[0].connections) == 1)
         assert (await served.raw(post())).startswith(b"HTTP/1.1 503 ")
         writer.close()
 

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from deployments.tenants.keys import KeysOfEnvironment
 from engines.errors import Unauthorized
 from engines.scripted.engine import ScriptedEngine
 from engines.scripted.script import Hang
+from tests.benchmarks.servers import free_port
 from tests.clock import Clock
 from tests.deployments.http.conftest import Serving, until
 from tests.deployments.tenants.key_files import key_file
@@ -155,6 +157,52 @@ async def test_operators_routes_take_an_operators_key(serving: Serving, file: Pa
         for path in ("/metrics", "/-/routes"):
             assert (await served.get(path, headers=bearer("search"))).status == 403
             assert (await served.get(path, headers=bearer("operators"))).status == 200
+
+
+async def test_operators_have_a_port_of_their_own(serving: Serving, file: Path) -> None:
+    port = free_port()
+    async with serving(["Hi"], keys={"file": str(file)}, operators={"port": port}) as served:
+        url = f"http://127.0.0.1:{port}"
+
+        async def status(method: str, path: str, **kwargs: Any) -> int:
+            async with served.client.request(method, url + path, **kwargs) as response:
+                return response.status
+
+        for path in ("/metrics", "/-/routes", "/ready"):
+            assert await status("GET", path) == 200
+        body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
+        for headers in ({}, bearer("search"), bearer("operators")):
+            assert await status("POST", "/v1/chat/completions", json=body, headers=headers) == 404
+        assert await status("GET", "/metrics", headers={"Host": "evil.example"}) == 403
+        assert (await served.get("/metrics")).status == 401
+
+
+async def test_operators_show_a_key_where_others_reach_their_port(serving: Serving, file: Path) -> None:
+    # Another machine's view of this one: an address that is not loopback.
+    port = free_port()
+    async with serving(["Hi"], keys={"file": str(file)}, operators={"host": "0.0.0.0", "port": port}) as served:
+        for headers, status in (({}, 401), (bearer("search"), 403), (bearer("operators"), 200)):
+            async with served.client.get(f"http://127.0.0.1:{port}/metrics", headers=headers) as response:
+                assert response.status == status
+    ingress = HttpIngress(
+        LocalFleet({"demo": []}), HttpSettings(port=0, operators={"host": "0.0.0.0", "port": port}), Metrics()
+    )
+    with pytest.raises(CannotListen, match=r"http\.operators: whoever reaches 0\.0\.0\.0 could read"):
+        await ingress.start()
+
+
+async def test_a_port_of_operators_that_is_taken_is_named(file: Path) -> None:
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    taken.listen()
+    settings = HttpSettings(port=0, keys={"file": str(file)}, operators={"port": taken.getsockname()[1]})
+    ingress = HttpIngress(LocalFleet({"demo": []}), settings, Metrics())
+    with pytest.raises(
+        CannotListen, match=r"is taken by another program\. .* another http\.operators\.port"
+    ):
+        await ingress.start()
+    taken.close()
+    await ingress.stop()
 
 
 async def test_what_each_tenant_asked_for_is_counted(serving: Serving, file: Path) -> None:
