@@ -24,6 +24,11 @@ _SOON_S = 1.0
 """When to ask again where what lacks is in other replicas' hands."""
 
 
+def day_of(unix_s: float) -> str:
+    """The day of a moment, as UTC has it: 2027-06-30."""
+    return datetime.fromtimestamp(unix_s, UTC).date().isoformat()
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a tenant may spend; None: as much as it likes.
@@ -54,7 +59,8 @@ class Claim:
         spent: What it has spent.
         returned: What it has handed back unspent.
         refunded: What it has spent in the last minute, and was not used after all.
-        refunded_day: What it has spent today before that, and was not used.
+        day: The day that it has, as 2027-06-30.
+        refunded_day: What it has spent on that day, and was not used; since the day's beginning, if that was later.
         wants: How many tokens it would like to have besides.
         least: With fewer it could not do anything.
         running: How many requests it has under way.
@@ -67,6 +73,7 @@ class Claim:
     spent: int = 0
     returned: int = 0
     refunded: int = 0
+    day: str = ""
     refunded_day: int = 0
     wants: int = 0
     least: int = 0
@@ -102,7 +109,8 @@ class _Holding:
 
     Attributes:
         until_s: Unix time at which it holds nothing any more, unless it is heard of before.
-        granted, spent, returned, refunded, refunded_day: Tokens, since the beginning of the term.
+        granted, spent, returned, refunded: Tokens, since the beginning of the term.
+        day, refunded_day: As in the last claim.
         requests: How many it may have under way.
     """
 
@@ -111,6 +119,7 @@ class _Holding:
     spent: int = 0
     returned: int = 0
     refunded: int = 0
+    day: str = ""
     refunded_day: int = 0
     requests: int = 0
 
@@ -170,16 +179,18 @@ class Account:
             grant = claim.wants if free is None else min(claim.wants, free)
             holding.granted += grant
             free = None if free is None else free - grant
-        free_requests = None
+        requests = free_requests = None
         if limits.requests is not None:
             holding.requests = claim.running
-            others = sum(one.requests for one in self.holdings.values())
-            given = max(0, min(limits.requests - others, claim.waiting))
+            free_requests = limits.requests - sum(one.requests for one in self.holdings.values())
+            given = max(0, min(free_requests, claim.waiting))
             holding.requests += given
-            free_requests = max(0, limits.requests - others - given)
+            free_requests -= given
+            # Where one that was cut off has come back there may be too many: who ends makes no place for another then.
+            requests = max(0, holding.requests + min(0, free_requests))
+            free_requests = max(0, free_requests)
             if claim.waiting and not given:
                 retry_after_s = max(retry_after_s, _SOON_S)
-        requests = None if limits.requests is None else holding.requests
         reset_s = max((until_s - now_s for until_s, _ in self.spent), default=0.0)
         if claim.ends:
             del self.holdings[claim.term]
@@ -188,9 +199,13 @@ class Account:
     def _hear(self, holding: _Holding, claim: Claim, now_s: float) -> None:
         self._spend(claim.spent - holding.spent, now_s)
         holding.spent, holding.returned = claim.spent, claim.returned
-        refund = claim.refunded - holding.refunded
-        self.today = max(0, self.today - refund - (claim.refunded_day - holding.refunded_day))
-        holding.refunded, holding.refunded_day = claim.refunded, claim.refunded_day
+        refund, holding.refunded = claim.refunded - holding.refunded, claim.refunded
+        if claim.day != holding.day:
+            holding.day, holding.refunded_day = claim.day, 0
+        if claim.day == self.day:
+            # What was spent yesterday is not to be had again today.
+            self.today = max(0, self.today - (claim.refunded_day - holding.refunded_day))
+        holding.refunded_day = claim.refunded_day
         # The oldest first: what is left then counts for no shorter than what was spent in truth.
         while refund > 0 and self.spent:
             taken = min(refund, self.spent[0][1])
@@ -239,7 +254,7 @@ class Account:
             # It may have spent them up to now.
             self._spend(self.holdings.pop(term).outstanding, now_s)
         self.spent = [entry for entry in self.spent if entry[0] > now_s]
-        day = datetime.fromtimestamp(now_s, UTC).date().isoformat()
+        day = day_of(now_s)
         if day > self.day:
             self.day, self.today = day, 0
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from actors.directory.budgets import TERM_S, Budgets, Claim, Grant, Limits
+from actors.directory.budgets import TERM_S, Budgets, Claim, Grant, Limits, day_of
 from deployments.tenants.tenant import Tenant
 from engines.errors import Forbidden, PenstockError, RateLimited, Unavailable
 
@@ -38,25 +38,26 @@ Lender = Callable[[dict[str, Claim]], Awaitable[dict[str, Grant | None]]]
 class Reservation:
     """What one request has reserved, until it is settled."""
 
-    __slots__ = ("_account", "_at_s", "_tokens")
+    __slots__ = ("_account", "_at_s", "_day", "_tokens")
 
-    def __init__(self, account: "_Account", tokens: int, at_s: float) -> None:
+    def __init__(self, account: "_Account", tokens: int) -> None:
         self._account: _Account | None = account
         self._tokens = tokens
-        self._at_s = at_s
+        self._at_s = account.clock()
+        self._day = account.today()
 
     def lower(self, tokens: int) -> None:
         """The request will use so many fewer, for certain."""
         if self._account is not None and tokens > 0:
             self._tokens -= tokens
-            self._account.settle(tokens, self._at_s)
+            self._account.settle(tokens, self._at_s, self._day)
 
     def settle(self, used: int) -> None:
         """The request is over and has used so many tokens. Idempotent: the first time counts."""
         account, self._account = self._account, None
         if account is not None:
             account.running -= 1
-            account.settle(self._tokens - used, self._at_s)
+            account.settle(self._tokens - used, self._at_s, self._day)
 
 
 @dataclass(slots=True)
@@ -66,29 +67,35 @@ class _Account:
     Attributes:
         running: Requests under way.
         requests: How many it may have.
-        least: What each request that waits lacks, in tokens.
+        day: To which `refunded_day` belongs.
+        least: What each request that waits needs, in tokens.
+        refunds: What was not used and was not told yet: when it was reserved, on which day, and how much.
         recent: What the last beats have spent.
         valid_until_s: When it holds nothing any more.
         dry: Until when, and from how many tokens on, there is nothing to be had.
+        lacks_requests: Whether that is because there are too many requests.
     """
 
     limits: Limits
     clock: Callable[[], float]
+    today: Callable[[], str]
     term: str = ""
     granted: int = 0
     spent: int = 0
     returned: int = 0
     refunded: int = 0
     refunded_day: int = 0
+    day: str = ""
     running: int = 0
     requests: int = 0
     least: list[int] = field(default_factory=list)
     recent: int = 0
     spent_before: int = 0
-    refunds: deque[tuple[float, int]] = field(default_factory=deque)
+    refunds: deque[tuple[float, str, int]] = field(default_factory=deque)
     valid_until_s: float = 0.0
     last: Grant | None = None
     dry: tuple[float, int] = (0.0, 0)
+    lacks_requests: bool = False
 
     @property
     def left(self) -> int:
@@ -120,25 +127,27 @@ class _Account:
         self.running += 1
         return True
 
-    def settle(self, unused: int, reserved_s: float) -> None:
+    def settle(self, unused: int, reserved_s: float, day: str) -> None:
         """So much of what was reserved then was not used; less than nothing: it was too little."""
         if self.limits.tokens is None or not self.term:
             return
         if unused < 0:
             self.spent -= unused
         else:
-            self.refunds.append((reserved_s, unused))
+            self.refunds.append((reserved_s, day, unused))
 
     def claim(self) -> Claim:
         """What the directory is told now."""
         now_s = self.clock()
         if not self.term or now_s >= self.valid_until_s > 0.0:
             self.begin_term()
+        if self.day != (today := self.today()):
+            self.day, self.refunded_day = today, 0
         while self.refunds:
-            reserved_s, unused = self.refunds.popleft()
+            reserved_s, day, unused = self.refunds.popleft()
             if now_s - reserved_s < _REFUND_S:
                 self.refunded += unused
-            else:
+            if day == today:
                 self.refunded_day += unused
         wants = 0
         if self.limits.tokens is not None:
@@ -158,6 +167,7 @@ class _Account:
             self.spent,
             self.returned,
             self.refunded,
+            self.day,
             self.refunded_day,
             wants,
             max(0, min(self.least, default=0) - self.left),
@@ -180,8 +190,8 @@ class _Account:
         self.granted = grant.granted
         self.requests = claim.running if grant.requests is None else grant.requests
         if grant.retry_after_s:
-            lacks_requests = self.limits.requests is not None and self.running >= self.requests
-            self.dry = (self.clock() + _DRY_S, 0 if lacks_requests else claim.least + self.left)
+            self.lacks_requests = self.limits.requests is not None and self.running >= self.requests
+            self.dry = (self.clock() + _DRY_S, 0 if self.lacks_requests else claim.least + self.left)
 
 
 class Quotas:
@@ -190,15 +200,22 @@ class Quotas:
     Args:
         lender: The directory.
         clock: Monotonic time in seconds.
+        today: The day, as UTC has it.
 
     Attributes:
         is_reached: Whether the directory answered the last time.
     """
 
-    def __init__(self, lender: Lender, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        lender: Lender,
+        clock: Callable[[], float] = time.monotonic,
+        today: Callable[[], str] = lambda: day_of(time.time()),
+    ) -> None:
         self.is_reached = True
         self._lender = lender
         self._clock = clock
+        self._today = today
         self._accounts: dict[str, _Account] = {}
         self._asking: asyncio.Task[None] | None = None
         self._next: asyncio.Future[None] | None = None
@@ -244,7 +261,7 @@ class Quotas:
         limits = tenant.limits
         account = self._accounts.get(tenant.name)
         if account is None:
-            account = self._accounts[tenant.name] = _Account(limits, self._clock)
+            account = self._accounts[tenant.name] = _Account(limits, self._clock, self._today)
         account.limits = limits
         if limits.tokens is not None and tokens > limits.tokens:
             raise Forbidden(
@@ -255,7 +272,7 @@ class Quotas:
         tokens = max(1, tokens)
         for _ in range(_TRIES):
             if account.take(tokens):
-                return Reservation(account, tokens, self._clock())
+                return Reservation(account, tokens)
             until_s, least = account.dry
             if tokens >= least and self._clock() < until_s:
                 break
@@ -268,7 +285,7 @@ class Quotas:
                 break
         else:
             if account.take(tokens):
-                return Reservation(account, tokens, self._clock())
+                return Reservation(account, tokens)
         raise self._refusal(account)
 
     def headers(self, tenant: Tenant) -> dict[str, str]:
@@ -299,7 +316,7 @@ class Quotas:
             return RateLimited(message, retry_after_s=BEAT_S)
         limits, grant = account.limits, account.last
         after_s = grant.retry_after_s if grant is not None and grant.retry_after_s else BEAT_S
-        if limits.requests is not None and account.running >= account.requests:
+        if account.lacks_requests:
             return RateLimited(f"The API key may have {limits.requests} requests at a time.", retry_after_s=after_s)
         of = "a minute" if limits.minute is not None else "a day"
         if limits.day is not None and after_s > 2 * _REFUND_S:

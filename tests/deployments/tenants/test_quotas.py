@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.directory.budgets import MINUTE_S, TERM_S, Budgets, Claim, Grant
+from actors.directory.budgets import MINUTE_S, TERM_S, Budgets, Claim, Grant, day_of
 from deployments.tenants.quotas import Quotas, Reservation
 from deployments.tenants.tenant import Tenant
 from engines.errors import Forbidden, RateLimited, Unavailable
@@ -32,7 +32,7 @@ class World:
         self.budgets = Budgets(self.kept.get, self.kept.__setitem__, lambda: self.now_s)
 
     def replica(self) -> Quotas:
-        made = Quotas(self._lend, lambda: self.now_s)
+        made = Quotas(self._lend, lambda: self.now_s, lambda: day_of(self.now_s))
         self.replicas.append(made)
         return made
 
@@ -134,6 +134,20 @@ async def test_a_day_ends_at_midnight_and_its_tokens_count_until_then() -> None:
     await quotas.reserve(tenant, 1000)
 
 
+async def test_what_was_reserved_yesterday_is_not_to_be_had_again_today() -> None:
+    world, tenant = World(NOON_S + DAY_S / 2 - 5), Tenant(name="t", tokens_per_day=1000)
+    quotas = world.replica()
+    yesterdays = await quotas.reserve(tenant, 1000)
+    await world.beat(6)
+    todays = await quotas.reserve(tenant, 900)
+    yesterdays.settle(0)
+    await world.beat(2)
+    await refused(quotas, tenant, 200)
+    todays.settle(0)
+    await world.beat(2)
+    await quotas.reserve(tenant, 1000)
+
+
 async def test_more_than_there_ever_is_is_refused_with_what_to_do() -> None:
     world, tenant = World(), Tenant(name="t", tokens_per_minute=1000, tokens_per_day=900)
     with pytest.raises(Forbidden) as caught:
@@ -223,6 +237,18 @@ async def test_what_was_not_used_an_hour_ago_is_no_part_of_this_minute() -> None
     old.settle(0)
     await world.beat()
     await refused(quotas, tenant, 1)
+
+
+async def test_a_replica_that_was_cut_off_does_not_go_on_with_places_that_others_have_now() -> None:
+    world, tenant = World(), Tenant(name="t", max_requests=2)
+    first, second = world.replica(), world.replica()
+    old = await first.reserve(tenant, 1)
+    world.now_s += TERM_S
+    for _ in range(2):
+        await second.reserve(tenant, 1)
+    await refused(first, tenant, 1)
+    old.settle(1)
+    await refused(first, tenant, 1)
 
 
 async def test_who_cannot_pay_does_not_keep_the_directory_busy() -> None:

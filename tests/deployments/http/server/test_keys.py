@@ -197,9 +197,7 @@ async def test_a_port_of_operators_that_is_taken_is_named(file: Path) -> None:
     taken.listen()
     settings = HttpSettings(port=0, keys={"file": str(file)}, operators={"port": taken.getsockname()[1]})
     ingress = HttpIngress(LocalFleet({"demo": []}), settings, Metrics())
-    with pytest.raises(
-        CannotListen, match=r"is taken by another program\. .* another http\.operators\.port"
-    ):
+    with pytest.raises(CannotListen, match=r"is taken by another program\. .* another http\.operators\.port"):
         await ingress.start()
     taken.close()
     await ingress.stop()
