@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 MINUTE_S = 60.0
@@ -29,7 +30,7 @@ def day_of(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s, UTC).date().isoformat()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Limits:
     """What a tenant may spend; None: as much as it likes.
 
@@ -43,7 +44,7 @@ class Limits:
     minute: int | None = None
     day: int | None = None
 
-    @property
+    @cached_property
     def tokens(self) -> int | None:
         """The most tokens that one request can ever get; None: any number."""
         return min((limit for limit in (self.minute, self.day) if limit is not None), default=None)

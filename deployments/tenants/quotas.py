@@ -44,7 +44,8 @@ class Reservation:
         self._account: _Account | None = account
         self._tokens = tokens
         self._at_s = account.clock()
-        self._day = account.today()
+        # Of the last second: around midnight it may be yesterday's, and what comes back is not had again then.
+        self._day = account.day
 
     def lower(self, tokens: int) -> None:
         """The request will use so many fewer, for certain."""

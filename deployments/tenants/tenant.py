@@ -122,7 +122,7 @@ class Tenant(Settings):
         """What it may spend."""
         return Limits(self.max_requests, self.tokens_per_minute, self.tokens_per_day)
 
-    @property
+    @cached_property
     def has_limits(self) -> bool:
         """Whether what it spends is counted."""
         return self.limits != _NO_LIMITS
