@@ -164,7 +164,8 @@ async def test_in_a_fleet(launch: Launch) -> None:  # noqa: F811
 
     import time
 
-    await directory.post(key, json.dumps(asdict(Failures(4, time.time() + 4, "no weights here"))).encode(), 600)
+    # Longer than a busy machine takes to deploy it: it must be seen to wait.
+    await directory.post(key, json.dumps(asdict(Failures(4, time.time() + 12, "no weights here"))).encode(), 600)
     fleet = await launch(settings)
     seen: list[Instance] = []
 
@@ -177,7 +178,7 @@ async def test_in_a_fleet(launch: Launch) -> None:  # noqa: F811
     await until(is_ready)
     waiting = [instance for instance in seen if "waits" in instance.detail]
     assert waiting, {(instance.state, instance.detail) for instance in seen}
-    assert re.fullmatch(r"waits \d s before it boots: 4 failed in a row, .*: no weights here", waiting[0].detail)
+    assert re.fullmatch(r"waits \d+ s before it boots: 4 failed in a row, .*: no weights here", waiting[0].detail)
     (ready,) = [instance for instance in seen[-1:] if instance.state is InstanceState.READY]
     assert waiting[0].id == ready.id
 
