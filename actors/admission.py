@@ -323,8 +323,8 @@ class Gate:
     def _may_go(self, ticket: Ticket) -> bool:
         """Whether its tenant has less than its part of the gate, or leaves a few places to the others that come."""
         left = self._max_running - self._light.taken - self._heavy.taken - ticket.room
-        # One for which there is no room at all waits for it in its turn.
-        if left >= self._kept_free or left < 0:
+        # One for which there is no room at all waits for it in its turn, and who is in the middle of an answer goes on.
+        if left >= self._kept_free or left < 0 or ticket.priority == _GOES_ON:
             return True
         return ticket.share.running + ticket.room <= self._max_running * self._shares.part(ticket.share)
 

@@ -54,6 +54,7 @@ class Shares:
         self._clock = clock
         # Of each tenant that came lately: its weight, and when.
         self._came: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._weight = 0.0  # Of all those.
         self._shares: dict[str, Share] = {}
         self._waiting: set[Share] = set()
         self._last = 0.0  # What the one had been served, before that, whose turn came last.
@@ -65,17 +66,17 @@ class Shares:
         if share is None:
             share = self._shares[name] = Share(name, weight, self._floor())
         share.weight = weight
+        self._weight += weight - self._came.pop(name, (0.0, 0.0))[0]
         self._came[name] = (weight, self._clock())
-        self._came.move_to_end(name)
         return share
 
     def part(self, share: Share) -> float:
         """Its part of the place, 0 to 1, if all get theirs that have come lately."""
         too_early_s = self._clock() - LATELY_S
         while self._came and next(iter(self._came.values()))[1] < too_early_s:
-            self._came.popitem(last=False)
-        others = sum(weight for name, (weight, _) in self._came.items() if name != share.tenant)
-        return share.weight / (share.weight + others)
+            self._weight -= self._came.popitem(last=False)[1][0]
+        others = self._weight - self._came.get(share.tenant, (0.0, 0.0))[0]
+        return share.weight / (share.weight + max(0.0, others))
 
     def wait(self, share: Share) -> None:
         """One of its requests begins to wait."""

@@ -144,6 +144,17 @@ def test_a_few_places_are_left_to_others_that_come_and_to_nobody_else() -> None:
     assert mine.running == 32
 
 
+def test_what_goes_on_may_have_the_last_places() -> None:
+    mine = gate(max_running=32)
+    mine.enter(0, lambda: None, tenant=B).leave()
+    for _ in range(40):
+        mine.enter(0, lambda: None, tenant=A)
+    assert mine.running == 30
+    for _ in range(2):
+        mine.enter(0, lambda: None, tenant=A, goes_on=True)
+    assert mine.running == 32
+
+
 def test_who_has_less_than_its_part_may_have_the_last_place() -> None:
     crowd = Crowd(gate(max_running=32))
     for _ in range(10):
