@@ -74,13 +74,14 @@ async def test_different_images_get_different_answers_alone_and_batched(engine: 
 
 async def test_an_image_is_the_same_to_every_tenant_and_known_again_to_its_own(engine: VllmEngine) -> None:
     def of(salt: str, picture: bytes) -> GenerateRequest:
-        request = seeing(picture, png(20, 20, (1, 2, 3)), tokens=8)
-        return request.model_copy(update={"tenant": TenantShare(name="t", cache_salt=salt) if salt else None})
+        parts = image(picture), image(png(20, 20, (1, 2, 3))), {"type": "text", "text": "look at it again " * 60}
+        tenant = TenantShare(name="t", cache_salt=salt) if salt else None
+        return chat("", messages=said(*parts), sampling={"max_tokens": 8, "ignore_eos": True}, tenant=tenant)
 
     first, second = png(20, 20, (90, 9, 200)), png(20, 20, (9, 200, 90))
-    said = [[await said_ids(engine, of(salt, picture)) for picture in (first, second)] for salt in ("", "a", "b")]
-    assert said[0] == said[1] == said[2]
-    assert said[0][0] != said[0][1]
+    answers = [[await said_ids(engine, of(salt, picture)) for picture in (first, second)] for salt in ("", "a", "b")]
+    assert answers[0] == answers[1] == answers[2]
+    assert answers[0][0] != answers[0][1]
     cached = [(await ask(engine, of(salt, first))).usage.cached_tokens for salt in ("a", "c")]
     assert cached[0] > 0 == cached[1]
 
