@@ -12,7 +12,6 @@ from rich.console import Console
 
 from clusters.boot_screen import plain_table
 from clusters.errors import ClusterError
-from clusters.ray_cluster import join
 from deployments.loopback_ray import prepare_to_join
 from deployments.run_file import find_fleet
 from deployments.settings_file.problems import read_text
@@ -91,10 +90,9 @@ def push(
         local = find_fleet(port)
         name, address = local.name, local.ray_address
     prepare_to_join(address)
-    join(address, name)
     from clusters.key_push import push_keys  # It imports Ray, which reads the environment.
 
-    push_keys(name, text)
+    push_keys(address, name, text)
     Console().print(f"{tenants} tenants: every router of {name} has them within seconds.", highlight=False)
 
 

@@ -6,7 +6,8 @@ Serve is on the way of a handle call only. HTTP requests come to the replica's o
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
@@ -207,6 +208,15 @@ class RouterDeployment:
         return self._http.engine(request.model, tenant)
 
 
+@contextmanager
+def _reaching(otherwise: str) -> Iterator[None]:
+    """Raises Unavailable with these words where the directory cannot be reached."""
+    try:
+        yield
+    except (RayError, TimeoutError, ValueError) as error:
+        raise Unavailable(otherwise, retry_after_s=1.0) from error
+
+
 class _DirectoryBoard:
     """The directory's board, where router replicas leave their metrics for one another."""
 
@@ -227,10 +237,8 @@ class _DirectoryBoard:
         Raises:
             Unavailable: The directory cannot be reached. A scrape that fails is better than sums that fall.
         """
-        try:
+        with _reaching("The other replicas' figures cannot be read for now."):
             return await self._directory.board(prefix)
-        except (RayError, TimeoutError, ValueError) as error:
-            raise Unavailable("The other replicas' figures cannot be read for now.", retry_after_s=1.0) from error
 
     async def swap(self, expected: Mapping[str, bytes | None], values: Mapping[str, bytes | None]) -> bool:
         """Leaves values, all at once, if the directory's board holds what is expected; whether it did.
@@ -238,28 +246,22 @@ class _DirectoryBoard:
         Raises:
             Unavailable: The directory cannot be reached.
         """
-        try:
+        with _reaching("The figures of gone replicas cannot be added up for now."):
             return await self._directory.swap(expected, values)
-        except (RayError, TimeoutError, ValueError) as error:
-            raise Unavailable("The figures of gone replicas cannot be added up for now.", retry_after_s=1.0) from error
 
 
 def _lender(directory: DirectoryClient) -> Lender:
     async def lend(claims: dict[str, Claim]) -> dict[str, Grant | None]:
-        try:
+        with _reaching("The directory does not answer."):
             return await directory.claim(claims, LEND_S)
-        except (RayError, TimeoutError, ValueError) as error:
-            raise Unavailable(f"The directory does not answer: {type(error).__name__}", retry_after_s=1.0) from error
 
     return lend
 
 
 def _pushed(directory: DirectoryClient) -> Pushed:
     async def ask(known: str) -> tuple[str, bytes | None]:
-        try:
+        with _reaching("The directory does not answer."):
             return await directory.kept(PUSHED, known)
-        except (RayError, TimeoutError, ValueError) as error:
-            raise Unavailable(f"The directory does not answer: {type(error).__name__}", retry_after_s=1.0) from error
 
     return ask
 

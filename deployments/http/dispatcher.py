@@ -7,6 +7,7 @@ from contextlib import suppress
 from aiohttp import web
 
 from deployments.http.apis import error_text, find_endpoint
+from deployments.http.server.api import Endpoint
 from deployments.http.server.connection import Connection
 from deployments.http.server.error_response import error_response
 from deployments.http.server.exchange import Exchange, Services
@@ -75,14 +76,17 @@ class Dispatcher:
             if preflight is not None:
                 response: web.StreamResponse = preflight
             else:
+                endpoint: Endpoint | None = None
+                # Who asks without a key is not told that there is none.
                 with suppress(NoSuchRoute, MethodNotAllowed):
-                    # Who asks without a key is told nothing of it, but it is counted for what was asked.
-                    exchange.meter.endpoint = find_endpoint(request.method, request.path)[0].path
+                    endpoint, exchange.argument = find_endpoint(request.method, request.path)
+                    exchange.meter.endpoint = endpoint.path
                 if self._asks_for_key:
                     exchange.holder = await self._authentication.holder(request)
                 if exchange.holder is not None:
                     exchange.meter.tenant = exchange.tenant.name
-                endpoint, exchange.argument = find_endpoint(request.method, request.path)
+                if endpoint is None:
+                    endpoint, _ = find_endpoint(request.method, request.path)
                 if self._for_operators and not endpoint.is_operators and request.path not in OPEN_PATHS:
                     raise NoSuchRoute(f"{endpoint.path} is on the port of the API.")
                 if endpoint.is_operators and not exchange.tenant.is_admin:

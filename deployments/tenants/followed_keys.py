@@ -4,10 +4,10 @@ import asyncio
 import logging
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 
 from actors.daemon_thread import in_daemon_thread
+from deployments.followed_file import Follower, Mark, mark_of
 from deployments.settings_file.problems import SettingsFileError, read_text
 from deployments.tenants import keys
 from deployments.tenants.key_file import MAX_BYTES, Holders, parse_keys
@@ -43,19 +43,17 @@ class FollowedKeys(Keys):
     def __init__(self, place: str) -> None:
         super().__init__(is_open=False, problem=f"{place} was not read yet.")
         self._place = place
-        self._following: asyncio.Task[None] | None = None
+        self._follower: Follower | None = None
 
     async def start(self) -> None:
         """Reads them, and follows their place from now on."""
         await self._look()
-        self._following = asyncio.get_running_loop().create_task(self._follow())
+        self._follower = Follower(self._look, keys.LOOK_S)
 
     async def stop(self) -> None:
         """Follows it no more."""
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.wait([self._following])
-            self._following = None
+        if self._follower is not None:
+            await self._follower.stop()
 
     @abstractmethod
     async def _read(self) -> Holders | None:
@@ -70,11 +68,6 @@ class FollowedKeys(Keys):
     @abstractmethod
     def _forget(self) -> None:
         """Reads them again also if they have not changed."""
-
-    async def _follow(self) -> None:
-        while True:
-            await asyncio.sleep(keys.LOOK_S)
-            await self._look()
 
     async def _look(self) -> None:
         problem = ""
@@ -107,7 +100,7 @@ class KeysOfFile(FollowedKeys):
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
         self._path = path
-        self._seen: _Mark | None = None
+        self._seen: Mark | None = None
         self._reading: asyncio.Future[_FileRead | None] | None = None
 
     async def _read(self) -> Holders | None:
@@ -157,19 +150,12 @@ class PushedKeys(FollowedKeys):
         self._digest = ""
 
 
-_Mark = tuple[int, int, int]
-"""By what a file is known to be the same: when it was changed, its inode, its size."""
-
-_FileRead = tuple[_Mark | None, Holders]
+_FileRead = tuple[Mark | None, Holders]
 
 
-def _read_file(path: Path, seen: _Mark | None) -> _FileRead | None:
+def _read_file(path: Path, seen: Mark | None) -> _FileRead | None:
     """Who holds which key; None: the file is the one that was seen."""
-    mark: _Mark | None = None
-    # Why it cannot be looked at is said by reading it.
-    with suppress(OSError):
-        stat = path.stat()
-        mark = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+    mark = mark_of(path)
     if mark is not None and mark == seen:
         return None
     return mark, parse_keys(read_text(path, MAX_BYTES), str(path))

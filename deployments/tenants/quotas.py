@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from actors.directory.budgets import TERM_S, Budgets, Claim, Grant, Limits, day_of
+from deployments.followed_file import Follower
 from deployments.tenants.tenant import Tenant
 from engines.errors import Forbidden, PenstockError, RateLimited, Unavailable
 
@@ -220,7 +221,7 @@ class Quotas:
         self._accounts: dict[str, _Account] = {}
         self._asking: asyncio.Task[None] | None = None
         self._next: asyncio.Future[None] | None = None
-        self._beating: asyncio.Task[None] | None = None
+        self._follower: Follower | None = None
 
     @classmethod
     def alone(cls) -> "Quotas":
@@ -235,16 +236,14 @@ class Quotas:
 
     async def start(self) -> None:
         """Begins to tell the directory what is spent."""
-        self._beating = asyncio.get_running_loop().create_task(self._beat())
+        self._follower = Follower(self._beat, BEAT_S)
 
     async def stop(self) -> None:
         """Tells it for the last time."""
-        if self._beating is not None:
-            self._beating.cancel()
-            await asyncio.wait([self._beating])
-            self._beating = None
-            if not all(account.is_idle for account in self._accounts.values()):
-                await self._ask()
+        if self._follower is not None:
+            await self._follower.stop()
+            self._follower = None
+            await self._beat()
         if self._asking is not None:
             await asyncio.wait([self._asking])
 
@@ -326,10 +325,8 @@ class Quotas:
         return RateLimited(f"The API key may use {most} tokens {of}, and they are used up.", retry_after_s=after_s)
 
     async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(BEAT_S)
-            if not all(account.is_idle for account in self._accounts.values()):
-                await self._ask()
+        if not all(account.is_idle for account in self._accounts.values()):
+            await self._ask()
 
     async def _ask(self) -> None:
         """Returns when the directory has answered, or not, to what is known now."""

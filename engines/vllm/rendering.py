@@ -256,10 +256,10 @@ async def _for_vllm(
         for part in message["content"] if isinstance(message.get("content"), list) else ():
             if part["type"] == ImagePart.model_fields["type"].default:
                 part["image_url"] = {"url": part["image_url"]["url"]}
-                digest = next(remaining).digest
+                attachment = next(remaining)
                 if cache_salt:
                     # By this vLLM knows an image again whose vectors it still has; told nothing, by its content.
-                    part["uuid"] = hashlib.sha256(f"{cache_salt}/{digest}".encode()).hexdigest()
+                    part["uuid"] = hashlib.sha256(f"{cache_salt}/{attachment.digest}".encode()).hexdigest()
     return asked
 
 

@@ -12,15 +12,13 @@ import sys
 import time
 from datetime import UTC, datetime
 from logging.handlers import QueueListener, WatchedFileHandler
-from typing import Any, Literal
+from typing import Any
 
 from deployments.http.server.refusals import CannotListen
 
 MOST_WAITING = 10_000
 REFUSED_PER_S = 100
 """So many lines a second, of requests that were refused before any model had them."""
-
-Target = Literal["off", "stdout"] | str
 
 
 class AccessLog:
@@ -33,7 +31,7 @@ class AccessLog:
         CannotListen: The file cannot be written.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: str) -> None:
         self._waiting: queue.Queue[Any] = queue.Queue(MOST_WAITING)
         self._left_out = 0
         self._second = 0

@@ -4,10 +4,10 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from deployments.fleet_settings import TlsSettings
+from deployments.followed_file import Follower, Mark, mark_of
 from deployments.http.server.refusals import CannotListen
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class ServerTls:
         self.problem = ""
         self._settings = settings
         self._seen = self._marks()
-        self._following: asyncio.Task[None] | None = None
+        self._follower: Follower | None = None
         try:
             self.context = _load(_new_context(settings), settings)
         except OSError as error:
@@ -44,45 +44,34 @@ class ServerTls:
 
     async def start(self) -> None:
         """Follows the files from now on."""
-        self._following = asyncio.get_running_loop().create_task(self._follow())
+        self._follower = Follower(self._look, LOOK_S)
 
     async def stop(self) -> None:
         """Follows them no more."""
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.wait([self._following])
-            self._following = None
+        if self._follower is not None:
+            await self._follower.stop()
 
-    async def _follow(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            marks = await asyncio.to_thread(self._marks)
-            if marks == self._seen and not self.problem:
-                continue
-            self._seen = marks
-            try:
-                # What is half written must not get into the context that serves.
-                await asyncio.to_thread(lambda: _load(_new_context(self._settings), self._settings))
-                _load(self.context, self._settings)
-            except OSError as error:
-                problem = _problem(self._settings, error)
-                if problem != self.problem:
-                    logger.error("The certificate is not read anew: %s", problem)
-                self.problem = problem
-            else:
-                self.problem = ""
-                logger.info("The certificate was read: %s", self._settings.certificate)
+    async def _look(self) -> None:
+        marks = await asyncio.to_thread(self._marks)
+        if marks == self._seen and not self.problem:
+            return
+        self._seen = marks
+        try:
+            # What is half written must not get into the context that serves.
+            await asyncio.to_thread(lambda: _load(_new_context(self._settings), self._settings))
+            _load(self.context, self._settings)
+        except OSError as error:
+            problem = _problem(self._settings, error)
+            if problem != self.problem:
+                logger.error("The certificate is not read anew: %s", problem)
+            self.problem = problem
+        else:
+            self.problem = ""
+            logger.info("The certificate was read: %s", self._settings.certificate)
 
-    def _marks(self) -> Sequence[tuple[int, int, int]]:
-        """By what the files are known to be the same."""
-        marks = []
-        for name in (self._settings.certificate, self._settings.key, self._settings.client_ca):
-            if name is not None:
-                # Why it cannot be looked at is said by reading it.
-                with suppress(OSError):
-                    stat = Path(name).stat()
-                    marks.append((stat.st_mtime_ns, stat.st_ino, stat.st_size))
-        return marks
+    def _marks(self) -> Sequence[Mark | None]:
+        names = (self._settings.certificate, self._settings.key, self._settings.client_ca)
+        return [mark_of(Path(name)) for name in names if name is not None]
 
 
 def _new_context(settings: TlsSettings) -> ssl.SSLContext:
