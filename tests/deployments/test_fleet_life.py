@@ -59,6 +59,15 @@ async def ready_instances(fleet: FleetHandle) -> list[Instance]:
     return [instance for instance in await fleet.instances() if instance.state is InstanceState.READY]
 
 
+async def connected(fleet: FleetHandle, instances: int) -> None:
+    """Waits until the router reaches so many instances: one is known to be ready a moment before."""
+
+    async def all_open() -> bool:
+        return sum(card.ready for card in await fleet.models()) == instances
+
+    await until(all_open)
+
+
 async def replaced(fleet: FleetHandle, victim: Instance, instances: int) -> None:
     """Waits until so many others are ready."""
 
@@ -119,10 +128,7 @@ async def test_a_killed_instance_is_lost_to_its_requests_and_replaced(launch: La
     )
     fleet = await launch(settings)
 
-    async def both_ready() -> bool:
-        return len(await ready_instances(fleet)) == 2
-
-    await until(both_ready)
+    await connected(fleet, 2)
     victim = (await ready_instances(fleet))[0]
     stream = fleet.generate({"model": "m", "prompt": "x", "instance": victim.id})
     assert isinstance(await anext(stream), Started)
@@ -131,6 +137,7 @@ async def test_a_killed_instance_is_lost_to_its_requests_and_replaced(launch: La
         async for _ in stream:
             pass
     await replaced(fleet, victim, 2)
+    await connected(fleet, 2)
     known = (await DirectoryClient(settings.name).snapshot()).instances
     assert victim.id not in known
     # Requests find the new one.
@@ -142,11 +149,7 @@ async def test_a_killed_instance_is_lost_to_its_requests_and_replaced(launch: La
 
 async def test_an_actor_that_hangs_is_killed_and_replaced(launch: Launch) -> None:
     fleet = await launch(fleet_of("freezes", health={"period_s": 0.5, "timeout_s": 3}))
-
-    async def is_ready() -> bool:
-        return len(await ready_instances(fleet)) == 1
-
-    await until(is_ready)
+    await connected(fleet, 1)
     (victim,) = await ready_instances(fleet)
     os.kill(victim.pid, signal.SIGSTOP)
     await replaced(fleet, victim, 1)
@@ -158,11 +161,7 @@ async def test_an_engine_that_hangs_is_replaced_without_waiting_for_its_streams(
     options = {"script": [{"hang": True}]}
     # It would get ten minutes for its streams if it worked.
     fleet = await launch(fleet_of("hangs", options=options, health=health, drain_timeout_s=600, pipeline=[]))
-
-    async def is_ready() -> bool:
-        return len(await ready_instances(fleet)) == 1
-
-    await until(is_ready)
+    await connected(fleet, 1)
     (victim,) = await ready_instances(fleet)
     with pytest.raises(InstanceLost):
         await fleet.complete({"model": "m", "prompt": "x", "instance": victim.id})
@@ -171,11 +170,7 @@ async def test_an_engine_that_hangs_is_replaced_without_waiting_for_its_streams(
 
 async def test_going_down_lets_a_stream_end_and_leaves_no_process(launch: Launch) -> None:
     fleet = await launch(fleet_of("drains", options={"script": [{"say": "tick ", "times": 30, "every_s": 0.1}]}))
-
-    async def is_ready() -> bool:
-        return len(await ready_instances(fleet)) == 1
-
-    await until(is_ready)
+    await connected(fleet, 1)
     (instance,) = await ready_instances(fleet)
     url = f"http://127.0.0.1:{await fleet._handle.http_port.remote()}/v1/completions"
     body = {"model": "m", "prompt": "x", "stream": True}
