@@ -3,9 +3,10 @@
 from collections.abc import AsyncIterator
 
 from engines.context import Context
-from engines.contract import Engine, Mailbox
+from engines.contract import Engine
 from engines.events import Event, Finished
 from engines.requests import GenerateRequest
+from engines.sink import Mailbox
 
 
 async def in_batches(engine: Engine, request: GenerateRequest, context: Context) -> AsyncIterator[list[Event]]:

@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     )
     from engines.completion import Collector, Completion, collect
     from engines.context import Context
-    from engines.contract import Capabilities, Engine, Load, Progress, PushEngine, Sink
+    from engines.contract import Capabilities, Engine, Load, Progress, PushEngine
+    from engines.conversation.conversation import Conversation
+    from engines.conversation.events import (
+        ConversationEvent,
+        FrameRefused,
+        TurnDelta,
+        TurnFailed,
+        TurnFinished,
+        TurnStarted,
+    )
+    from engines.conversation.frames import Append, Cancel, Configure, Delete, Frame, Item, Open, Respond, TurnSettings
+    from engines.conversation.journal import ConversationLimits
     from engines.events import (
         Delta,
         Event,
@@ -53,11 +64,14 @@ if TYPE_CHECKING:
     from engines.operators.trace_options import TraceOptions
     from engines.registry import EngineSpec, make_engine
     from engines.requests import GenerateRequest, Guided, Resume, Sampling, Session
+    from engines.sink import Sink
 
 __all__ = [
+    "Append",
     "Breaker",
     "BreakerOptions",
     "CallRequest",
+    "Cancel",
     "Capabilities",
     "ChatOptions",
     "ChatResponse",
@@ -66,7 +80,12 @@ __all__ = [
     "Completion",
     "CompletionClient",
     "CompletionModel",
+    "Configure",
     "Context",
+    "Conversation",
+    "ConversationEvent",
+    "ConversationLimits",
+    "Delete",
     "Delta",
     "DetokenizeRequest",
     "EmbedRequest",
@@ -76,13 +95,17 @@ __all__ = [
     "Event",
     "Fallback",
     "Finished",
+    "Frame",
+    "FrameRefused",
     "GenerateRequest",
     "Guided",
+    "Item",
     "LlmExecutor",
     "Load",
     "Message",
     "Migration",
     "MigrationOptions",
+    "Open",
     "Operator",
     "OperatorOptions",
     "Pool",
@@ -93,6 +116,7 @@ __all__ = [
     "Recovery",
     "RecoveryOptions",
     "RedactedReasoning",
+    "Respond",
     "Resume",
     "Retry",
     "RetryOptions",
@@ -115,6 +139,11 @@ __all__ = [
     "Trace",
     "TraceOptions",
     "Transparent",
+    "TurnDelta",
+    "TurnFailed",
+    "TurnFinished",
+    "TurnSettings",
+    "TurnStarted",
     "Usage",
     "collect",
     "link",
@@ -164,7 +193,24 @@ _MODULES = {
     "Load": "engines.contract",
     "Progress": "engines.contract",
     "PushEngine": "engines.contract",
-    "Sink": "engines.contract",
+    "Sink": "engines.sink",
+    "Conversation": "engines.conversation.conversation",
+    "ConversationLimits": "engines.conversation.journal",
+    "ConversationEvent": "engines.conversation.events",
+    "FrameRefused": "engines.conversation.events",
+    "TurnDelta": "engines.conversation.events",
+    "TurnFailed": "engines.conversation.events",
+    "TurnFinished": "engines.conversation.events",
+    "TurnStarted": "engines.conversation.events",
+    "Append": "engines.conversation.frames",
+    "Cancel": "engines.conversation.frames",
+    "Configure": "engines.conversation.frames",
+    "Delete": "engines.conversation.frames",
+    "Frame": "engines.conversation.frames",
+    "Item": "engines.conversation.frames",
+    "Open": "engines.conversation.frames",
+    "Respond": "engines.conversation.frames",
+    "TurnSettings": "engines.conversation.frames",
     "Delta": "engines.events",
     "Event": "engines.events",
     "Finished": "engines.events",

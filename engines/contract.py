@@ -16,11 +16,10 @@ requests and events, say so: `Engine[MessagesRequest, MessagesEvent]`.
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol
+from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
@@ -34,26 +33,15 @@ from engines.call_requests import (
     TokenizeRequest,
 )
 from engines.context import Context
+from engines.conversation.converse import converse
+from engines.conversation.events import ConversationEvent
+from engines.conversation.frames import Frame
 from engines.errors import EngineFailed, NotReady, PenstockError, StreamIncomplete, Unsupported
-from engines.events import Event, Terminal
+from engines.events import Terminal
 from engines.requests import GenerateRequest
+from engines.sink import EventT, Mailbox, Sink
 
 RequestT = TypeVar("RequestT", default=GenerateRequest)
-EventT = TypeVar("EventT", default=Event)
-EventT_contra = TypeVar("EventT_contra", default=Event, contravariant=True)
-
-
-class Sink(Protocol[EventT_contra]):
-    """Takes the events of one stream, in order, synchronously; never blocks, never raises.
-
-    After `emit` of the terminal event (`Finished`), or `fail`, it is called no more.
-    """
-
-    def emit(self, event: EventT_contra) -> None:
-        """Takes the next event."""
-
-    def fail(self, error: PenstockError) -> None:
-        """Takes the error that ends the stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +59,6 @@ class Capabilities:
 
     generate: bool = True
     embed: bool = False
-    converse: bool = False
     tokenize: bool = False
     tools: bool = False
     reasoning: bool = False
@@ -221,13 +208,21 @@ class Engine(ABC, Generic[RequestT, EventT]):
         """The text of token ids; raises what `call` raises."""
         return await self.call(request, context or Context())
 
-    def converse(self, inputs: AsyncIterator[RequestT], context: Context) -> AsyncIterator[EventT]:
-        """Answers a stream of inputs with a stream of events: the later inputs extend the first.
+    def converse(self: "Engine", frames: AsyncIterator[Frame], context: Context) -> AsyncIterator[ConversationEvent]:
+        """Answers a stream of input frames with a stream of events, turn after turn.
+
+        Each turn is a request that goes through `submit`: so every engine that generates can converse, and what an
+        operator does to requests it does to turns. Dropping the iterator kills what runs.
+
+        Args:
+            frames: `Open` first; their end is the conversation's, after its last turn.
+            context: Its identity. Stopping it ends what runs, and the conversation, with `Finished`.
 
         Raises:
-            PenstockError: As `generate`.
+            InvalidRequest: The first frame is not `Open`, or its items do not fit one another.
+            Cancelled: The context was killed.
         """
-        raise Unsupported("This model does not take streaming input.", param="model")
+        return converse(self, frames, context)
 
     def load(self) -> Load:
         """How busy it is now; cheap, called for every frame."""
@@ -271,61 +266,6 @@ class PushEngine(Engine[RequestT, EventT]):
         finally:
             unlink()
             inner.kill()  # A stream that ended already takes no notice.
-
-
-class Mailbox(Generic[EventT]):
-    """A sink that is read by one `get` or `get_all` after another: the bridge from push to pull."""
-
-    __slots__ = ("_error", "_events", "_waiter")
-
-    def __init__(self) -> None:
-        self._events: deque[EventT] = deque()
-        self._error: PenstockError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    def emit(self, event: EventT) -> None:
-        """Takes the next event."""
-        self._events.append(event)
-        self._wake()
-
-    def fail(self, error: PenstockError) -> None:
-        """Takes the error; the events before it are delivered first."""
-        self._error = error
-        self._wake()
-
-    async def get(self) -> EventT:
-        """The next event.
-
-        Raises:
-            PenstockError: The stream failed, and every event before was delivered.
-        """
-        await self._filled()
-        return self._events.popleft()
-
-    async def get_all(self) -> list[EventT]:
-        """All events that have come and were not read yet, at least one.
-
-        Raises:
-            PenstockError: The stream failed, and every event before was delivered.
-        """
-        await self._filled()
-        events = list(self._events)
-        self._events.clear()
-        return events
-
-    async def _filled(self) -> None:
-        while not self._events:
-            if self._error is not None:
-                raise self._error
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 _pumps: set[asyncio.Task[None]] = set()

@@ -7,7 +7,8 @@ Each leaf knows its HTTP status, whether another instance may be tried, and, whe
     │   ├── ContextOverflow       400  prompt (plus what is asked for) does not fit the context
     │   ├── Unsupported           400  a feature that this model or engine does not have
     │   ├── AttachmentRefused     400  an image or file that may not be fetched or read
-    │   └── ContentFiltered       400  a provider's content filter does not let the prompt pass
+    │   ├── ContentFiltered       400  a provider's content filter does not let the prompt pass
+    │   └── ConversationFull      400  a conversation holds as much as it may
     ├── Unauthorized              401
     ├── Forbidden                 403
     ├── ModelNotFound             404  lists what is served
@@ -164,6 +165,12 @@ class ContentFiltered(InvalidRequest):
     """A provider's content filter does not let the prompt pass."""
 
     code = "content_filter"
+
+
+class ConversationFull(InvalidRequest):
+    """A conversation holds as much as it may: items, bytes, or turns that wait."""
+
+    code = "conversation_full"
 
 
 class Unauthorized(PenstockError):

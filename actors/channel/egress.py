@@ -23,7 +23,7 @@ from actors.directory.known_instance import Instance, InstanceState
 from actors.settings import ChannelSettings, PatienceSettings
 from engines.call_requests import Answer, CallRequest, Request
 from engines.context import Context, Unsubscribe
-from engines.contract import Load, PushEngine, Sink
+from engines.contract import Load, PushEngine
 from engines.errors import (
     Cancelled,
     EngineFailed,
@@ -34,6 +34,7 @@ from engines.errors import (
 from engines.events import Event, Finished, Started
 from engines.garbage import CollectorPaused
 from engines.requests import GenerateRequest
+from engines.sink import Sink
 
 _STALLED_PULSES = 3
 """Heartbeats without a step after which an engine with work is the last choice for more."""

@@ -18,9 +18,9 @@ from secrets import token_bytes
 from typing import Any, Self
 
 from engines.call_requests import Request
-from engines.contract import Sink
 from engines.errors import EngineFault, PenstockError, Quarantined
 from engines.events import Event, Finished, Started
+from engines.sink import Sink
 
 SUSPECT_DEATHS = 2
 """Deaths that a request is suspect of, from which on it is tried alone."""

@@ -3,10 +3,11 @@
 from actors.channel.listener import Listener
 from engines.call_requests import Answer, CallRequest
 from engines.context import Context
-from engines.contract import Engine, Load, Sink
+from engines.contract import Engine, Load
 from engines.errors import NotReady, PenstockError
 from engines.events import Event, Finished
 from engines.requests import GenerateRequest
+from engines.sink import Sink
 
 
 class LocalEgress:

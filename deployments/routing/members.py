@@ -20,9 +20,10 @@ from actors.directory.known_instance import Instance, InstanceState
 from deployments.routing.faults import Faults
 from engines.call_requests import Answer, CallRequest, Request
 from engines.context import Context
-from engines.contract import Capabilities, Load, Sink
+from engines.contract import Capabilities, Load
 from engines.errors import PenstockError
 from engines.requests import GenerateRequest
+from engines.sink import Sink
 
 logger = logging.getLogger(__name__)
 

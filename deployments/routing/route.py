@@ -17,10 +17,11 @@ from deployments.routing.picker import InstancePicker
 from deployments.routing.sessions import LeasedSink
 from engines.call_requests import Answer, CallRequest, Request
 from engines.context import Context
-from engines.contract import Capabilities, Load, PushEngine, Sink, unsupported
+from engines.contract import Capabilities, Load, PushEngine, unsupported
 from engines.errors import Overload, PenstockError, Unsupported
 from engines.events import Finished, Started
 from engines.requests import GenerateRequest
+from engines.sink import Sink
 
 TRIAL_WAIT_S = 20.0
 """How long a request that must be tried alone waits for its turn, at least."""

@@ -1,9 +1,9 @@
 """A stream of a session holds its lease from its dispatch to its end."""
 
 from deployments.routing.affinity import Lease
-from engines.contract import Sink
 from engines.errors import PenstockError
 from engines.events import Event, Finished, Started
+from engines.sink import Sink
 
 
 class LeasedSink:

@@ -1,16 +1,15 @@
 """What a tenant may ask for, held against each of its requests."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 from deployments.tenants.tenant import ANYBODY, Scope, Tenant
 from engines.call_requests import Answer, CallRequest, EmbedRequest
 from engines.context import Context
-from engines.contract import Sink
 from engines.errors import Forbidden
 from engines.events import Event
 from engines.operators.operator import Transparent
 from engines.requests import GenerateRequest, Session
+from engines.sink import Sink
 
 
 class TenantBounds(Transparent[GenerateRequest, Event]):
@@ -30,14 +29,6 @@ class TenantBounds(Transparent[GenerateRequest, Event]):
             Forbidden: The tenant may not ask for this; names the field.
         """
         await self.inner.submit(self._bounded(request), context, sink)
-
-    def converse(self, inputs: AsyncIterator[GenerateRequest], context: Context) -> AsyncIterator[Event]:
-        """Answers a stream of inputs, each within the bounds, as `Engine.converse` says.
-
-        Raises:
-            Forbidden: The tenant may not ask for one of them; names the field.
-        """
-        return self.inner.converse((self._bounded(request) async for request in inputs), context)
 
     async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
         """Answers at once, as `Engine.call` says.

@@ -1,17 +1,15 @@
 """What a tenant's requests cost, held against its budget: reserved before they are dispatched, settled at their end."""
 
-from collections.abc import AsyncIterator
-
 from deployments.tenants.quotas import Quotas, Reservation
 from deployments.tenants.tenant import Tenant
 from engines.call_requests import Answer, CallRequest, Embeddings
 from engines.context import Context
-from engines.contract import Sink
-from engines.errors import PenstockError, Unsupported
+from engines.errors import PenstockError
 from engines.events import Event, Finished, Started
 from engines.messages import Message, TextPart
 from engines.operators.operator import Transparent
 from engines.requests import GenerateRequest
+from engines.sink import Sink
 
 _TEMPLATE_TOKENS = 256
 """What a chat template may add by itself."""
@@ -49,10 +47,6 @@ class TenantSpending(Transparent[GenerateRequest, Event]):
         except BaseException:
             reservation.settle(0)
             raise
-
-    def converse(self, inputs: AsyncIterator[GenerateRequest], context: Context) -> AsyncIterator[Event]:
-        """Refuses: what a conversation will cost cannot be told before. Raises Unsupported."""
-        raise Unsupported("A conversation takes an API key without quotas.")
 
     async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
         """Answers at once, as `Engine.call` says.

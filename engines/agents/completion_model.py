@@ -8,6 +8,10 @@ from pydantic import ValidationError
 
 from engines.completion import Completion, CompletionBuilder
 from engines.context import Context
+from engines.contract import Capabilities, Engine
+from engines.conversation.converse import converse
+from engines.conversation.events import ConversationEvent
+from engines.conversation.frames import Frame, Open
 from engines.errors import InvalidRequest, StreamIncomplete
 from engines.events import Event, Started
 from engines.requests import GenerateRequest
@@ -101,6 +105,50 @@ class CompletionModel(ABC):
     async def chat(self, request: ChatRequest, context: Context | None = None) -> Completion:
         """The whole answer. Raises what `chat_stream` and its stream raise."""
         return await (await self.chat_stream(request, context)).completion()
+
+    def converse(
+        self, frames: AsyncIterator[Frame], context: Context | None = None
+    ) -> AsyncIterator[ConversationEvent]:
+        """A conversation with the model: frames in, events out, as `Engine.converse`, of which each turn is a chat.
+
+        Args:
+            frames: `Open` first, whose `model` is this handle's.
+            context: Its identity, and the ways to end it early; None: a new one.
+
+        Raises:
+            InvalidRequest: The first frame is not `Open`, or its items do not fit one another.
+            Cancelled: The context was killed.
+        """
+        return converse(_ModelEngine(self), _opened_with(self.model, frames), context or Context())
+
+
+class _ModelEngine(Engine):
+    """A model as an engine: what it is asked for is asked of the model."""
+
+    def __init__(self, model: CompletionModel) -> None:
+        self.name = model.name
+        self.capabilities = Capabilities()
+        self._model = model
+
+    @property
+    def ready(self) -> bool:
+        return True
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self, timeout_s: float = 30.0) -> None:
+        pass
+
+    async def generate(self, request: GenerateRequest, context: Context) -> AsyncIterator[Event]:
+        async with await self._model.chat_stream(request, context) as stream:
+            async for event in stream:
+                yield event
+
+
+async def _opened_with(model: str, frames: AsyncIterator[Frame]) -> AsyncIterator[Frame]:
+    async for frame in frames:
+        yield frame.model_copy(update={"model": model}) if isinstance(frame, Open) else frame
 
 
 def bound(request: ChatRequest, model: str) -> GenerateRequest:

@@ -6,10 +6,10 @@ from engines.attachments.beside import check_kinds, without_data
 from engines.attachments.reader import AttachmentReader
 from engines.call_requests import Answer, CallRequest, TokenizeRequest
 from engines.context import Context
-from engines.contract import Sink
 from engines.messages import media_parts
 from engines.operators.operator import Transparent
 from engines.requests import GenerateRequest
+from engines.sink import Sink
 
 _Request = TypeVar("_Request", GenerateRequest, TokenizeRequest)
 

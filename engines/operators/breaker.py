@@ -18,7 +18,6 @@ from pydantic import Field
 
 from engines.call_requests import Answer, CallRequest
 from engines.context import Context
-from engines.contract import Sink
 from engines.errors import (
     CircuitOpen,
     Draining,
@@ -33,6 +32,7 @@ from engines.errors import (
 from engines.events import Event, Finished, Started
 from engines.operators.operator import OperatorOptions, Transparent
 from engines.requests import GenerateRequest
+from engines.sink import Sink
 
 BreakerState = Literal["closed", "open", "half_open"]
 

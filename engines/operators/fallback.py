@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from engines.call_requests import Answer, CallRequest, Request
 from engines.context import Context
-from engines.contract import Capabilities, Engine, Load, PushEngine, Sink
+from engines.contract import Capabilities, Engine, Load, PushEngine
 from engines.errors import (
     EngineFault,
     Forbidden,
@@ -20,6 +20,7 @@ from engines.errors import (
     Unauthorized,
 )
 from engines.requests import GenerateRequest
+from engines.sink import Sink
 
 T = TypeVar("T")
 

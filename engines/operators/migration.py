@@ -20,7 +20,6 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from engines.context import Context
-from engines.contract import Sink
 from engines.errors import (
     EngineDead,
     EngineFailed,
@@ -34,6 +33,7 @@ from engines.events import Event, Finished, Started, TextDelta, Usage
 from engines.operators.operator import OperatorOptions, Transparent
 from engines.operators.replay import Diverged, Replay, Said
 from engines.requests import GenerateRequest, Resume, Sampling
+from engines.sink import Sink
 
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 0.5

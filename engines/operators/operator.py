@@ -6,7 +6,7 @@ either: `Operator[UpRequest, UpEvent, DownRequest, DownEvent]` answers the first
 what a translation between two APIs is. `Transparent` is the base of those that leave the types alone.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -14,9 +14,10 @@ from typing_extensions import TypeVar
 
 from engines.call_requests import Answer, CallRequest
 from engines.context import Context
-from engines.contract import Capabilities, Engine, EventT, Load, Progress, PushEngine, RequestT, Sink
+from engines.contract import Capabilities, Engine, Load, Progress, PushEngine, RequestT
 from engines.events import Event, Finished, Started
 from engines.requests import GenerateRequest
+from engines.sink import EventT, Sink
 
 UpRequest = TypeVar("UpRequest", default=GenerateRequest)
 UpEvent = TypeVar("UpEvent", default=Event)
@@ -125,10 +126,6 @@ class Transparent(Operator[RequestT, EventT, RequestT, EventT]):
     async def submit(self, request: RequestT, context: Context, sink: Sink[EventT]) -> None:
         """Answers into a sink; returns once the request is accepted. Raises a PenstockError before that."""
         await self.inner.submit(request, context, sink)
-
-    def converse(self, inputs: AsyncIterator[RequestT], context: Context) -> AsyncIterator[EventT]:
-        """Answers a stream of inputs with a stream of events. Raises a PenstockError where it cannot."""
-        return self.inner.converse(inputs, context)
 
 
 def end_before_start(request: GenerateRequest, engine: str, sink: Sink) -> None:

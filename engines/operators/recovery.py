@@ -17,7 +17,6 @@ from typing import Literal
 from pydantic import Field
 
 from engines.context import Context
-from engines.contract import Sink
 from engines.errors import EngineFailed, InstanceLost, PenstockError, Timeout
 from engines.events import (
     Event,
@@ -35,6 +34,7 @@ from engines.events import (
 from engines.messages import Message
 from engines.operators.operator import OperatorOptions, Transparent
 from engines.requests import GenerateRequest
+from engines.sink import Sink
 
 RecoveryOutcome = Literal["restarted", "continued", "ended_as_tool_call", "failed"]
 

@@ -9,10 +9,10 @@ from pydantic import Field
 
 from engines.call_requests import Answer, CallRequest
 from engines.context import Context
-from engines.contract import Sink
 from engines.errors import Cancelled, PenstockError
 from engines.operators.operator import OperatorOptions, Transparent, end_before_start
 from engines.requests import GenerateRequest
+from engines.sink import Sink
 
 T = TypeVar("T")
 

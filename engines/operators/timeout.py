@@ -9,11 +9,11 @@ from pydantic import Field
 
 from engines.call_requests import Answer, CallRequest
 from engines.context import Context
-from engines.contract import Sink
 from engines.errors import PenstockError, Timeout, TimeoutPhase
 from engines.events import Event, Started, Terminal
 from engines.operators.operator import OperatorOptions, Transparent
 from engines.requests import GenerateRequest
+from engines.sink import Sink
 
 
 class TimeoutOptions(OperatorOptions):

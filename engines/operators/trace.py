@@ -19,13 +19,13 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from engines.call_requests import Answer, CallRequest, Embeddings, EmbedRequest, Request
 from engines.completion import Completion, CompletionBuilder
 from engines.context import Context
-from engines.contract import Sink
 from engines.errors import Cancelled, PenstockError
 from engines.events import Event, Finished, Started, Usage
 from engines.operators.operator import Transparent
 from engines.operators.trace_export import meter_provider, tracer_provider
 from engines.operators.trace_options import TraceOptions
 from engines.requests import GenerateRequest
+from engines.sink import Sink
 
 logger = logging.getLogger(__name__)
 

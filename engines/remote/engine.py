@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from engines.attachments.beside import with_data_inside
 from engines.call_requests import CallRequest
 from engines.context import Context
-from engines.contract import Capabilities, Load, PushEngine, Sink, unsupported
+from engines.contract import Capabilities, Load, PushEngine, unsupported
 from engines.errors import InstanceLost, NotReady, PenstockError, ProviderRefused, QueueFull, Timeout, Unsupported
 from engines.events import Finished, Started
 from engines.registry import EngineSpec
@@ -21,6 +21,7 @@ from engines.remote.stream import RemoteStream, StreamReader
 from engines.remote.token_rate import TokenRate
 from engines.remote.transport import Transport
 from engines.requests import GenerateRequest
+from engines.sink import Sink
 
 Result = TypeVar("Result")
 

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import aiohttp
 
 from engines.context import Context
-from engines.contract import Sink
 from engines.errors import EngineFailed, InstanceLost, PenstockError, StreamIncomplete, Timeout, TimeoutPhase
 from engines.events import Event, Finished, Started, Terminal, Usage
 from engines.remote.failures import Asked
@@ -16,6 +15,7 @@ from engines.remote.http_client import HttpClient, end_of
 from engines.remote.sse import MalformedStream, ServerSentEvent
 from engines.remote.transport import StreamParser
 from engines.requests import GenerateRequest
+from engines.sink import Sink
 
 
 class StreamReader(Protocol):

@@ -14,7 +14,7 @@ from pydantic import Field
 from engines.attachments.beside import check_kinds
 from engines.call_requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
 from engines.context import Context, Unsubscribe
-from engines.contract import Answers, Capabilities, Load, Progress, PushEngine, Sink, unsupported
+from engines.contract import Answers, Capabilities, Load, Progress, PushEngine, unsupported
 from engines.errors import Cancelled, EngineDead, EngineFailed, InstanceLost, NotReady, PenstockError
 from engines.events import Delta, Event, Finished, FinishReason, ReasoningDelta, Started, TextDelta, Usage
 from engines.options import EngineOptions
@@ -39,6 +39,7 @@ from engines.scripted.script import (
     text_of,
 )
 from engines.simulated.embedding import embeddings
+from engines.sink import Sink
 
 CONTEXT_LENGTH = 2**20
 DEFAULT_CAPABILITIES = Capabilities(

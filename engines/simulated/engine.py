@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from engines.call_requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
 from engines.context import Context
-from engines.contract import Answers, Capabilities, Load, Progress, PushEngine, Sink, unsupported
+from engines.contract import Answers, Capabilities, Load, Progress, PushEngine, unsupported
 from engines.errors import Cancelled, ContextOverflow, EngineDead, InstanceLost, InvalidRequest, NotReady, Unsupported
 from engines.events import Started
 from engines.registry import EngineSpec
@@ -24,6 +24,7 @@ from engines.simulated.scheduler import Scheduler, Sequence
 from engines.simulated.stream import SimulatedStream
 from engines.simulated.timing import StepClock
 from engines.simulated.tokenizer import VOCABULARY, Special, decode, encode
+from engines.sink import Sink
 
 Result = TypeVar("Result")
 

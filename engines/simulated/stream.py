@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 from engines.context import Context, Unsubscribe
-from engines.contract import Progress, Sink
+from engines.contract import Progress
 from engines.errors import Cancelled, PenstockError
 from engines.events import Finished, Usage
 from engines.simulated.scheduler import Scheduler, Sequence
+from engines.sink import Sink
 
 
 class SimulatedStream:

@@ -4,10 +4,11 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from engines.context import Context
-from engines.contract import Answers, Capabilities, Load, Progress, PushEngine, Sink
+from engines.contract import Answers, Capabilities, Load, Progress, PushEngine
 from engines.errors import EngineDead, NotReady
 from engines.registry import EngineSpec
 from engines.requests import GenerateRequest
+from engines.sink import Sink
 from engines.vllm.boot import Boot
 from engines.vllm.options import VllmOptions
 

@@ -9,10 +9,11 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from engines.call_requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
 from engines.context import Context
-from engines.contract import Answers, Capabilities, Load, Progress, Sink, unsupported
+from engines.contract import Answers, Capabilities, Load, Progress, unsupported
 from engines.errors import Cancelled, EngineDead, EngineFailed, Unsupported
 from engines.events import Started
 from engines.requests import GenerateRequest
+from engines.sink import Sink
 from engines.vllm.arguments import chat_template, child_environment, engine_args
 from engines.vllm.embedding import Embedding
 from engines.vllm.failures import refusal

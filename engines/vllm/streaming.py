@@ -11,9 +11,10 @@ from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 
 from engines.context import Context, Unsubscribe
-from engines.contract import Progress, Sink
+from engines.contract import Progress
 from engines.errors import Cancelled, EngineFailed, PenstockError
 from engines.events import Event, Finished, FinishReason, Started, TextDelta, TokenLogprob, Usage
+from engines.sink import Sink
 from engines.vllm.failures import failure
 from engines.vllm.slots import RequestSlots
 

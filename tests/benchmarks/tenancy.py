@@ -18,9 +18,10 @@ from deployments.tenants.keys import Keys
 from deployments.tenants.quotas import Quotas
 from deployments.tenants.tenant_view import held_to
 from engines.context import Context
-from engines.contract import Capabilities, Engine, PushEngine, Sink
+from engines.contract import Capabilities, Engine, PushEngine
 from engines.events import Event, Finished, Started, TextDelta, Usage
 from engines.requests import GenerateRequest
+from engines.sink import Sink
 from tests.benchmarks.report import table
 from tests.deployments.tenants.key_files import key_file
 

@@ -18,10 +18,10 @@ from actors.directory.known_instance import Instance
 from actors.instance.engine_host import EngineHost
 from actors.settings import AdmissionSettings, ChannelSettings
 from engines.context import Context
-from engines.contract import Mailbox
 from engines.errors import PenstockError, Timeout
 from engines.registry import EngineSpec
 from engines.requests import GenerateRequest, Sampling
+from engines.sink import Mailbox
 
 RANKS = 2
 OPTIONS = {"model": "demo", "kv_cache_bytes": 64 * 2**20, "max_num_seqs": 8, "enforce_eager": True}

@@ -6,13 +6,13 @@ import pytest
 
 from engines.completion import Completion, collect
 from engines.context import Context
-from engines.contract import Sink
 from engines.errors import InstanceLost, OtherVocabulary, PenstockError
 from engines.events import Event, Finished, Started
 from engines.operators.link import link
 from engines.operators.migration import Migration
 from engines.operators.operator import Transparent
 from engines.requests import GenerateRequest, Resume
+from engines.sink import Sink
 from tests.contract.asking import WEATHER, Running, said
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
 from hashlib import sha256
@@ -14,6 +15,8 @@ from deployments.handle import FleetHandle
 from engines.call_requests import DetokenizeRequest, EmbedRequest, TokenizeRequest
 from engines.completion import collect
 from engines.context import Context
+from engines.conversation.events import TurnFinished
+from engines.conversation.frames import Frame, Open
 from engines.errors import (
     AttachmentRefused,
     Cancelled,
@@ -29,6 +32,7 @@ from engines.rendezvous import draw
 from engines.requests import GenerateRequest, Session
 from tests.deployments.waiting import until
 from tests.engines.attachments.pictures import image, png, said
+from tests.engines.conversation.talking import respond, texts, user
 
 ECHO = {"model": "echo", "prompt": "one two three"}
 SLOW = {"model": "org/slow", "prompt": "x"}
@@ -251,3 +255,22 @@ async def test_attachments_reach_an_instance_and_what_is_no_image_does_not(fleet
     with pytest.raises(AttachmentRefused) as refused:
         await fleet.complete({"model": "echo", "messages": said(image(picture[1:]))})
     assert refused.value.param == "messages[0].content[1].image_url.url"
+
+
+async def test_a_conversation_over_the_handle(fleet: FleetHandle) -> None:
+    answers: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def frames() -> AsyncIterator[Frame]:
+        yield Open(model="echo")
+        for turn in ("t", "u"):
+            yield user(turn, f"hello {turn}")
+            yield respond(turn)
+            while not isinstance(await answers.get(), TurnFinished):
+                pass
+
+    events = []
+    async for event in fleet.converse(frames(), Context()):
+        events.append(event)
+        answers.put_nowait(event)
+    assert texts(events) == {"t": "hello t", "u": "hello u"}
+    assert isinstance(events[-1], Finished)

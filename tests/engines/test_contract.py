@@ -9,11 +9,12 @@ import pytest
 from engines.call_requests import EmbedRequest
 from engines.completion import Collector, collect
 from engines.context import Context
-from engines.contract import Engine, Mailbox, Sink
+from engines.contract import Engine
 from engines.errors import Cancelled, EngineFailed, InstanceLost, PenstockError, QueueFull, StreamIncomplete
 from engines.events import Event, Finished, Started, TextDelta, Usage
 from engines.requests import GenerateRequest
 from engines.scripted.engine import ScriptedEngine
+from engines.sink import Mailbox, Sink
 from tests.contract.asking import Recorder, eventually
 
 REQUEST = GenerateRequest(model="model", prompt="hello")
@@ -181,8 +182,6 @@ class TestMailbox:
 async def test_what_an_engine_does_not_have_is_unsupported() -> None:
     with pytest.raises(PenstockError, match="embeddings"):
         await Pulled().embed(EmbedRequest(model="model", inputs=["a"]), Context())
-    with pytest.raises(PenstockError, match="streaming input"):
-        Pulled().converse(_nothing(), Context())
 
 
 async def test_collector_and_collect_agree() -> None:
@@ -191,8 +190,3 @@ async def test_collector_and_collect_agree() -> None:
     accepts: Sink = sink
     await engine.submit(REQUEST, Context(), accepts)
     assert await sink.completion == await collect(engine.generate(REQUEST, Context()))
-
-
-async def _nothing() -> AsyncIterator[GenerateRequest]:
-    return
-    yield

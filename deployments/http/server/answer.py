@@ -17,9 +17,9 @@ from deployments.http.server.stream_format import ChoiceFormat, StreamFormat
 from deployments.metrics import RequestMeter
 from engines.completion import Collector, Completion
 from engines.context import Context
-from engines.contract import Sink
 from engines.errors import PenstockError
 from engines.events import Event, Finished, Started
+from engines.sink import Sink
 
 logger = logging.getLogger(__name__)
 

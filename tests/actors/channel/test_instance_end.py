@@ -9,11 +9,11 @@ import pytest
 from actors.instance.engine_host import EngineHost
 from actors.settings import AdmissionSettings, ChannelSettings
 from engines.context import Context
-from engines.contract import Mailbox, Sink
 from engines.errors import Cancelled, EngineFailed, InvalidRequest, PenstockError, QueueFull, QueueTimeout
 from engines.events import Event, Finished, Started, TextDelta, Usage
 from engines.garbage import CollectorPaused
 from engines.requests import GenerateRequest, Sampling
+from engines.sink import Mailbox, Sink
 from tests.actors.channel_reader import Reader, host, request, until
 
 HANGING = ["one", {"hang": True}]

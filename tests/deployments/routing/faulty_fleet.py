@@ -13,10 +13,11 @@ from deployments.routing.route import Route
 from deployments.routing.router import PushRouter
 from engines.call_requests import Request
 from engines.context import Context
-from engines.contract import Engine, Load, Sink
+from engines.contract import Engine, Load
 from engines.errors import Draining, InstanceLost
 from engines.requests import GenerateRequest
 from engines.scripted.engine import ScriptedEngine
+from engines.sink import Sink
 from tests.deployments.waiting import until
 
 

@@ -11,7 +11,7 @@ from deployments.routing.route import Route
 from engines.call_requests import DetokenizeRequest, EmbedRequest, TokenizeRequest
 from engines.completion import Collector, collect
 from engines.context import Context
-from engines.contract import Capabilities, Load, Sink
+from engines.contract import Capabilities, Load
 from engines.errors import (
     Cancelled,
     EngineDead,
@@ -36,6 +36,7 @@ from engines.rendezvous import draw
 from engines.requests import GenerateRequest, Sampling, Session
 from engines.scripted.engine import ScriptedEngine
 from engines.scripted.script import Hang, Hold
+from engines.sink import Sink
 from tests.deployments.routing.faulty_fleet import FaultyFleet
 from tests.deployments.waiting import until
 

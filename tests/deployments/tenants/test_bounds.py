@@ -9,9 +9,11 @@ from engines.call_requests import DetokenizeRequest, EmbedRequest
 from engines.completion import collect
 from engines.context import Context
 from engines.contract import Capabilities
+from engines.conversation.events import TurnFailed, TurnStarted
+from engines.conversation.frames import Frame, Item, Open, Respond, TurnSettings
 from engines.errors import Forbidden
-from engines.events import Event, TextDelta
-from engines.requests import GenerateRequest, TenantShare
+from engines.messages import Message
+from engines.requests import GenerateRequest, Sampling, TenantShare
 from engines.scripted.engine import ScriptedEngine
 
 
@@ -76,24 +78,19 @@ async def test_sessions_are_named_after_their_tenant_and_only_operators_name_oth
     assert (await refused(Tenant(name="a"), ask(instance="m-0")))[0] == "instance"
 
 
-class Echo(ScriptedEngine):
-    """Converses: says which model, and how many tokens, each input asks for."""
+async def test_turns_of_a_conversation_are_bounded_too() -> None:
+    async def frames() -> AsyncIterator[Frame]:
+        yield Open(model="m", items=[Item(id="i", message=Message(role="user", content="hello"))])
+        yield Respond(turn="long", settings=TurnSettings(sampling=Sampling(max_tokens=11)))
+        yield Respond(turn="bounded")
 
-    async def converse(self, inputs: AsyncIterator[GenerateRequest], context: Context) -> AsyncIterator[Event]:
-        async for request in inputs:
-            yield TextDelta(f"{request.model} {request.sampling.max_tokens}")
-
-
-async def test_what_comes_in_a_stream_is_bounded_too() -> None:
-    async def inputs() -> AsyncIterator[GenerateRequest]:
-        yield ask()
-        yield ask(sampling={"max_tokens": 11})
-
+    engine = ScriptedEngine("m-0")
+    await engine.start()
     tenant = Tenant(name="t", max_tokens=10)
-    events = TenantBounds(tenant).around(Echo("m-0")).converse(inputs(), Context())
-    assert await anext(events) == TextDelta("m 10")
-    with pytest.raises(Forbidden, match="max_tokens: it is at most 10"):
-        await anext(events)
+    events = [event async for event in TenantBounds(tenant).around(engine).converse(frames(), Context())]
+    assert isinstance(events[0], TurnFailed) and isinstance(events[0].error, Forbidden)
+    assert events[0].error.param == "sampling.max_tokens"
+    assert isinstance(events[1], TurnStarted) and events[1].turn == "bounded"
 
 
 async def test_scopes() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from engines.agents.completion_model import ChatStream
 from engines.agents.retrying_model import RetryingModel
 from engines.agents.scripted_model import ScriptedModel
 from engines.context import Context
+from engines.conversation.frames import Frame, Open
 from engines.errors import (
     Cancelled,
     InstanceLost,
@@ -26,6 +28,7 @@ from engines.requests import GenerateRequest
 from engines.scripted.engine import ScriptedEngine
 from engines.scripted.script import Hang
 from tests.contract.asking import eventually
+from tests.engines.conversation.talking import respond, texts, user
 from tests.engines.operators.conftest import playing
 
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
@@ -55,6 +58,21 @@ async def test_awaiting_raises_setup_errors_and_the_stream_raises_stream_errors(
         async for event in stream:
             heard.append(event)  # noqa: PERF401 - what came before the error is kept
     assert [type(event) for event in heard] == [Started, TextDelta]
+
+
+async def test_a_conversation_is_one_of_chats_with_the_model() -> None:
+    engine = await playing("e", [QueueFull("full")], ["A"], ["B"])
+    frames: list[Frame] = [Open(model="any"), user("1", "a"), respond("t"), user("2", "b"), respond("u")]
+
+    async def written() -> AsyncIterator[Frame]:
+        for frame in frames:
+            yield frame
+
+    model = RetryingModel(CompletionClient(engine).model("llama"), RetryOptions(base_s=0.001))
+    events = [event async for event in model.converse(written())]
+    assert texts(events) == {"t": "A", "u": "B"}
+    assert {request.model for request in engine.requests} == {"llama"}
+    assert len(engine.requests[2].messages or ()) == 3
 
 
 async def test_a_request_that_is_none_names_the_field() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from engines.completion import collect
 from engines.context import Context
-from engines.contract import Engine, PushEngine, Sink
+from engines.contract import Engine, PushEngine
 from engines.errors import PenstockError
 from engines.events import Event, Finished, TextDelta
 from engines.operators.link import link
@@ -15,6 +15,7 @@ from engines.operators.migration import Migration
 from engines.operators.operator import Operator, Transparent
 from engines.requests import GenerateRequest
 from engines.scripted.engine import ScriptedEngine
+from engines.sink import Sink
 
 REQUEST = GenerateRequest(model="m", prompt="hi")
 

@@ -11,7 +11,7 @@ import pytest
 
 from engines.completion import collect
 from engines.context import Context
-from engines.contract import Capabilities, Engine, Sink
+from engines.contract import Capabilities, Engine
 from engines.errors import EngineFailed, EngineFault, InstanceLost, NoInstance, PenstockError, QueueFull, Timeout
 from engines.events import Event, Finished, Started, TextDelta, Usage
 from engines.garbage import CollectorPaused
@@ -21,6 +21,7 @@ from engines.registry import EngineSpec, make_engine
 from engines.requests import GenerateRequest, Sampling
 from engines.scripted.engine import ScriptedEngine
 from engines.scripted.script import Hang
+from engines.sink import Sink
 from tests.contract.asking import WEATHER, Recorder, eventually, said
 
 REQUEST = GenerateRequest(model="m", prompt="hi", sampling=Sampling(temperature=0.0))

@@ -4,12 +4,13 @@ from typing import Any
 
 from deployments.http.ingress import HttpIngress
 from engines.context import Context
-from engines.contract import Engine, Sink
+from engines.contract import Engine
 from engines.operators.fallback import Fallback
 from engines.operators.link import link
 from engines.operators.operator import Transparent
 from engines.requests import GenerateRequest
 from engines.scripted.engine import ScriptedEngine
+from engines.sink import Sink
 from tests.deployments.http.conftest import HELLO, Serving
 
 
