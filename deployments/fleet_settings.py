@@ -121,6 +121,24 @@ class TlsSettings(Settings):
     client_ca: str | None = Field(None, min_length=1)
 
 
+class RealtimeSettings(Settings):
+    """Realtime sessions, each of one WebSocket.
+
+    Attributes:
+        max_sessions_per_tenant: Most sessions of one tenant at a time, at one router replica.
+        idle_timeout_s: A session in which nothing happens for so long is closed.
+        max_event_bytes: A larger event of a client's ends its session.
+        max_items: Most items of a session's history.
+        max_history_bytes: Most bytes of them.
+    """
+
+    max_sessions_per_tenant: int = Field(16_384, ge=1)
+    idle_timeout_s: float = Field(1800.0, gt=0)
+    max_event_bytes: int = Field(2**20, ge=1024)
+    max_items: int = Field(4096, ge=1)
+    max_history_bytes: int = Field(16 * 2**20, ge=1024)
+
+
 class HttpSettings(Settings):
     """The HTTP ingress.
 
@@ -154,6 +172,7 @@ class HttpSettings(Settings):
             process), the path of a file, or `off`; None: `stdout` where keys are asked for, else `off`.
         session_header: Header that carries a session id.
         cors: Which web pages may call it.
+        realtime: Bounds of realtime sessions.
         notice_s: How long a router replica that ends still takes connections, while `/ready` says 503 already: what
             load balancers need to notice.
     """
@@ -180,6 +199,7 @@ class HttpSettings(Settings):
     access_log: str | None = Field(None, min_length=1)
     session_header: str = "x-session-id"
     cors: CorsSettings = CorsSettings()
+    realtime: RealtimeSettings = RealtimeSettings()
     notice_s: float = Field(1.0, ge=0, le=600)
 
     @property

@@ -2,13 +2,14 @@
 
 from deployments.http.openai.api import OPENAI
 from deployments.http.operations.probes import PROBES
+from deployments.http.realtime.api import REALTIME
 from deployments.http.server.api import REST, Api, Endpoint, ErrorText
 from deployments.http.server.refusals import MethodNotAllowed, NoSuchRoute
 
 DEFAULT_ERROR_TEXT: ErrorText = OPENAI.error_text
 """For those of whom nobody can tell what they speak: probes, and who asks for nothing that there is."""
 
-_APIS = (OPENAI, Api(PROBES, DEFAULT_ERROR_TEXT))
+_APIS = (OPENAI, REALTIME, Api(PROBES, DEFAULT_ERROR_TEXT))
 
 _ALL = [(api, endpoint) for api in _APIS for endpoint in api.endpoints]
 _EXACT = {found[1].path: found for found in _ALL if not found[1].path.endswith(REST)}

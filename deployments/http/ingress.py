@@ -127,6 +127,7 @@ class HttpIngress:
             keys=keys,
             quotas=self._quotas,
             access_log=log,
+            unread=unread,
         )
         try:
             await self._listen(settings.host, settings.port, keyed=not keys.is_open, tls=tls)
@@ -206,6 +207,7 @@ class HttpIngress:
         """Says that it is about to stop: `/ready` turns 503, and connections are closed after their answer."""
         if self._services is not None:
             self._services.draining = True
+            self._services.sessions.drain()
 
     async def stop(self, timeout_s: float = 30.0, notice_s: float = 0.0) -> None:
         """Drains, takes no new connection, lets the requests under way end, and ends what is left. Idempotent.

@@ -188,8 +188,6 @@ class Conversation:
             self._running = self._waiting.popleft()
             self._running.start()
 
-    # What turns call.
-
     def child(self) -> Context:
         """The context of a turn."""
         self._names += 1

@@ -25,10 +25,17 @@ class TurnStarted(_Value):
 
 @dataclass(frozen=True, slots=True)
 class TurnDelta(_Value):
-    """A piece of a turn's answer."""
+    """A piece of a turn's answer.
+
+    Attributes:
+        turn: Its name.
+        delta: The piece.
+        item: Id of the item that it becomes a part of, once the turn has finished.
+    """
 
     turn: str
     delta: Delta
+    item: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,14 +42,6 @@ class Entry:
     draft: StringIO | None = None
     answer: Sequence[Message] = ()
 
-    @property
-    def text(self) -> Message:
-        """What it says so far."""
-        assert self.message is not None
-        if self.draft is None:
-            return self.message
-        return self.message.model_copy(update={"content": self.draft.getvalue()})
-
 
 class Journal:
     """Items by id, in their order.
@@ -130,6 +122,27 @@ class Journal:
             if (entry := self._entries[id]).message is not None and entry.draft is None
         ]
 
+    def find(self, item: str) -> Message:
+        """What a complete item says.
+
+        Raises:
+            InvalidRequest: There is none of that id.
+        """
+        entry = self._entries.get(item)
+        if entry is None or entry.message is None or entry.draft is not None:
+            raise InvalidRequest(f"item: there is none with the id {item!r}.", param="item")
+        return entry.message
+
+    def before(self, item: str) -> str | None:
+        """The id of the item in front of this one; None: it is the first."""
+        at = self._order.index(item)
+        return self._order[at - 1] if at else None
+
+    @property
+    def last(self) -> str | None:
+        """The id of the last item; None: there is none."""
+        return self._order[-1] if self._order else None
+
     def entries(self) -> list[Entry]:
         """The history as it is now: what is complete, and the places of answers that are to be given."""
         return [entry for id in self._order if (entry := self._entries[id]).draft is None]
@@ -143,12 +156,10 @@ class Journal:
         """Whether there is an item that is named like those of the turn's answer."""
         return any(item.startswith(f"{turn}.") for item in self._order)
 
-    def open_messages(self, item: str) -> list[Message] | None:
-        """What comes before an open item, and what of it was written; None where it is not open."""
+    def draft(self, item: str) -> str | None:
+        """The text of an open item so far; None where it is not open."""
         entry = self._entries.get(item)
-        if entry is None or entry.draft is None:
-            return None
-        return [*messages_of(self.entries()), entry.text]
+        return None if entry is None or entry.draft is None else entry.draft.getvalue()
 
     def _add(self, item: str, message: Message, after: str | None, *, is_open: bool) -> None:
         if len(self._order) >= self._limits.items:
@@ -182,7 +193,8 @@ class Journal:
         entry.size += size
         entry.draft.write(more)
         if not frame.open:
-            entry.message, entry.draft = entry.text, None
+            entry.message = entry.message.model_copy(update={"content": entry.draft.getvalue()})
+            entry.draft = None
 
     def _check_size(self, size: int) -> None:
         limit = self._limits.history_bytes

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from engines.context import Context
+from engines.conversation.journal import messages_of
 from engines.errors import PenstockError
 from engines.events import Event, Terminal
+from engines.messages import Message
 from engines.requests import GenerateRequest, Sampling
 
 if TYPE_CHECKING:
@@ -90,14 +92,12 @@ class EarlyPrefill:
     def _request(self) -> GenerateRequest | None:
         """The request for one token after the text so far; None where it would not be valid."""
         conversation = self._conversation
-        messages = conversation.journal.open_messages(self._item)
-        assert messages is not None and isinstance(messages[-1].content, str)
+        text = conversation.journal.draft(self._item) or ""
         # Where a word is cut, its tokens become other ones; a template may strip what is white.
-        text = messages[-1].content
         cut = text[: max(text.rfind(" "), text.rfind("\n"), 0)].rstrip()
         if not cut:
             return None
-        messages[-1] = messages[-1].model_copy(update={"content": cut})
+        messages = [*messages_of(conversation.journal.entries()), Message(role="user", content=cut)]
         try:
             request = conversation.request(conversation.settings, messages)
         except ValidationError:

@@ -37,7 +37,7 @@ class Turn:
         self.settings = settings
         self.context = conversation.child()
         self._conversation = conversation
-        self._answer = TurnAnswer()
+        self._answer = TurnAnswer(name)
         self._unlink = conversation.context.link(self.context)
         self._submitting: asyncio.Task[None] | None = None
         # What it answers is what was said before it was asked for, whenever its turn comes.
@@ -79,13 +79,12 @@ class Turn:
             case Started():
                 self._conversation.emit(TurnStarted(self.name, event.engine, event.model, event.prompt_tokens))
             case Finished():
-                items = self._answer.items(self.name, event) if self._has_place else []
+                items = self._answer.items(event) if self._has_place else []
                 self._leave(items)
                 ids = tuple(item.id for item in items)
                 self._conversation.close(self, TurnFinished(self.name, event.reason, event.usage, event.engine, ids))
             case _:
-                self._answer.add(event)
-                self._conversation.emit(TurnDelta(self.name, event))
+                self._conversation.emit(TurnDelta(self.name, event, self._answer.add(event)))
 
     def fail(self, error: PenstockError) -> None:
         """Takes the error that ends the answer."""

@@ -53,6 +53,18 @@ class Cors:
             answer.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = names
         return answer
 
+    def check_origin(self, request: web.BaseRequest) -> None:
+        """Lets pass what no foreign page has sent. Browsers ask nobody before they open a WebSocket.
+
+        Raises:
+            Forbidden: A page that may not call this server has.
+        """
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is None or self._allows(origin):
+            return
+        if origin.partition("://")[2] != request.headers.get(hdrs.HOST):
+            raise Forbidden(f"Pages of {origin[:200]!r} may not call this server: http.cors.origins does not name it.")
+
     def set_headers(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Says on an answer, whatever it is, that the page may read it."""
         if not self._origins:

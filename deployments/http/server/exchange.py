@@ -19,7 +19,9 @@ from deployments.http.server.cors import Cors
 from deployments.http.server.hints import INSTANCE_HEADER, MODEL_HEADER, DispatchHints, dispatch_hints
 from deployments.http.server.readiness import Readiness
 from deployments.http.server.request_id import HEADER, LiveIds
+from deployments.http.server.sessions import Sessions
 from deployments.http.server.sse_stream import Flusher
+from deployments.http.server.unread import Unread
 from deployments.metrics import Metrics, RequestMeter
 from deployments.tenants.key_file import Holder
 from deployments.tenants.keys import Keys
@@ -44,6 +46,8 @@ class Services:
         keys: Who holds which key.
         quotas: What tenants may spend.
         access_log: Where each request leaves a line.
+        unread: What waits for clients that do not read.
+        sessions: Connections that are held open for long.
         draining: The ingress is about to stop: probes say so, and connections are not kept.
     """
 
@@ -56,6 +60,8 @@ class Services:
     keys: Keys
     quotas: Quotas
     access_log: AccessLog
+    unread: Unread
+    sessions: Sessions = field(default_factory=Sessions)
     live_ids: LiveIds = field(default_factory=LiveIds)
     readiness: Readiness = field(default_factory=Readiness)
     draining: bool = False

@@ -15,6 +15,8 @@ OPEN_PATHS = frozenset({"/health", "/live", "/ready", "/-/healthz"})
 """What a probe may ask without a key."""
 _HEADERS = ("x-api-key", "api-key")
 """Where Anthropic's and Azure's clients send it."""
+_KEY_PROTOCOL = "openai-insecure-api-key."
+"""Where a browser sends it that opens a WebSocket: among the subprotocols."""
 
 _FREE_GUESSES = 5
 """Wrong keys of a peer that are answered at once: somebody has pasted one wrongly."""
@@ -85,5 +87,8 @@ def _key(request: web.BaseRequest) -> bytes | None:
     key = given.strip() if scheme.lower() == "bearer" else ""
     for header in _HEADERS:
         key = key or request.headers.get(header, "").strip()
+    for protocol in request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").split(","):
+        if protocol.strip().startswith(_KEY_PROTOCOL):
+            key = key or protocol.strip().removeprefix(_KEY_PROTOCOL)
     # Header bytes that are not UTF-8 arrive as surrogates.
     return key.encode("utf-8", "surrogateescape") if key else None

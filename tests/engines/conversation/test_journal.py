@@ -85,11 +85,10 @@ def test_text_that_is_being_written_is_no_part_of_the_history() -> None:
     made.append(append("b", " two", open=True))
     assert ids(made) == ["a"]
     assert made.open_length("b") == len("one two")
-    messages = made.open_messages("b")
-    assert messages is not None and [message.content for message in messages] == ["a", "one two"]
+    assert made.draft("b") == "one two"
     made.append(append("b", " three"))
     assert made.items()[-1] == Item(id="b", message=says("one two three"))
-    assert made.open_messages("b") is None
+    assert made.draft("b") is None
     assert len(messages_of(entries)) == 1
 
 

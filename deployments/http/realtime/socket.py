@@ -1,0 +1,234 @@
+"""`GET /v1/realtime`: a session over a WebSocket."""
+
+import asyncio
+import dataclasses
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
+
+from aiohttp import WSCloseCode, WSMsgType, hdrs, web
+
+from deployments.http.realtime.session import RealtimeSession, Turns
+from deployments.http.server.exchange import Exchange
+from deployments.http.server.json_guard import parse_object
+from deployments.http.server.refusals import NotHttp
+from deployments.metrics import RequestMeter
+from engines.context import Context
+from engines.contract import Engine
+from engines.conversation.events import TurnDelta, TurnFailed, TurnFinished, TurnStarted
+from engines.conversation.journal import ConversationLimits
+from engines.errors import InvalidRequest, PenstockError, RateLimited
+
+ENDPOINT = "/v1/realtime"
+PROTOCOL = "realtime"
+"""The subprotocol; a browser, which cannot set headers, names its key as another one (`server.keys`)."""
+HEARTBEAT_S = 30.0
+"""A client that answers no ping is gone."""
+_NOTED_BYTES = 64 * 1024
+"""What waits for a client below this costs nothing to speak of."""
+
+
+async def realtime(exchange: Exchange) -> web.StreamResponse:
+    """Holds a session until its client leaves, nothing happens in it for too long, or the server ends.
+
+    Raises:
+        NotHttp: The request asks for no WebSocket.
+        Forbidden: A web page sent it that may not.
+        InvalidRequest: It names no model.
+        ModelNotFound: It names one that is not served.
+        RateLimited: Its tenant has as many sessions as it may.
+    """
+    request, services = exchange.request, exchange.services
+    services.cors.check_origin(request)
+    name = request.query.get("model")
+    if not name:
+        raise InvalidRequest("model: name it in the URL: /v1/realtime?model=NAME.", param="model")
+    # What is wrong is said before the handshake, where clients expect it.
+    engine = exchange.engine(name)
+    if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
+        raise NotHttp("This endpoint speaks WebSocket: ask for an upgrade to it.")
+    settings, tenant = services.settings.realtime, exchange.tenant.name
+    if services.sessions.count(tenant) >= settings.max_sessions_per_tenant:
+        message = (
+            f"There are {settings.max_sessions_per_tenant} sessions of the API key's tenant, and more are not held."
+        )
+        raise RateLimited(message, retry_after_s=1.0)
+    socket = web.WebSocketResponse(
+        protocols=(PROTOCOL,), max_msg_size=settings.max_event_bytes, compress=False, heartbeat=HEARTBEAT_S
+    )
+    exchange.set_headers(socket)
+    with exchange.context() as context:
+        await socket.prepare(request)
+        held = _SessionSocket(exchange, socket, name)
+        try:
+            with services.sessions.holding(tenant, held):
+                await held.serve(engine, context)
+        finally:
+            held.close()
+            context.kill()
+    return socket
+
+
+class _SessionSocket(Turns):
+    """The way between a socket and its session; in figures and logs each of its turns is a request.
+
+    Args:
+        exchange: The request that opened it.
+        socket: The socket.
+        model: The model's name, as the client wrote it.
+    """
+
+    def __init__(self, exchange: Exchange, socket: web.WebSocketResponse, model: str) -> None:
+        self._exchange = exchange
+        self._socket = socket
+        self._asked_for = model
+        self._model = exchange.model_of(model).name
+        self._unread = exchange.services.unread
+        self._waiting: deque[str] = deque()
+        self._waiting_bytes = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._flushing: asyncio.Task[Any] | None = None
+        self._meters: dict[str, RequestMeter] = {}
+        self._is_draining = False
+        self._is_closing = False
+
+    async def serve(self, engine: Engine, context: Context) -> None:
+        """Reads what the client sends, to the end."""
+        settings = self._exchange.services.settings
+        session = RealtimeSession(
+            engine,
+            self._asked_for,
+            context,
+            self._send,
+            self._ended,
+            ConversationLimits(items=settings.realtime.max_items, history_bytes=settings.realtime.max_history_bytes),
+            rate_limits=self._rate_limits,
+            turns=self,
+        )
+        while True:
+            try:
+                message = await self._socket.receive(timeout=settings.realtime.idle_timeout_s)
+            except TimeoutError:
+                if session.is_answering:
+                    continue
+                self._close(WSCloseCode.GOING_AWAY, f"idle for {settings.realtime.idle_timeout_s:g} s")
+                continue
+            if message.type is WSMsgType.TEXT:
+                try:
+                    session.take(parse_object(message.data.encode(), settings.max_json_depth))
+                except InvalidRequest as error:
+                    session.refuse(error)
+                # Who sends a thousand events at once has one turn of the loop for each, like everybody else.
+                await asyncio.sleep(0)
+            elif message.type is WSMsgType.BINARY:
+                session.refuse(InvalidRequest("An event is a text frame of JSON; this one was binary."))
+            else:
+                return
+
+    def close(self) -> None:
+        """Lets go of what still waits: the socket is closed."""
+        self._is_closing = True
+        self._unread.forget(self)
+        for task in self._tasks:
+            task.cancel()
+        for meter in self._meters.values():
+            self._exchange.services.metrics.disconnected(meter)
+            self._exchange.services.metrics.end(meter, 499, "cancelled")
+
+    def drain(self) -> None:
+        """Closes it between two turns."""
+        self._is_draining = True
+        if not self._meters:
+            self._close(WSCloseCode.SERVICE_RESTART, "the server restarts")
+
+    def give_up(self) -> None:
+        """Its client reads too slowly: it is dropped."""
+        self._waiting.clear()
+        transport = self._exchange.request.transport
+        if transport is not None:
+            transport.abort()
+
+    def _send(self, text: str) -> None:
+        self._waiting.append(text)
+        self._waiting_bytes += len(text)
+        if len(self._waiting) == 1:
+            self._flushing = self._start(self._flush())
+        elif self._waiting_bytes > _NOTED_BYTES:
+            self._unread.note(self, self._waiting_bytes)
+
+    async def _flush(self) -> None:
+        waiting = self._waiting
+        try:
+            while waiting:
+                await self._socket.send_str(waiting[0])
+                # It may have been given up meanwhile.
+                if waiting:
+                    self._waiting_bytes -= len(waiting.popleft())
+        except ConnectionError:
+            # The client is gone; whoever reads from it is told.
+            waiting.clear()
+        self._waiting_bytes = 0
+        self._unread.forget(self)
+
+    def _ended(self, error: PenstockError | None) -> None:
+        if error is not None:
+            # Its key was taken away; or its client has left already.
+            self._close(WSCloseCode.POLICY_VIOLATION, "the session was ended")
+
+    def _close(self, code: int, why: str) -> None:
+        if not self._is_closing:
+            self._is_closing = True
+            self._start(self._close_after_all(code, why))
+
+    async def _close_after_all(self, code: int, why: str) -> None:
+        """Closes it once everything that was said is sent."""
+        while self._waiting and self._flushing is not None:
+            await asyncio.wait((self._flushing,))
+        await self._socket.close(code=code, message=why.encode())
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _rate_limits(self) -> list[dict[str, Any]]:
+        exchange = self._exchange
+        if not exchange.tenant.has_limits:
+            return []
+        told = exchange.services.quotas.headers(exchange.tenant)
+        found = []
+        for name in ("requests", "tokens"):
+            if (limit := told.get(f"x-ratelimit-limit-{name}")) is not None:
+                reset = told.get(f"x-ratelimit-reset-{name}", "0s").removesuffix("s")
+                remaining = int(told[f"x-ratelimit-remaining-{name}"])
+                found.append({"name": name, "limit": int(limit), "remaining": remaining, "reset_seconds": float(reset)})
+        return found
+
+    def asked(self, turn: str) -> None:
+        """A turn was asked for."""
+        meter = self._meters[turn] = self._exchange.services.metrics.begin(ENDPOINT)
+        meter.model, meter.tenant = self._model, self._exchange.meter.tenant
+
+    def said(self, event: TurnStarted | TurnDelta) -> None:
+        """It said something."""
+        if isinstance(event, TurnDelta):
+            meter = self._meters[event.turn]
+            meter.first_token()
+            meter.tokens += len(getattr(event.delta, "token_ids", ()))
+        else:
+            self._exchange.instance = event.engine
+
+    def ended(self, event: TurnFinished | TurnFailed) -> None:
+        """It ended."""
+        exchange, meter = self._exchange, self._meters.pop(event.turn)
+        status, code = 200, None
+        if isinstance(event, TurnFinished):
+            meter.finish(event.usage, (event.reason,))
+        else:
+            status, code = event.error.status, event.error.code
+        exchange.services.metrics.end(meter, status, code)
+        turn = dataclasses.replace(exchange, meter=meter, id=event.turn)
+        exchange.services.access_log.write(turn.log_line(status, code), is_refused=False)
+        if self._is_draining and not self._meters:
+            self._close(WSCloseCode.SERVICE_RESTART, "the server restarts")
