@@ -3,7 +3,7 @@
 # make test-long   the faults that take minutes each
 # make check    lint, format, types, import arrows
 # make bench    the benchmarks
-# make lock     the pinned versions anew, after a change in pyproject.toml
+# make lock     the locks anew, after a change in pyproject.toml; ARGS="--upgrade-package NAME"
 
 # A boot imports the same thousands of modules in a dozen processes: reading their bytecode halves its CPU time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -34,7 +34,7 @@ bench: .venv/installed
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml constraints-cpu.txt constraints-gpu.txt overrides-cpu.txt scripts/install
+.venv/installed: pyproject.toml $(wildcard locks/*.txt) scripts/install
 	@scripts/install
 	@touch $@
 
