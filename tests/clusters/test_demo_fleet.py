@@ -18,6 +18,7 @@ import pytest
 
 import clusters
 from tests.clusters.conftest import ROOT, Penstock, Terminal, ask, free_port
+from tests.clusters.realtime_flows import Counting, all_flows
 
 pytest.importorskip("vllm", reason="the demo fleet runs on vLLM")
 
@@ -235,6 +236,34 @@ except ModelNotFound as error:
     assert done.stdout.splitlines()[-3:] == [counted(1, 5), counted(1, 5), "('demo',)"], done.stderr
 
 
+async def test_converses_over_the_realtime_api(port: int) -> None:
+    seen = await all_flows(port)
+    assert seen.pop("cached") > 0
+    assert seen == {
+        "first": counted(3, 7),
+        "second": counted(4, 6),
+        "call": ("get_weather", {"city": "Lisbon"}),
+        "tool answer": "The temperature is 21 degrees.",
+        "beside": counted(1, 3),
+        "cancelled": ("cancelled", "client_cancelled"),
+        "early": counted(7, 9),
+        "error": "item_id",
+        "last": counted(2, 4),
+    }
+
+
+def test_the_terminal_chat_asks_and_prints(served: Served) -> None:
+    chat = subprocess.run(
+        [sys.executable, ROOT / "examples" / "realtime_chat.py", f"http://127.0.0.1:{served.port}/v1", "demo"],
+        input="count from 3\n to 5\n\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert chat.stdout.strip() == counted(3, 5)
+
+
 def test_tokenizes_there_and_back(port: int) -> None:
     status, tokens = ask(port, "/tokenize", {"model": "demo", "prompt": "count from 1 to 5"})
     assert status == 200
@@ -277,8 +306,12 @@ def figures(port: int, name: str) -> list[float]:
 def test_an_agent_loop_goes_on_through_the_death_of_an_engine(
     served: Served, shared_terminal: Terminal, tmp_path: Path
 ) -> None:
-    """One engine core of two is killed while each carries a long answer of the loop."""
-    with (tmp_path / "output").open("w") as output, (tmp_path / "errors").open("w") as errors:
+    """One engine core of two is killed while each carries long answers, of the loop and of realtime sessions."""
+    with (
+        (tmp_path / "output").open("w") as output,
+        (tmp_path / "errors").open("w") as errors,
+        Counting(served.port, sessions=4, last=400) as counting,
+    ):
         loop = subprocess.Popen(
             [sys.executable, ROOT / "examples" / "agent_loop.py"],
             stdout=output,
@@ -286,13 +319,14 @@ def test_an_agent_loop_goes_on_through_the_death_of_an_engine(
             env=shared_terminal.environment,
         )
         until = time.monotonic() + 120
-        while figures(served.port, "penstock_instance_running_requests{") != [1.0, 1.0]:
+        while sum(running := figures(served.port, "penstock_instance_running_requests{")) < 6.0 or min(running) < 1.0:
             assert time.monotonic() < until and loop.poll() is None, (tmp_path / "errors").read_text()
             time.sleep(0.05)
         core, _ = (process for process in shared_terminal.processes() if process.name().startswith("VLLM::EngineCor"))
         core.kill()
         assert loop.wait(120) == 0, (tmp_path / "errors").read_text()
 
+    assert len(counting.answers) >= 4 and set(counting.answers) == {counted(1, 400)}
     assert (tmp_path / "output").read_text().splitlines() == [
         "what is the weather in Lisbon? The temperature is 21 degrees.",
         "what time is it in Oslo? The time is 10:04.",
