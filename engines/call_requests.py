@@ -22,6 +22,8 @@ from engines.requests import (
 
 FLOAT_BYTES = 4
 """Bytes of one number of a vector."""
+MAX_DIMENSIONS = 65_536
+"""Of a vector that is asked for: more than any model has."""
 _ID_BYTES = 4
 """What a token id counts."""
 _MESSAGE_BYTES = 64
@@ -117,7 +119,7 @@ class EmbedRequest(CallRequest[Embeddings]):
         Annotated[list[str], Field(fail_fast=True)]
         | Annotated[list[Annotated[TokenIds, Field(min_length=1)]], Field(fail_fast=True)]
     ) = Field(min_length=1, max_length=2048)
-    dimensions: int | None = Field(None, ge=1)
+    dimensions: int | None = Field(None, ge=1, le=MAX_DIMENSIONS)
     truncate_prompt_tokens: int | None = Field(None, ge=-1)
 
     @property

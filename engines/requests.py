@@ -112,7 +112,7 @@ class Sampling(RequestModel):
     min_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     stop: list[Word] = Field([], max_length=MAX_STOP_STRINGS, fail_fast=True)
     stop_token_ids: list[TokenId] = Field([], max_length=1024, fail_fast=True)

@@ -43,3 +43,16 @@ def test_a_program_imports_what_there_is(page: str, text: str) -> None:
 def test_there_are_some_of_both() -> None:
     assert {page for page, _ in FLEETS} >= {"README.md", "composing.md"}
     assert {page for page, _ in PROGRAMS} >= {"README.md", "composing.md"}
+
+
+ATTACKS = sorted(set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs" / "security.md").read_text())))
+
+
+@pytest.mark.parametrize(("path", "name"), ATTACKS, ids=[f"{path}::{name}" for path, name in ATTACKS])
+def test_an_attack_has_the_test_that_is_named(path: str, name: str) -> None:
+    defined = [
+        node.name
+        for node in ast.walk(ast.parse((ROOT / path).read_text()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test_")
+    ]
+    assert name in defined if name else defined

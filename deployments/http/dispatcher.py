@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from contextlib import suppress
 
 from aiohttp import web
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _LOGGED_FROM = 500
 """Status from which an error is the server's own, and is logged."""
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Dispatcher:
@@ -119,5 +121,7 @@ class Dispatcher:
     def _log(self, exchange: Exchange, error: PenstockError) -> None:
         # An InternalError was logged with its traceback.
         if (error.status >= _LOGGED_FROM or error.detail) and not isinstance(error, InternalError):
-            detail = f" ({error.detail})" if error.detail else ""
-            logger.warning("request %s: %s: %s%s", exchange.id, error.code, error.message, detail)
+            text = f"{error.message} ({error.detail})" if error.detail else error.message
+            # It may quote the request, which is not to write lines of its own, or to a terminal.
+            text = _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+            logger.warning("request %s: %s: %s", exchange.id, error.code, text)

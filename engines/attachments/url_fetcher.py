@@ -8,7 +8,7 @@ a name that resolves otherwise a moment later changes nothing. A redirect is a n
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 from socket import AF_INET, AF_INET6, SOCK_STREAM
 from typing import Any
 
@@ -22,6 +22,16 @@ from engines.errors import AttachmentRefused
 HTTPS_PORT = 443
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PIECE_BYTES = 64 * 1024
+_NOT_PUBLIC = tuple(
+    ip_network(text)
+    for text in (
+        "192.0.0.0/24",  # For protocols.
+        "192.88.99.0/24",  # Relays of 6to4, which stand for other addresses.
+        "fec0::/10",  # Addresses of one site, as `fc00::/7` has them today.
+        "3fff::/20",  # For documentation.
+    )
+)
+"""What Python's own registry of addresses takes for public, in some of its versions."""
 
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
 """The addresses of a name. Raises OSError where it has none."""
@@ -142,7 +152,7 @@ def is_public(address: str) -> bool:
             ip = ip.ipv4_mapped
         elif ip.sixtofour is not None or ip.teredo is not None:
             return False
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved)
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or any(ip in network for network in _NOT_PUBLIC))
 
 
 class _Pinned(AbstractResolver):

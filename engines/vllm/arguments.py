@@ -1,10 +1,14 @@
 """Our options in vLLM's words: its engine arguments, and the environment of its processes."""
 
+import atexit
 import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ CPU_KV_CACHE_BYTES = 256 * 2**20
 """The CPU's default KV cache. vLLM's own takes most of the machine's memory, which no two engines can do."""
 
 _BIND, _NO_BIND = "VLLM_CPU_OMP_THREADS_BIND", "nobind"
+_SOCKETS = "VLLM_RPC_BASE_PATH"
 _RESERVED = {
     "tensor_parallel_size": "set `tensor_parallel_size` of the model, so that the fleet reserves its GPUs",
     "model": "set the option `model`",
@@ -121,9 +126,12 @@ def child_environment(options: VllmOptions) -> Iterator[None]:
     """The environment that vLLM's processes inherit, while they are started.
 
     vLLM would pin the compute threads of every engine of a machine to the same cores, all but the last; we leave them
-    to the operating system and say only how many there are.
+    to the operating system and say only how many there are. It would put the sockets over which they speak into the
+    folder for everybody's temporary files, as open to others as the user's umask.
     """
     changes = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+    if _SOCKETS not in os.environ:
+        changes[_SOCKETS] = _socket_folder()
     if current_platform.is_cpu():
         changes[_BIND] = os.environ.get(_BIND, _NO_BIND)
         changes["OMP_NUM_THREADS"] = str(options.cpu_threads or _default_threads())
@@ -138,6 +146,14 @@ def child_environment(options: VllmOptions) -> Iterator[None]:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+
+@cache
+def _socket_folder() -> str:
+    """A folder that only this user can enter; removed when this process ends."""
+    folder = tempfile.mkdtemp(prefix="penstock-vllm-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _default_threads() -> int:

@@ -48,6 +48,8 @@ def refusal(error: Exception, *, param: str | None, context_length: int) -> Pens
         return error
     if isinstance(error, EngineDeadError):
         return EngineDead("The engine is finished.")
+    if isinstance(error, RecursionError):
+        return InvalidRequest("It is nested too deeply.", param=param)
     if isinstance(error, GracefulHTTPError):
         return QueueFull(error.message)
     if isinstance(error, ValidationError):

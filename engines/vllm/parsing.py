@@ -20,6 +20,7 @@ from engines.events import (
 from engines.requests import GenerateRequest
 from engines.vllm.options import VllmOptions
 from engines.vllm.rendering import Rendered
+from engines.vllm.sampling import guided_field
 from engines.vllm.streaming import Emit, VllmChoice
 
 
@@ -76,6 +77,11 @@ class Parsing:
                         include_reasoning=request.include_reasoning,
                     )
                 )
+        guided = request.sampling.guided
+        if guided is not None or rendered.overrides.get("structured_outputs") is not None:
+            held_by = "tools" if guided is None else guided_field(guided)
+            for choice in choices:
+                choice.held_by = held_by
         return choices
 
 

@@ -12,7 +12,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 
 from engines.context import Context, Unsubscribe
 from engines.contract import Progress
-from engines.errors import Cancelled, EngineFailed, PenstockError
+from engines.errors import Cancelled, EngineFailed, InvalidRequest, PenstockError
 from engines.events import Event, Finished, FinishReason, Started, TextDelta, TokenLogprob, Usage
 from engines.sink import Sink
 from engines.vllm.failures import failure
@@ -39,9 +39,20 @@ class VllmChoice:
         reason: Why it ended, once it has.
         stop_reason: The stop string or token id that ended it.
         reasoning_tokens: Tokens generated inside reasoning; known at the end.
+        held_by: The field of the request that its text is held to; empty: it is free.
     """
 
-    __slots__ = ("_logprobs", "_pending", "_top", "index", "reason", "reasoning_tokens", "stop_reason", "tokens")
+    __slots__ = (
+        "_logprobs",
+        "_pending",
+        "_top",
+        "held_by",
+        "index",
+        "reason",
+        "reasoning_tokens",
+        "stop_reason",
+        "tokens",
+    )
 
     def __init__(self, index: int, top_logprobs: int | None) -> None:
         self.index = index
@@ -49,6 +60,7 @@ class VllmChoice:
         self.reason: FinishReason | None = None
         self.stop_reason: int | str | None = None
         self.reasoning_tokens = 0
+        self.held_by = ""
         self._top = top_logprobs
         # Of tokens that said nothing yet: they travel with the next event.
         self._pending: list[int] = []
@@ -77,6 +89,9 @@ class VllmChoice:
 
     def _end(self, reason: str, stop_reason: int | str | None, emit: Emit) -> None:
         if reason == "error":
+            if self.held_by:
+                # Not the engine's failure: a schema that refers to nothing but itself fits no text at all.
+                raise InvalidRequest("The output came to where nothing fits what it is held to.", param=self.held_by)
             raise EngineFailed("The engine failed on this request.")
         if self._pending:
             # The last tokens, an end-of-sequence token usually, have nobody left to travel with.

@@ -1,6 +1,6 @@
 """Body of `POST /v1/chat/completions`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
@@ -15,6 +15,7 @@ from deployments.http.openai.generation_body import (
 from deployments.http.openai.guidance import guidance
 from deployments.http.server.asking import Asking
 from deployments.http.server.hints import DispatchHints
+from deployments.http.server.json_guard import check_texts
 from deployments.http.server.names import Location
 from deployments.http.server.validation import build
 from engines.errors import InvalidRequest
@@ -71,6 +72,21 @@ class ChatBody(GenerationBody):
         return "stop" if reason == "tool_calls" and isinstance(self.tool_choice, NamedToolChoice) else reason
 
 
+def check_arguments(messages: Sequence[Message]) -> None:
+    """Lets a conversation pass whose calls have arguments that cost no more to parse than a body may.
+
+    Raises:
+        InvalidRequest: They cost more; names those of a call.
+    """
+    check_texts(
+        [
+            (f"messages[{index}].tool_calls[{place}].function.arguments", call.function.arguments)
+            for index, message in enumerate(messages)
+            for place, call in enumerate(message.tool_calls or ())
+        ]
+    )
+
+
 def parse_chat(data: Mapping[str, Any], hints: DispatchHints) -> tuple[ChatBody, Asking]:
     """The body, and what an engine is asked for because of it.
 
@@ -82,6 +98,7 @@ def parse_chat(data: Mapping[str, Any], hints: DispatchHints) -> tuple[ChatBody,
         if message.content is None and message.role in _NEED_CONTENT:
             param = f"messages[{index}].content"
             raise InvalidRequest(f"{param}: a message of role {message.role!r} needs content.", param=param)
+    check_arguments(body.messages)
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequest("top_logprobs: it needs logprobs to be true.", param="top_logprobs")
     table: dict[Location, Location | None] = {}

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from deployments.http.server.json_guard import parse_object
 from deployments.http.server.names import Location, notation
 from deployments.http.server.validation import check_known
 from engines.errors import InvalidRequest
@@ -12,6 +13,9 @@ from engines.requests import Guided
 _STRUCTURED = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 _LEGACY = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
 _FORMATS = ("text", "json_object", "json_schema", "structural_tag")
+_MAX_SCHEMA_CHARS = 2**20
+"""Of a schema that is given as text: it is parsed in one go, while everybody else waits."""
+_MAX_SCHEMA_DEPTH = 100
 
 
 class Constraint(NamedTuple):
@@ -103,10 +107,13 @@ def _constraint(place: Location, kind: str, value: Any) -> Constraint:
 def _parsed(value: Any, param: str) -> Any:
     if not isinstance(value, str):
         return value
+    if len(value) > _MAX_SCHEMA_CHARS:
+        raise InvalidRequest(f"{param}: it is longer than {_MAX_SCHEMA_CHARS} characters.", param=param)
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise InvalidRequest(f"{param}: it is not valid JSON.", param=param) from None
+        # The guard of the body has seen one string here, whatever it holds.
+        return parse_object(value.encode("utf-8", "surrogatepass"), _MAX_SCHEMA_DEPTH)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{param}: {error.message.replace('The body', 'it')}", param=param) from None
 
 
 def _object(value: Any, param: str) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
+from deployments.http.openai.chat_body import check_arguments
 from deployments.http.openai.generation_body import Ints
 from deployments.http.server.exchange import Exchange, json_response
 from deployments.http.server.long_answer import answer_in_pieces, in_pieces
@@ -53,6 +54,7 @@ async def tokenize(exchange: Exchange) -> web.StreamResponse:
     """
     data = await exchange.body()
     body = parse_body(TokenizeBody, data)
+    check_arguments(body.messages or ())
     model = _model(exchange, body.model)
     fields = {name: getattr(body, name) for name in _SAME_NAME}
     request = build(TokenizeRequest, Names(data), model=model, return_tokens=body.return_token_strs, **fields)

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
+from deployments.http.server.json_guard import check_texts
 from engines.errors import Unsupported
 from engines.messages import FunctionCall, Message, ToolCall
 
@@ -83,6 +84,7 @@ def message_of(item: MessageItem | FunctionCallItem | FunctionCallOutputItem, id
 
     Raises:
         Unsupported: It holds sound or a picture.
+        InvalidRequest: The arguments of a call cost more to parse than an event may.
     """
     match item:
         case MessageItem():
@@ -94,6 +96,8 @@ def message_of(item: MessageItem | FunctionCallItem | FunctionCallOutputItem, id
                 texts.append(content.text)
             return Message(role=item.role, content="".join(texts))
         case FunctionCallItem():
+            # The guard of the event has seen one string there, whatever it holds.
+            check_texts([(f"{where}.arguments", item.arguments)])
             function = FunctionCall(name=item.name, arguments=item.arguments)
             return Message(role="assistant", tool_calls=[ToolCall(id=item.call_id or id, function=function)])
         case FunctionCallOutputItem():

@@ -40,6 +40,7 @@ class Connection(web.RequestHandler):
 
     Attributes:
         requests: How many have come on it so far.
+        received: Bytes that have come on it so far.
     """
 
     def __init__(
@@ -61,7 +62,9 @@ class Connection(web.RequestHandler):
         self._stream: SseStream | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._blocked = False
+        self._is_deaf = False
         self.requests = 0
+        self.received = 0
 
     @property
     def blocked(self) -> bool:
@@ -103,8 +106,13 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """asyncio's: something came."""
-        if self._peer is not None:
+        if self._peer is not None and not self._is_deaf:
+            self.received += len(data)
             super().data_received(data)
+
+    def drop_input(self) -> None:
+        """Drops, unparsed, what else comes: after a refusal aiohttp reads on for a while, for the client to see it."""
+        self._is_deaf = True
 
     def pause_writing(self) -> None:
         """asyncio's: more than the high-water mark is unsent."""

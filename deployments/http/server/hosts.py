@@ -52,7 +52,10 @@ class Hosts:
         """
         if not self._asks:
             return
-        for given in request.headers.getall(hdrs.HOST, ()):
+        hosts = request.headers.getall(hdrs.HOST, [])
+        # A target in absolute form (`GET http://host/path`) says it again, and goes before the header.
+        target = request._message.url
+        for given in [*hosts, target.raw_authority] if target.absolute else hosts:
             found = _HOST.fullmatch(given.lower())
             name = "" if found is None else _plain(found[1])
             if name not in self._names and not name.endswith(self._domains):

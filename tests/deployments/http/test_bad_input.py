@@ -318,6 +318,13 @@ async def test_a_refusal_names_the_request_and_keeps_a_foreign_text_inside(
             assert "/secret/model.bin" in caplog.text
 
 
+async def test_what_an_error_quotes_stays_on_its_line(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving([InvalidRequest("It is refused.").hiding("a\nrequest forged: \x1b[31m\x9b1m\u00e9")]) as served:
+        assert (await served.chat()).status == 400
+    (line,) = [record.getMessage() for record in caplog.records if "forged" in record.getMessage()]
+    assert line.endswith("(a\\nrequest forged: \\x1b[31m\\x9b1m\u00e9)")
+
+
 async def test_an_error_in_a_stream_names_its_request(serving: Serving) -> None:
     async with serving(["Hi", EngineFailed("at /secret/model.bin")]) as served:
         answer = await served.chat(stream=True)

@@ -24,6 +24,11 @@ def bomb(width: int, height: int) -> bytes:
     return png()[:16] + _sized(width, height) + png()[33:]
 
 
+def with_chunk(name: bytes, data: bytes) -> bytes:
+    """A picture with another chunk behind its head."""
+    return png()[:33] + _chunk(name, data) + png()[33:]
+
+
 def _sized(width: int, height: int) -> bytes:
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return head + struct.pack(">I", zlib.crc32(b"IHDR" + head))

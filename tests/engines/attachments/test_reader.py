@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import zlib
 from typing import Any
 
 import pytest
@@ -14,9 +15,22 @@ from engines.attachments.beside import with_data, without_data
 from engines.attachments.reader import AttachmentLimits, AttachmentReader
 from engines.errors import AttachmentRefused
 from engines.messages import Message, media_parts
-from tests.engines.attachments.pictures import MP3, PDF, WAV, audio, bomb, data_url, document, image, png, said
+from tests.engines.attachments.pictures import (
+    MP3,
+    PDF,
+    WAV,
+    audio,
+    bomb,
+    data_url,
+    document,
+    image,
+    png,
+    said,
+    with_chunk,
+)
 from tests.turns import longest_turn, slowness
 
+PACKED = zlib.compress(bytes(8 * 2**20))
 URL = "messages[0].content[1].image_url.url"
 _MESSAGES = TypeAdapter(list[Message])
 
@@ -82,6 +96,13 @@ async def test_common_misnomers_are_understood() -> None:
         ({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}, "nothing is fetched"),
         ({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, "data URL"),
         (image(bomb(2**16, 2**16)), "too many pixels"),
+        (image(bomb(2**31 + 5, 1)), "too many pixels"),
+        (image(bomb(0, 5)), "cannot be read"),
+        # What is packed beside the pixels: a profile of colors, and texts, of 8 MiB.
+        (image(with_chunk(b"iCCP", b"a\0\0" + PACKED)), "cannot be read"),
+        (image(with_chunk(b"zTXt", b"a\0\0" + PACKED)), "cannot be read"),
+        (image(with_chunk(b"iTXt", b"a\0\1\0\0\0" + PACKED)), "cannot be read"),
+        (image(png()[:33] + b"\x7f\xff\xff\xfftEXt"), "cannot be read"),
     ],
 )
 async def test_what_is_no_image_is_refused(part: dict[str, Any], says: str) -> None:

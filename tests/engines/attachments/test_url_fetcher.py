@@ -133,7 +133,21 @@ async def test_every_address_must_be_public(certificate: Path, addresses: list[s
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "[fe80::1]", "169.254.169.254", "10.0.0.1"]
+    "host",
+    [
+        "127.0.0.1",
+        "[::1]",
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[fe80::1]",
+        "[fe80::1%25lo]",
+        "169.254.169.254",
+        "10.0.0.1",
+        # Full-width digits and an ideographic stop, which names are read with.
+        "\uff11\uff12\uff17.0.0.1",
+        "127\u30020\u30020\u30021",
+    ],
 )
 async def test_addresses_in_urls_are_checked_without_asking_anybody(certificate: Path, host: str) -> None:
     async with serving(certificate, picture) as internet:
@@ -141,10 +155,27 @@ async def test_addresses_in_urls_are_checked_without_asking_anybody(certificate:
         assert not internet.asked
 
 
-@pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "localhost", "nowhere.example", "127.1"])
+ODD = ["2130706433", "0x7f.1", "0177.0.0.1", "0", "127.0.0.1.", "127.1", "localhost", "pictures.example%00.evil"]
+
+
+@pytest.mark.parametrize("host", [*ODD, "nowhere.example", "xn--", "-", "a" * 300 + ".example"])
 async def test_odd_names_lead_where_the_resolver_says(certificate: Path, host: str) -> None:
-    async with serving(certificate, picture, {name: [[PRIVATE]] for name in ("2130706433", "0x7f.1")}) as internet:
+    async with serving(certificate, picture, {name: [[PRIVATE]] for name in ODD}) as internet:
         await internet.refused(internet.url("/a.png", host))
+
+
+async def test_nothing_is_added_to_the_request_by_its_path(certificate: Path) -> None:
+    asked: list[web.BaseRequest] = []
+
+    async def listening(request: web.BaseRequest) -> web.StreamResponse:
+        asked.append(request)
+        return await picture(request)
+
+    async with serving(certificate, listening) as internet:
+        await internet.fetch(internet.url("/a.png\r\nX-Injected: 1\r\n\r\nGET /b"))
+    (request,) = asked
+    assert "X-Injected" not in request.headers
+    assert "Authorization" not in request.headers and "Cookie" not in request.headers
 
 
 @pytest.mark.parametrize(
@@ -157,6 +188,13 @@ async def test_odd_names_lead_where_the_resolver_says(certificate: Path, host: s
         "https://pictures.example:22/a.png",
         "https://user:word@pictures.example/a.png",
         "https://[::1/a.png",
+        "https://127.0.0.1@pictures.example/a.png",
+        "https://pictures.example\\@127.0.0.1/a.png",
+        "https://pictures.example\r\nHost: x/a.png",
+        "https://pictures.example:443:22/a.png",
+        "https:pictures.example/a.png",
+        "data:image/png;base64,AAAA",
+        "gopher://pictures.example/_GET",
         "//pictures.example/a.png",
         "",
         "https://pictures.example/" + "a" * 9000,
@@ -256,6 +294,8 @@ def test_private_addresses_however_they_are_written(address: str, form: str) -> 
     "address",
     [
         "100.64.0.1",
+        "192.0.0.8",
+        "192.88.99.1",
         "198.18.0.1",
         "224.0.0.1",
         "240.0.0.1",
@@ -263,6 +303,8 @@ def test_private_addresses_however_they_are_written(address: str, form: str) -> 
         "::1",
         "::",
         "fc00::1",
+        "fec0::1",
+        "3fff::1",
         "fe80::1",
         "fe80::1%eth0",
         "ff02::1",

@@ -1,5 +1,7 @@
 """What of vLLM's errors a client gets to read: what is said on purpose about the request, and nothing else."""
 
+import json
+
 import pytest
 
 pytest.importorskip("vllm", reason="its errors are what this is about")
@@ -42,6 +44,14 @@ def test_what_is_no_refusal_is_a_failure_without_its_text(error: Exception) -> N
         assert type(answer) is EngineFailed
         assert "secret" not in public_message(answer, "the-id")
         assert SECRET in answer.private
+
+
+def test_what_nests_too_deeply_is_its_callers_mistake() -> None:
+    # As the arguments of a call in a conversation may, which vLLM parses.
+    with pytest.raises(RecursionError) as caught:
+        json.loads("[" * 100_000)
+    answer = refused(caught.value)
+    assert (type(answer), answer.param) == (InvalidRequest, "messages")
 
 
 def test_what_vllm_says_of_a_parameter_is_said() -> None:

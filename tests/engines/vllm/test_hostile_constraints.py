@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 from typing import Any
 
@@ -72,6 +73,35 @@ async def test_it_is_refused_and_told_why(vllm_engine: VllmEngine, constraint: d
 )
 async def test_what_is_ordinary_is_answered(vllm_engine: VllmEngine, constraint: dict[str, Any]) -> None:
     await ask(vllm_engine, guided(**constraint))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#"},
+        {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
+        {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"},
+    ],
+    ids=["itself", "each other", "either"],
+)
+async def test_a_schema_that_only_refers_to_itself_is_its_callers_mistake(
+    vllm_engine: VllmEngine, schema: dict[str, Any]
+) -> None:
+    # An engine's own failure counts against it: a circuit breaker would keep everybody out.
+    with pytest.raises(InvalidRequest, match="nothing fits") as refused:
+        await ask(vllm_engine, guided(json_schema=schema))
+    assert refused.value.param == "sampling.guided.json_schema"
+    await still_serves(vllm_engine)
+
+
+async def test_a_schema_elsewhere_is_not_fetched(vllm_engine: VllmEngine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.setblocking(False)
+        for url in (f"http://127.0.0.1:{elsewhere.getsockname()[1]}/schema.json", "file:///etc/passwd"):
+            # It is no constraint, then: xgrammar takes it for any JSON.
+            await ask(vllm_engine, guided(json_schema={"$ref": url}))
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
 
 
 async def test_tools_pass_the_same_way(vllm_engine: VllmEngine) -> None:

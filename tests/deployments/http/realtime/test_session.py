@@ -158,6 +158,7 @@ async def test_a_response_that_fails_is_not_the_end(serving: Serving) -> None:
         assert said_to(served.engine.requests[1]) == [("user", "one"), ("user", "two")]
 
 
+DEEP = {"type": "function_call", "name": "f", "call_id": "1", "arguments": "[" * 50_000}
 SOUND = {"type": "message", "role": "user", "content": [{"type": "input_audio", "audio": "AAAA"}]}
 
 
@@ -181,6 +182,7 @@ SOUND = {"type": "message", "role": "user", "content": [{"type": "input_audio", 
         ({"type": "session.update", "session": {"tools": [{"type": "mcp"}]}}, "session.tools[0].type", ""),
         ({"type": "conversation.item.create", "item": SOUND}, "item.content[0].type", "input_audio is not supported"),
         ({"type": "conversation.item.create", "item": {"type": "nothing"}}, "item", ""),
+        ({"type": "conversation.item.create", "item": DEEP}, "item.arguments", ""),
         ({"type": "conversation.item.create", "item": USER, "previous_item_id": "no"}, "previous_item_id", "no item"),
         ({"type": "conversation.item.delete", "item_id": "no"}, "item_id", "there is none"),
         ({"type": "conversation.item.retrieve", "item_id": "no"}, "item_id", "there is none"),

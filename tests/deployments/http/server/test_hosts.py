@@ -52,6 +52,14 @@ async def test_every_host_that_a_request_names_is_looked_at(serving: Serving) ->
     assert raw.split(b" ", 2)[1] in (b"400", b"403")
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000", "[::1]:8000", "evil.example", "evil@localhost"])
+async def test_a_target_in_absolute_form_names_its_host_too(serving: Serving, host: str) -> None:
+    async with serving(["Hi"]) as served:
+        target = f"GET http://{host}/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        status = (await served.raw(target.encode())).split(b" ", 2)[1]
+    assert status == (b"403" if "evil" in host else b"200")
+
+
 async def test_a_probe_in_http_1_0_names_no_host(serving: Serving) -> None:
     async with serving(["Hi"]) as served:
         raw = await served.raw(b"GET /ready HTTP/1.0\r\n\r\n")
