@@ -22,8 +22,9 @@ from engines.errors import InvalidRequest, PenstockError, RateLimited
 ENDPOINT = "/v1/realtime"
 PROTOCOL = "realtime"
 """The subprotocol; a browser, which cannot set headers, names its key as another one (`server.keys`)."""
-HEARTBEAT_S = 30.0
-"""A client that answers no ping is gone."""
+PING_S = 30.0
+"""After so long a silence a ping keeps proxies from cutting the connection. Whoever does not answer it is not dropped:
+many clients read nothing while their users think."""
 _NOTED_BYTES = 64 * 1024
 """What waits for a client below this costs nothing to speak of."""
 
@@ -53,9 +54,7 @@ async def realtime(exchange: Exchange) -> web.StreamResponse:
             f"There are {settings.max_sessions_per_tenant} sessions of the API key's tenant, and more are not held."
         )
         raise RateLimited(message, retry_after_s=1.0)
-    socket = web.WebSocketResponse(
-        protocols=(PROTOCOL,), max_msg_size=settings.max_event_bytes, compress=False, heartbeat=HEARTBEAT_S
-    )
+    socket = web.WebSocketResponse(protocols=(PROTOCOL,), max_msg_size=settings.max_event_bytes, compress=False)
     exchange.set_headers(socket)
     with exchange.context() as context:
         await socket.prepare(request)
@@ -105,14 +104,20 @@ class _SessionSocket(Turns):
             rate_limits=self._rate_limits,
             turns=self,
         )
+        idle_s, clock = settings.realtime.idle_timeout_s, asyncio.get_running_loop().time
+        heard_s = clock()
         while True:
             try:
-                message = await self._socket.receive(timeout=settings.realtime.idle_timeout_s)
+                message = await self._socket.receive(timeout=min(PING_S, idle_s))
             except TimeoutError:
                 if session.is_answering:
-                    continue
-                self._close(WSCloseCode.GOING_AWAY, f"idle for {settings.realtime.idle_timeout_s:g} s")
+                    heard_s = clock()
+                elif clock() - heard_s < idle_s:
+                    await self._socket.ping()
+                else:
+                    self._close(WSCloseCode.GOING_AWAY, f"idle for {idle_s:g} s")
                 continue
+            heard_s = clock()
             if message.type is WSMsgType.TEXT:
                 try:
                     session.take(parse_object(message.data.encode(), settings.max_json_depth))

@@ -32,6 +32,8 @@ class Talk:
         async with asyncio.timeout(WAIT_S):
             while True:
                 message = await self.socket.receive()
+                if message.type is aiohttp.WSMsgType.PING:
+                    continue
                 assert message.type is aiohttp.WSMsgType.TEXT, message
                 event: dict[str, Any] = json.loads(message.data)
                 if not event["type"].startswith(_OURS):

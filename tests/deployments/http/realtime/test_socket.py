@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 from openai import AsyncOpenAI
 
+from deployments.http.realtime import socket
 from engines.scripted.script import Hang
 from tests.deployments.http.conftest import Served, Serving, until
 from tests.deployments.http.realtime.talking import talking, text_of
@@ -127,6 +128,16 @@ async def test_an_idle_session_is_closed_and_one_that_answers_is_not(serving: Se
     async with serving(script, realtime={"idle_timeout_s": 0.2}) as served, talking(served) as talk:
         assert text_of(await talk.says("hi")) == "ab"
         assert await talk.closed() == 1001
+
+
+async def test_a_silent_session_is_pinged_and_kept_though_nobody_answers(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "PING_S", 0.02)
+    async with serving(echo) as served, talking(served, autoping=False) as talk:
+        for _ in range(5):
+            assert (await talk.socket.receive(timeout=30)).type is aiohttp.WSMsgType.PING
+        assert text_of(await talk.says("hi")) == "hi (1)"
 
 
 async def test_a_client_that_leaves_ends_its_response(serving: Serving) -> None:
