@@ -137,6 +137,9 @@ def chaos(
         float | None,
         typer.Option("--open", min=0.1, help="Instead: so many requests a second, whatever becomes of the others."),
     ] = None,
+    realtime: Annotated[
+        bool, typer.Option("--realtime", help="Requests are turns of realtime sessions, each of its own.")
+    ] = False,
     length: Annotated[
         int | None, typer.Option(min=2, max=999, help="Numbers of each answer; default: 300, or 100 with --open.")
     ] = None,
@@ -159,7 +162,8 @@ def chaos(
     from clusters.chaos.command import Where, chaos_command
     from clusters.chaos.counting import Arrivals
 
-    arrivals = Arrivals(clients=clients) if open_per_s is None else Arrivals(per_s=open_per_s)
+    closed = {"clients": clients} if open_per_s is None else {"per_s": open_per_s}
+    arrivals = Arrivals(**closed, realtime=realtime)
     raise typer.Exit(
         chaos_command(
             Where(url, name, address),

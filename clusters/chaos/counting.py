@@ -23,6 +23,7 @@ from typing import Any
 import aiohttp
 
 from clusters.api_client import auth_headers, error_message
+from clusters.chaos.realtime_counting import count_in_session
 from clusters.errors import ClusterError
 from deployments.http.server.hints import INSTANCE_HEADER
 
@@ -54,15 +55,17 @@ def counting_request(model: str, first: int, last: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """How the requests of a load come; one of the two is set.
+    """How the requests of a load come; one of the first two is set.
 
     Attributes:
         clients: Closed: so many clients, each of which asks again once it was answered.
         per_s: Open: so many a second, at random (a Poisson process).
+        realtime: Each is a turn of a realtime session of its own, and none of the chat API.
     """
 
     clients: int = 0
     per_s: float = 0.0
+    realtime: bool = False
 
 
 @dataclass(slots=True)
@@ -129,6 +132,7 @@ class CountingLoad:
         self._asked: set[Answer] = set()
         self.open = set()
         self._url = f"{url}/v1/chat/completions"
+        self._sessions_url = f"{url}/v1/realtime"
         self._model = model
         self._length = min(length, LAST)
         self._arrivals = arrivals
@@ -234,6 +238,16 @@ class CountingLoad:
         if not late_s:
             self._asked.add(answer)
         try:
+            if self._arrivals.realtime and not late_s:
+                refusal = await count_in_session(
+                    session, self._sessions_url, self._model, body["messages"][0]["content"], answer, self.open.add
+                )
+                if refusal:
+                    return Tally(refused=1, reasons={refusal}), _RETRY_S
+                tally = answer.tally(numbers)
+                answer.end()
+                tally.first_s, tally.pause_s = answer.first_s, answer.pause_s
+                return tally, _RETRY_S if answer.error else 0.0
             async with session.post(self._url, json=body, allow_redirects=False) as response:
                 if response.status in (429, 503):
                     wait_s = float(response.headers.get("retry-after", _RETRY_S))
@@ -294,7 +308,7 @@ class Answer:
     def take(self, data: str) -> None:
         """Takes the next event."""
         if data == "[DONE]":
-            self._is_over = True
+            self.finish()
             return
         event = json.loads(data)
         if "error" in event:
@@ -303,9 +317,17 @@ class Answer:
         for choice in event["choices"]:
             piece = choice["delta"].get("content")
             if piece:
-                self._first_s, self._pause_s = self.first_s, self.pause_s
-                self._since_s = time.monotonic()
-                self.text += piece
+                self.say(piece)
+
+    def say(self, piece: str) -> None:
+        """Takes the next piece of its text."""
+        self._first_s, self._pause_s = self.first_s, self.pause_s
+        self._since_s = time.monotonic()
+        self.text += piece
+
+    def finish(self) -> None:
+        """It is complete."""
+        self._is_over = True
 
     def end(self) -> None:
         """Nothing comes of it any more."""
@@ -316,7 +338,7 @@ class Answer:
         said = [int(number) for number in _NUMBER.findall(self.text)]
         right = set(said) & set(wanted)
         tally = Tally(repeated=len(said) - len(right))
-        error = self.error or ("" if self._is_over else "The answer ended without [DONE].")
+        error = self.error or ("" if self._is_over else "The answer ended without its end.")
         if error:
             tally.failed = 1
             tally.reasons.add(error)

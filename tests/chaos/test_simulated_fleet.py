@@ -22,6 +22,14 @@ def test_no_client_sees_anything_of_it(fleet: ChaosFleet, faults: tuple[str, ...
         assert row.moved > 0 or row.fault not in MOVES, row
 
 
+def test_realtime_sessions_see_nothing_of_it_either(fleet: ChaosFleet) -> None:
+    faults = ("kill-actor", "kill-all")
+    code, rows, output = fleet.strike(*faults, "--model", "moves", "--realtime", *LOAD)
+    assert code == 0, output
+    assert all(row.open > 0 and row.served > 0 and row.moved > 0 for row in rows), output
+    assert {(row.broken, row.cut, row.lost, row.repeated) for row in rows} == {(0, 0, 0, 0)}, output
+
+
 @pytest.mark.parametrize("fault", ["kill-all-and-router", pytest.param("kill-router", marks=pytest.mark.long)])
 def test_a_router_that_dies_takes_its_own_connections_along_and_nothing_else(fleet: ChaosFleet, fault: str) -> None:
     code, rows, output = fleet.strike(fault, "--model", "moves", *LOAD)
