@@ -57,8 +57,9 @@ class Turn:
             request = conversation.request(settings, messages)
         except ValidationError as error:
             details = error.errors()[0]
-            field = ".".join(("settings", *map(str, details["loc"])))
-            self.fail(InvalidRequest(f"{field}: {details['msg']}.", param=field))
+            field = ".".join(map(str, details["loc"])) or None
+            message = details["msg"].removeprefix("Value error, ")
+            self.fail(InvalidRequest(f"{field}: {message}." if field else f"{message}.", param=field))
             return
         except PenstockError as error:
             self.fail(error)
