@@ -14,19 +14,17 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-import psutil
 import ray
 from ray.cluster_utils import Cluster
 
 from clusters.chaos.targets import Targets
+from tests.network_namespaces import Namespace, NamespaceNetwork
 
 HEAD = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 STORE_BYTES = 80 * 2**20
 JOIN_S = 60.0
 FADE_S = 0.05
 """From the death of a node's first instance to that of its network: streams have moved by then."""
-_SUBNET = "10.77.0"
-_BRIDGE = "pst-bridge"
 
 
 class KillableNodes(Protocol):
@@ -78,40 +76,30 @@ class CutNodes:
 
     def __init__(self, *, fade: bool) -> None:
         self._fade = fade
-        self._nodes = 0
-        self._cluster: Cluster | None = None
-        self.close()
-        _ip("link", "add", _BRIDGE, "type", "bridge")
-        _ip("addr", "add", f"{_SUBNET}.1/24", "dev", _BRIDGE)
-        _ip("link", "set", _BRIDGE, "up")
-        head = HEAD | {"node_ip_address": f"{_SUBNET}.1"}
+        self._nodes: dict[str, Namespace] = {}  # By address.
+        self._network = NamespaceNetwork("pst", "10.77.0")
+        head = HEAD | {"node_ip_address": self._network.address}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self._cluster.address
 
     async def add(self, resources: dict[str, float]) -> None:
         """As `KillableNodes.add`."""
-        self._nodes += 1
-        address, name, outside, inside = f"{_SUBNET}.{self._nodes + 1}", *_names(self._nodes)
-        _ip("netns", "add", name)
-        _ip("link", "add", outside, "type", "veth", "peer", "name", inside, "netns", name)
-        _ip("link", "set", outside, "master", _BRIDGE, "up")
-        _ip("-n", name, "addr", "add", f"{address}/24", "dev", inside)
-        for device in (inside, "lo"):
-            _ip("-n", name, "link", "set", device, "up")
-        command = ["ip", "netns", "exec", name, sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus=0"]
-        command += [f"--address={self.address}", f"--node-ip-address={address}", f"--resources={json.dumps(resources)}"]
-        command += [f"--object-store-memory={STORE_BYTES}", "--disable-usage-stats"]
+        node = self._network.add()
+        self._nodes[node.address] = node
+        command = node.command(sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus=0")
+        command += [f"--address={self.address}", f"--node-ip-address={node.address}"]
+        command += [f"--resources={json.dumps(resources)}", f"--object-store-memory={STORE_BYTES}"]
+        command += ["--disable-usage-stats"]
         await asyncio.to_thread(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)
         deadline_s = time.monotonic() + JOIN_S
-        while address not in (one["NodeManagerAddress"] for one in ray.nodes() if one["Alive"]):
+        while node.address not in (one["NodeManagerAddress"] for one in ray.nodes() if one["Alive"]):
             if time.monotonic() > deadline_s:
-                sys.exit(f"The node {address} does not join.")
+                sys.exit(f"The node {node.address} does not join.")
             await asyncio.sleep(0.1)
 
     async def end(self, node: str, targets: Targets, about_to: Callable[[], None]) -> list[str]:
         """As `KillableNodes.end`."""
         [address] = [one["NodeManagerAddress"] for one in ray.nodes() if one["NodeID"] == node]
-        _, outside, _ = _names(int(address.rpartition(".")[2]) - 1)
         first = next(instance for instance in await targets.instances() if instance.node == node)
         # Also starts the worker that kills it.
         await targets.engine_processes(first)
@@ -120,33 +108,12 @@ class CutNodes:
         if self._fade:
             await targets.signal(node, [first.pid], signal.SIGKILL)
             await asyncio.sleep(FADE_S)
-        _ip("link", "set", outside, "down")
+        self._nodes[address].cut()
         return taken
 
     def close(self) -> None:
-        """As `KillableNodes.close`; also what an earlier run left."""
-        for namespace in _lines("netns", "list"):
-            if (name := namespace.split()[0]).startswith("pst-"):
-                for pid in map(int, _lines("netns", "pids", name)):
-                    if psutil.pid_exists(pid):
-                        psutil.Process(pid).kill()
-                _ip("netns", "del", name)
-        if self._cluster is not None:
-            self._cluster.shutdown()
-        for line in _lines("-oneline", "link"):
-            # The kernel takes the cables of a namespace away when the last of its processes has ended.
-            if (device := line.split()[1].rstrip(":").partition("@")[0]).startswith("pst-"):
-                subprocess.run(["ip", "link", "del", device], check=False, stderr=subprocess.DEVNULL)
-
-
-def _names(number: int) -> tuple[str, str, str]:
-    """Of a node's namespace, and of the two ends of its cable."""
-    return f"pst-{number}", f"pst-out{number}", f"pst-in{number}"
-
-
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True)
-
-
-def _lines(*arguments: str) -> list[str]:
-    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout.splitlines()
+        """As `KillableNodes.close`."""
+        # Nodes whose network is cut do not hear that the cluster ends.
+        self._network.kill()
+        self._cluster.shutdown()
+        self._network.close()

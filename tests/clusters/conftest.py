@@ -1,6 +1,7 @@
 """The command line as a person runs it: a process of its own, in a state directory of its own."""
 
 import contextlib
+import ipaddress
 import json
 import os
 import signal
@@ -138,6 +139,11 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def is_loopback(address: str) -> bool:
+    found = ipaddress.ip_address(address)
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
 
 
 def ask(port: int, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:

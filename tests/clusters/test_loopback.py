@@ -1,7 +1,6 @@
 """What a served fleet listens on: the port that was asked for, and loopback."""
 
 import contextlib
-import ipaddress
 import os
 import re
 import socket
@@ -16,7 +15,7 @@ import pytest
 
 from clusters import process_session
 from deployments.private_folder import is_private_folder
-from tests.clusters.conftest import Terminal, ask, clean, free_port
+from tests.clusters.conftest import Terminal, ask, clean, free_port, is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +60,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         assert started.interrupt() == 0, started.output
     finally:
         clean(terminal)
-
-
-def is_loopback(address: str) -> bool:
-    found = ipaddress.ip_address(address)
-    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
 
 
 def test_only_the_port_that_was_asked_for_is_not_on_loopback(served: Served) -> None:

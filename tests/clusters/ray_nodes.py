@@ -1,0 +1,170 @@
+"""A Ray cluster whose nodes live in network namespaces, started as on any machine: by `ray start`."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tests.clusters.conftest import BOOT_S, ROOT, is_loopback
+from tests.clusters.ray_ports import GCS, HEAD_OPTIONS, HTTP, NODE_OPTIONS, kind
+from tests.network_namespaces import Namespace, NamespaceNetwork
+
+TOKEN = "0123456789abcdef" * 4
+KEY = "secret"
+FLEET = f"""
+name: guest
+router: {{cpus: 0.1}}
+http: {{host: 0.0.0.0, port: {HTTP}}}
+models:
+  - {{name: sim, engine: simulated, replicas: REPLICAS, cpus: 3, options: {{speed: 0}}}}
+"""
+"""An instance takes most of a node, so that no two are on one."""
+_LIST_SOCKETS = """
+import json, socket, psutil
+takes = [
+    one for one in psutil.net_connections("inet")
+    if not one.raddr and (one.status == psutil.CONN_LISTEN or one.type == socket.SOCK_DGRAM)
+]
+print(json.dumps([(psutil.Process(one.pid).name() if one.pid else "", one.laddr) for one in takes]))
+"""
+_TRIES = 5
+_STORE_BYTES = 80 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A socket that takes what others on the network send.
+
+    Attributes:
+        process: Name of its process.
+        address: Of its node.
+        port: Its port.
+        kind: What kind of port it is; None: of none that is known.
+    """
+
+    process: str
+    address: str
+    port: int
+    kind: str | None
+
+
+class RayNodes:
+    """Needs root. A person with a home of their own, in which Ray's token lies, starts all of it.
+
+    Args:
+        home: That home.
+        network: Where its nodes live.
+
+    Attributes:
+        nodes: Its nodes; the first is the head.
+    """
+
+    def __init__(self, home: Path, network: NamespaceNetwork) -> None:
+        self.nodes: list[Namespace] = []
+        self._home = home
+        self._network = network
+        self._folders: list[str] = []
+        self._starts = 0
+        token = home / ".ray" / "auth_token"
+        token.parent.mkdir()
+        token.write_text(TOKEN)
+        token.chmod(0o600)
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+            "HOME": str(home),
+            "XDG_STATE_HOME": str(home / "state"),
+            "PYTHONPATH": str(ROOT),
+            "RAY_AUTH_MODE": "token",
+            "PENSTOCK_API_KEYS": KEY,
+        }
+
+    def add(self, node: Namespace, environment: dict[str, str]) -> None:
+        """Starts Ray there, the head's first, with more in its environment, and returns once it has joined."""
+        options: dict[str, str | int] = {
+            "node-ip-address": node.address,
+            "num-cpus": 4,
+            "object-store-memory": _STORE_BYTES,
+            **NODE_OPTIONS,
+        }
+        if self.nodes:
+            options["address"] = f"{self.nodes[0].address}:{GCS}"
+        else:
+            options |= {**HEAD_OPTIONS, "dashboard-host": "0.0.0.0"}
+        # Ray gives its daemons 30 s, which a busy machine may not have.
+        for left in reversed(range(_TRIES)):
+            output = self._start(node, options, environment)
+            if output is None:
+                break
+            assert left, output
+        self.nodes.append(node)
+
+    def serve(self, environment: dict[str, str]) -> None:
+        """Serves a fleet with an instance on each node, from the head's machine."""
+        (self._home / "fleet.yaml").write_text(FLEET.replace("REPLICAS", str(len(self.nodes))))
+        head = self.nodes[0]
+        command = [sys.executable, "-m", "clusters", "serve", "fleet.yaml", "--address", f"{head.address}:{GCS}"]
+        done = subprocess.run(
+            head.command(*command),
+            capture_output=True,
+            text=True,
+            timeout=BOOT_S,
+            env=self._environment | environment,
+            cwd=self._home,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def listeners(self) -> list[Listener]:
+        """What takes connections or datagrams on its nodes, but for what is on loopback."""
+        return [listener for node in self.nodes for listener in self._listeners(node)]
+
+    def close(self) -> None:
+        """Ends it."""
+        self._network.close()
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _start(self, node: Namespace, options: dict[str, str | int], environment: dict[str, str]) -> str | None:
+        """Starts a node; None, or what it has said where it did not come up."""
+        folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # Short: paths of sockets are bounded.
+        self._folders.append(folder)
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+        command += [f"--{name}={value}" for name, value in options.items()]
+        command += [f"--temp-dir={folder}", *([] if "address" in options else ["--head"])]
+        self._starts += 1
+        path = self._home / f"ray-start-{self._starts}"
+        with path.open("wb") as output:
+            started = subprocess.Popen(
+                node.command(*command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self._environment | environment,
+                cwd=self._home,
+            )
+        end = time.monotonic() + BOOT_S
+        while "Ray runtime started" not in path.read_text():
+            if started.poll() is not None or time.monotonic() > end:
+                for process in node.processes():
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+                started.wait()
+                return path.read_text()
+            time.sleep(0.1)
+        return None
+
+    def _listeners(self, node: Namespace) -> list[Listener]:
+        # From inside: elsewhere the kernel does not list them.
+        command = node.command(sys.executable, "-c", _LIST_SOCKETS)
+        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=BOOT_S)
+        return [
+            Listener(process, node.address, port, kind(process, port))
+            for process, (address, port) in json.loads(listed.stdout)
+            if not is_loopback(address)
+        ]
