@@ -32,7 +32,7 @@ class Generates(Protocol):
         """Its name."""
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
-        """As `Engine.submit`."""
+        """Answers into a sink; returns once the request is accepted. Raises a PenstockError before that."""
 
 
 class Conversation:
