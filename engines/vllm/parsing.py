@@ -78,7 +78,9 @@ class Parsing:
                     )
                 )
         guided = request.sampling.guided
-        if guided is not None or rendered.overrides.get("structured_outputs") is not None:
+        # Where it goes on from ids that do not fit, that is not its caller's mistake.
+        is_fresh = request.resume is None or request.resume.is_empty
+        if is_fresh and (guided is not None or rendered.overrides.get("structured_outputs") is not None):
             held_by = "tools" if guided is None else guided_field(guided)
             for choice in choices:
                 choice.held_by = held_by
