@@ -8,6 +8,7 @@ from engines.conversation.events import TurnDelta, TurnFailed, TurnFinished
 from engines.events import TextDelta, ToolCallArgumentsDelta, ToolCallFinished, ToolCallStarted, Usage
 from engines.messages import FunctionCall, Message, ToolCall
 
+_OPEN = "in_progress"
 _STATUSES = {"cancelled": "cancelled", "length": "incomplete", "content_filter": "incomplete"}
 _REASONS = {"cancelled": "client_cancelled", "length": "max_output_tokens", "content_filter": "content_filter"}
 
@@ -22,7 +23,7 @@ class Send(Protocol):
 class _Output:
     """An item of the answer that is being given."""
 
-    __slots__ = ("call", "id", "index", "is_open", "name", "pieces")
+    __slots__ = ("call", "id", "index", "name", "pieces", "status")
 
     def __init__(self, id: str, index: int, call: str | None = None, name: str = "") -> None:
         self.id = id
@@ -30,19 +31,19 @@ class _Output:
         self.call = call
         self.name = name
         self.pieces: list[str] = []
-        self.is_open = True
+        self.status = _OPEN
 
     @property
     def text(self) -> str:
         return "".join(self.pieces)
 
-    def item(self, status: str) -> dict[str, Any]:
+    def item(self) -> dict[str, Any]:
         if self.call is None:
-            return written(self.id, Message(role="assistant", content=self.text), status)
-        function = FunctionCall(name=self.name, arguments=self.text)
-        return written(
-            self.id, Message(role="assistant", tool_calls=[ToolCall(id=self.call, function=function)]), status
-        )
+            message = Message(role="assistant", content=self.text)
+        else:
+            function = FunctionCall(name=self.name, arguments=self.text)
+            message = Message(role="assistant", tool_calls=[ToolCall(id=self.call, function=function)])
+        return written(self.id, message, self.status)
 
 
 class Response:
@@ -68,7 +69,7 @@ class Response:
 
     def begin(self) -> None:
         """It was asked for."""
-        self._send("response.created", response=self._written("in_progress", [], None, None))
+        self._send("response.created", response=self._written(_OPEN, [], None, None))
 
     def add(self, event: TurnDelta) -> None:
         """Takes the next piece."""
@@ -110,30 +111,27 @@ class Response:
             if event.reason in _REASONS:
                 details["reason"] = _REASONS[event.reason]
         for output in self._outputs.values():
-            if output.is_open:
-                # Text that was cut off is kept; a call without its end is none.
-                self._close(output, "completed" if status == "completed" else "incomplete")
-        items = [
-            output.item("completed" if status == "completed" else "incomplete") for output in self._outputs.values()
-        ]
+            # What is still open was cut off, unless this is the answer's own end.
+            self._close(output, "completed" if status == "completed" else "incomplete")
+        items = [output.item() for output in self._outputs.values()]
         self._send("response.done", response=self._written(status, items, details, usage))
 
     def _open(self, output: _Output) -> _Output:
         for before in self._outputs.values():
-            if before.is_open and before.call is None:
+            if before.call is None:
                 self._close(before, "completed")
         previous = next(reversed(self._outputs), None) or (None if self.aside else self._previous())
         self._outputs[output.id] = output
-        item = output.item("in_progress")
+        item = output.item()
         self._send("response.output_item.added", response_id=self.id, output_index=output.index, item=item)
         if not self.aside:
             self._send("conversation.item.added", previous_item_id=previous, item=item)
         return output
 
     def _close(self, output: _Output, status: str) -> None:
-        if not output.is_open:
+        if output.status != _OPEN:
             return
-        output.is_open = False
+        output.status = status
         if output.call is None:
             self._send_of(output, "response.output_text.done", content_index=0, text=output.text)
             part = {"type": "text", "text": output.text}
@@ -146,7 +144,7 @@ class Response:
                 name=output.name,
                 arguments=output.text,
             )
-        item = output.item(status)
+        item = output.item()
         if not self.aside:
             self._send("conversation.item.done", item=item)
         self._send("response.output_item.done", response_id=self.id, output_index=output.index, item=item)

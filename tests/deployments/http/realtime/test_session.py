@@ -128,6 +128,18 @@ async def test_a_response_beside_the_conversation(serving: Serving) -> None:
         assert (await talk.refused())["code"] == "response_cancel_not_active"
 
 
+async def test_a_call_that_was_complete_is_when_the_answer_is_cut_off_after_it(serving: Serving) -> None:
+    async with serving([*CALL, "half", Hang(hang=True)]) as served, talking(served) as talk:
+        await talk.send("conversation.item.create", item=USER)
+        await talk.send("response.create")
+        await talk.until("response.output_text.delta")
+        await talk.send("response.cancel")
+        output = (await talk.done())["output"]
+        assert [item["status"] for item in output] == ["completed", "incomplete"]
+        ended = [event["item"] for event in talk.heard if event["type"] == "response.output_item.done"]
+        assert ended == output
+
+
 async def test_text_that_is_still_being_written(serving: Serving) -> None:
     async with serving(echo) as served, talking(served) as talk:
         for piece in ("one ", "two ", "thr"):
