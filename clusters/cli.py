@@ -162,8 +162,7 @@ def chaos(
     from clusters.chaos.command import Where, chaos_command
     from clusters.chaos.counting import Arrivals
 
-    closed = {"clients": clients} if open_per_s is None else {"per_s": open_per_s}
-    arrivals = Arrivals(**closed, realtime=realtime)
+    arrivals = Arrivals(clients=clients if open_per_s is None else 0, per_s=open_per_s or 0.0, realtime=realtime)
     raise typer.Exit(
         chaos_command(
             Where(url, name, address),

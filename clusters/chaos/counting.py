@@ -239,27 +239,14 @@ class CountingLoad:
             self._asked.add(answer)
         try:
             if self._arrivals.realtime and not late_s:
+                question, wait_s = body["messages"][0]["content"], _RETRY_S
                 refusal = await count_in_session(
-                    session, self._sessions_url, self._model, body["messages"][0]["content"], answer, self.open.add
+                    session, self._sessions_url, self._model, question, answer, self.open.add
                 )
-                if refusal:
-                    return Tally(refused=1, reasons={refusal}), _RETRY_S
-                tally = answer.tally(numbers)
-                answer.end()
-                tally.first_s, tally.pause_s = answer.first_s, answer.pause_s
-                return tally, _RETRY_S if answer.error else 0.0
-            async with session.post(self._url, json=body, allow_redirects=False) as response:
-                if response.status in (429, 503):
-                    wait_s = float(response.headers.get("retry-after", _RETRY_S))
-                    return Tally(refused=1, reasons={_refusal(await response.text())}), wait_s
-                if response.status != 200:
-                    answer.error = _refusal(await response.text())
-                else:
-                    answer.instance = response.headers.get(INSTANCE_HEADER, "")
-                    self.open.add(answer)
-                    await asyncio.sleep(late_s)
-                    async for data in _events(response.content):
-                        answer.take(data)
+            else:
+                refusal, wait_s = await self._count_in_chat(body, session, answer, late_s)
+            if refusal is not None:
+                return Tally(refused=1, reasons={refusal}), wait_s
             tally = answer.tally(numbers)
         except aiohttp.ServerTimeoutError:
             answer.error = f"Nothing came for {_STILL_S:g} s."
@@ -275,6 +262,23 @@ class CountingLoad:
         if not late_s:
             tally.first_s, tally.pause_s = answer.first_s, answer.pause_s
         return tally, _RETRY_S if answer.error else 0.0
+
+    async def _count_in_chat(
+        self, body: dict[str, Any], session: aiohttp.ClientSession, answer: "Answer", late_s: float
+    ) -> tuple[str | None, float]:
+        """Asks by the chat API; why it was refused before it began (None: it was not), and how long to wait then."""
+        async with session.post(self._url, json=body, allow_redirects=False) as response:
+            if response.status in (429, 503):
+                return _refusal(await response.text()), float(response.headers.get("retry-after", _RETRY_S))
+            if response.status != 200:
+                answer.error = _refusal(await response.text())
+            else:
+                answer.instance = response.headers.get(INSTANCE_HEADER, "")
+                self.open.add(answer)
+                await asyncio.sleep(late_s)
+                async for data in _events(response.content):
+                    answer.take(data)
+        return None, 0.0
 
 
 class Answer:

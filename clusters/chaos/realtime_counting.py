@@ -23,7 +23,7 @@ async def count_in_session(
     question: str,
     answer: "Answer",
     began: Callable[["Answer"], None],
-) -> str:
+) -> str | None:
     """Opens a session, asks, and reads the answer.
 
     Args:
@@ -32,10 +32,10 @@ async def count_in_session(
         model: Which model is asked.
         question: What it is asked.
         answer: Takes what it says.
-        began: Called with the answer once its turn has begun.
+        began: Called with the answer once an engine has its turn.
 
     Returns:
-        Why it was refused before it began; empty: it was not.
+        Why it was refused before it began; None: it was not.
 
     Raises:
         aiohttp.ClientError: The connection broke.
@@ -57,19 +57,23 @@ async def count_in_session(
         raise
 
 
-async def _read(socket: aiohttp.ClientWebSocketResponse, answer: "Answer", began: Callable[["Answer"], None]) -> str:
-    has_begun = False
+async def _read(
+    socket: aiohttp.ClientWebSocketResponse, answer: "Answer", began: Callable[["Answer"], None]
+) -> str | None:
+    is_asked = False
     async for message in socket:
         event: dict[str, Any] = json.loads(message.data)
         match event["type"]:
             case "response.created":
-                has_begun = True
+                is_asked = True
+            case "response.output_item.added":
+                # As the head of a chat's stream says it: an engine has the turn.
                 began(answer)
             case "response.output_text.delta":
                 answer.say(event["delta"])
             case "error":
                 answer.error = event["error"]["message"]
-                return ""
+                return None
             case "response.done":
                 error = (event["response"]["status_details"] or {}).get("error")
                 if error is None:
@@ -78,7 +82,7 @@ async def _read(socket: aiohttp.ClientWebSocketResponse, answer: "Answer", began
                     return str(error["message"])
                 else:
                     answer.error = error["message"]
-                return ""
-    if socket.close_code == aiohttp.WSCloseCode.SERVICE_RESTART and not has_begun:
+                return None
+    if socket.close_code == aiohttp.WSCloseCode.SERVICE_RESTART and not is_asked:
         return "The router ended before the turn began."
     raise aiohttp.ServerDisconnectedError("The session was closed in the middle of an answer.")
