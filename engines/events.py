@@ -15,7 +15,7 @@ from typing import Any, Literal
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled"]
 
 
-class _Value:
+class Value:
     """Pickles a slotted dataclass as a call of its class, which is several times cheaper than its state."""
 
     __slots__ = ()
@@ -44,7 +44,7 @@ class Terminal:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenLogprob(_Value):
+class TokenLogprob(Value):
     """Log probability of one token.
 
     Attributes:
@@ -63,7 +63,7 @@ class TokenLogprob(_Value):
 
 
 @dataclass(frozen=True, slots=True)
-class Usage(_Value):
+class Usage(Value):
     """Tokens of one request, over all its choices.
 
     Attributes:
@@ -92,7 +92,7 @@ class Usage(_Value):
 
 
 @dataclass(frozen=True, slots=True)
-class Started(_Value):
+class Started(Value):
     """The engine took the request. Always the first event.
 
     Attributes:
@@ -111,7 +111,7 @@ class Started(_Value):
 
 
 @dataclass(frozen=True, slots=True)
-class TextDelta(_Value):
+class TextDelta(Value):
     """A piece of the answer's text."""
 
     text: str
@@ -121,7 +121,7 @@ class TextDelta(_Value):
 
 
 @dataclass(frozen=True, slots=True)
-class ReasoningDelta(_Value):
+class ReasoningDelta(Value):
     """A piece of the model's reasoning, which is not part of the answer."""
 
     text: str
@@ -131,7 +131,7 @@ class ReasoningDelta(_Value):
 
 
 @dataclass(frozen=True, slots=True)
-class RedactedReasoning(_Value):
+class RedactedReasoning(Value):
     """Reasoning that the provider shows only to itself; opaque, to be sent back with the next turn.
 
     Attributes:
@@ -143,7 +143,7 @@ class RedactedReasoning(_Value):
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCallStarted(_Value):
+class ToolCallStarted(Value):
     """A tool call begins.
 
     Attributes:
@@ -160,7 +160,7 @@ class ToolCallStarted(_Value):
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCallArgumentsDelta(_Value):
+class ToolCallArgumentsDelta(Value):
     """A piece of a tool call's arguments: all the pieces together are one JSON text."""
 
     call: int
@@ -170,7 +170,7 @@ class ToolCallArgumentsDelta(_Value):
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCallFinished(_Value):
+class ToolCallFinished(Value):
     """A tool call is complete: its arguments can be read."""
 
     call: int
@@ -179,7 +179,7 @@ class ToolCallFinished(_Value):
 
 
 @dataclass(frozen=True, slots=True)
-class Finished(_Value, Terminal):
+class Finished(Value, Terminal):
     """The terminal event: the stream ended as it should.
 
     Attributes:

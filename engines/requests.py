@@ -15,11 +15,12 @@ from pydantic import (
     JsonValue,
     PlainSerializer,
     TypeAdapter,
+    ValidationError,
     model_validator,
 )
 
 from engines.attachments.attachment import Attachment
-from engines.errors import OtherVocabulary
+from engines.errors import InvalidRequest, OtherVocabulary
 from engines.messages import Message, NamedToolChoice, Tool, ToolChoice, media_parts
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -294,6 +295,14 @@ class GenerateRequest(RequestModel):
         if self.messages is not None:
             return "messages"
         return "prompt" if self.prompt is not None else "prompt_token_ids"
+
+
+def first_problem(error: ValidationError) -> InvalidRequest:
+    """The first of what pydantic found, as an error that names the field."""
+    details = error.errors()[0]
+    field = ".".join(map(str, details["loc"])) or None
+    message = details["msg"].removeprefix("Value error, ")
+    return InvalidRequest(f"{field}: {message}." if field else f"{message}.", param=field)
 
 
 def check_attachments(messages: Sequence[Message] | None, attachments: Sequence[Attachment]) -> None:

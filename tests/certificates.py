@@ -4,6 +4,7 @@ import datetime
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,64 +21,71 @@ class Issued:
 def certificate(folder: Path, *, name: str = "127.0.0.1", days: int = 1) -> tuple[Path, Path]:
     """Files with a self-signed certificate for an address, and with its key."""
     x509 = pytest.importorskip("cryptography.x509")
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "server of a test")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=10))
-        .not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(name))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
+    key, subject = _key(), _named("server of a test")
     files = folder / "certificate.pem", folder / "key.pem"
-    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    files[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
+    extensions = (_addresses([name]), False), (x509.BasicConstraints(ca=True, path_length=None), True)
+    files[0].write_bytes(_signed(subject, key, subject, key, days, *extensions))
+    files[1].write_bytes(_written(key))
     return files
 
 
 def issued(folder: Path, machines: dict[str, list[str]], *, days: int = 1) -> dict[str, Issued]:
     """A certificate for the addresses of each machine, by its name, from one authority that is made for them."""
     x509 = pytest.importorskip("cryptography.x509")
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    now = datetime.datetime.now(datetime.UTC)
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "authority of a test")])
-    authority_key = ec.generate_private_key(ec.SECP256R1())
-
-    def signed(name: object, key: ec.EllipticCurvePrivateKey, extension: object) -> bytes:
-        made = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=10))
-            .not_valid_after(now + datetime.timedelta(days=days))
-            .add_extension(extension, critical=True)
-            .sign(authority_key, hashes.SHA256())
-        )
-        return bytes(made.public_bytes(serialization.Encoding.PEM))
-
+    subject, authority_key = _named("authority of a test"), _key()
     authority = folder / "authority.pem"
-    authority.write_bytes(signed(subject, authority_key, x509.BasicConstraints(ca=True, path_length=None)))
-    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    is_authority = x509.BasicConstraints(ca=True, path_length=None), True
+    authority.write_bytes(_signed(subject, authority_key, subject, authority_key, days, is_authority))
     files = {}
     for machine, addresses in machines.items():
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, machine)])
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address)) for address in addresses])
+        key = _key()
         files[machine] = Issued(folder / f"{machine}.pem", folder / f"{machine}-key.pem", authority)
-        files[machine].certificate.write_bytes(signed(name, key, names))
-        files[machine].key.write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
+        made = _signed(_named(machine), key, subject, authority_key, days, (_addresses(addresses), True))
+        files[machine].certificate.write_bytes(made)
+        files[machine].key.write_bytes(_written(key))
     return files
+
+
+def _signed(subject: Any, key: Any, issuer: Any, issuer_key: Any, days: int, *extensions: tuple[Any, bool]) -> bytes:
+    """A certificate of a key in the name of its subject, as PEM; each extension with whether it is critical."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=10))
+        .not_valid_after(now + datetime.timedelta(days=days))
+    )
+    for extension, critical in extensions:
+        made = made.add_extension(extension, critical=critical)
+    return made.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _key() -> Any:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _written(key: Any) -> bytes:
+    from cryptography.hazmat.primitives import serialization
+
+    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return bytes(key.private_bytes(serialization.Encoding.PEM, *form))
+
+
+def _named(name: str) -> Any:
+    from cryptography import x509
+
+    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+
+
+def _addresses(addresses: list[str]) -> Any:
+    from cryptography import x509
+
+    return x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address)) for address in addresses])

@@ -11,6 +11,7 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from actors.directory.budgets import TERM_S, Budgets, Claim, Grant, Limits, day_of
 from deployments.followed_file import Follower
@@ -34,6 +35,23 @@ _DRY_S = 0.25
 
 Lender = Callable[[dict[str, Claim]], Awaitable[dict[str, Grant | None]]]
 """Asks the directory. Raises Unavailable where it does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetLeft:
+    """What is left of one budget.
+
+    Attributes:
+        name: `requests` at a time, or `tokens`.
+        limit: The budget.
+        remaining: What is left of it.
+        reset_s: Seconds until all of it is there again; None: as soon as what runs has ended.
+    """
+
+    name: Literal["requests", "tokens"]
+    limit: int
+    remaining: int
+    reset_s: float | None = None
 
 
 class Reservation:
@@ -288,27 +306,33 @@ class Quotas:
                 return Reservation(account, tokens)
         raise self._refusal(account)
 
-    def headers(self, tenant: Tenant) -> dict[str, str]:
-        """What answers tell of the tenant's budget, by the names that OpenAI's API has for it."""
+    def left(self, tenant: Tenant) -> list[BudgetLeft]:
+        """What is left of the tenant's budgets, as far as this replica knows."""
         limits, account = tenant.limits, self._accounts.get(tenant.name)
         grant = account.last if account is not None else None
-        made: dict[str, str] = {}
+        made = []
         if limits.requests is not None:
             free = limits.requests if grant is None or grant.free_requests is None else grant.free_requests
             if account is not None:
                 free = min(limits.requests, free + account.requests) - account.running
-            made |= {"limit-requests": str(limits.requests), "remaining-requests": str(max(0, free))}
+            made.append(BudgetLeft("requests", limits.requests, max(0, free)))
         if limits.tokens is not None:
             left = limits.tokens if grant is None or grant.free is None else grant.free
             if account is not None and account.term:
                 left += account.left
             reset_s = 0.0 if grant is None else grant.reset_s
-            made |= {
-                "limit-tokens": str(limits.tokens),
-                "remaining-tokens": str(max(0, left)),
-                "reset-tokens": f"{reset_s:.0f}s",
-            }
-        return {f"x-ratelimit-{name}": value for name, value in made.items()}
+            made.append(BudgetLeft("tokens", limits.tokens, max(0, left), reset_s))
+        return made
+
+    def headers(self, tenant: Tenant) -> dict[str, str]:
+        """What answers tell of the tenant's budgets, by the names that OpenAI's API has for it."""
+        made: dict[str, str] = {}
+        for budget in self.left(tenant):
+            made[f"x-ratelimit-limit-{budget.name}"] = str(budget.limit)
+            made[f"x-ratelimit-remaining-{budget.name}"] = str(budget.remaining)
+            if budget.reset_s is not None:
+                made[f"x-ratelimit-reset-{budget.name}"] = f"{budget.reset_s:.0f}s"
+        return made
 
     def _refusal(self, account: _Account) -> PenstockError:
         if not self.is_reached:

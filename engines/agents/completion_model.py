@@ -12,9 +12,9 @@ from engines.contract import Capabilities, Engine
 from engines.conversation.converse import converse
 from engines.conversation.events import ConversationEvent
 from engines.conversation.frames import Frame, Open
-from engines.errors import InvalidRequest, StreamIncomplete
+from engines.errors import StreamIncomplete
 from engines.events import Event, Started
-from engines.requests import GenerateRequest
+from engines.requests import GenerateRequest, first_problem
 
 ChatRequest = GenerateRequest | Mapping[str, Any]
 """What a model is asked: a `GenerateRequest`, or a mapping of its fields. `model` is the handle's."""
@@ -162,9 +162,7 @@ def bound(request: ChatRequest, model: str) -> GenerateRequest:
     try:
         return GenerateRequest.model_validate({**request, "model": model})
     except ValidationError as error:
-        details = error.errors()[0]
-        field = ".".join(map(str, details["loc"])) or None
-        raise InvalidRequest(f"{field or 'request'}: {details['msg']}.", param=field) from None
+        raise first_problem(error) from None
 
 
 async def opened(events: AsyncIterator[Event], context: Context) -> ChatStream:

@@ -55,7 +55,6 @@ class Conversation:
         settings: How its turns are answered, where they say nothing themselves.
         session: Where its turns go.
         journal: Its history.
-        prefill: Computes text that is still being written.
 
     Raises:
         InvalidRequest: The items that it opens with do not fit one another, or the limits.
@@ -86,7 +85,7 @@ class Conversation:
         self._has_ended = False
         self._names = 0
         self._room: asyncio.Future[None] | None = None
-        self.prefill = EarlyPrefill(self)
+        self._prefill = EarlyPrefill(self)
         self._unsubscribe = (context.on_stop(lambda _: self._stop()), context.on_kill(lambda _: self._kill()))
 
     @property
@@ -158,7 +157,7 @@ class Conversation:
             raise InvalidRequest(f"item: {frame.item!r} is the name of a part of an answer.", param="item")
         self.journal.append(frame)
         if frame.open:
-            self.prefill.grow(frame.item)
+            self._prefill.grow(frame.item)
 
     def _respond(self, frame: Respond) -> None:
         if frame.turn in self._turns or self.journal.has_of(frame.turn):
@@ -166,7 +165,7 @@ class Conversation:
         if len(self._turns) >= self._limits.turns:
             raise ConversationFull(f"{self._limits.turns} turns run or wait already.")
         turn = self._turns[frame.turn] = Turn(self, frame.turn, frame.settings or self.settings)
-        self.prefill.stop()
+        self._prefill.stop()
         if turn.settings.aside:
             turn.start()
         else:
@@ -204,9 +203,7 @@ class Conversation:
         if isinstance(event, TurnFinished):
             self._usage += event.usage
         self.emit(event)
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
-        self._room = None
+        self._tell_room()
         if turn is self._running:
             self._running = None
             self._start_next()
@@ -235,12 +232,17 @@ class Conversation:
 
     def _leave(self) -> Sink[ConversationEvent] | None:
         sink, self._sink = self._sink, None
-        self.prefill.stop()
+        self._prefill.stop()
         for unsubscribe in self._unsubscribe:
             unsubscribe()
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        self._tell_room()
         return sink
+
+    def _tell_room(self) -> None:
+        """Wakes who waits for another turn to fit."""
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
 
 
 def _name(frame: Frame) -> str:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from engines.errors import PenstockError
-from engines.events import Delta, Finished, FinishReason, Usage, _Value
+from engines.events import Delta, Finished, FinishReason, Usage, Value
 
 
 @dataclass(frozen=True, slots=True)
-class TurnStarted(_Value):
+class TurnStarted(Value):
     """An engine took the turn.
 
     Attributes:
@@ -24,7 +24,7 @@ class TurnStarted(_Value):
 
 
 @dataclass(frozen=True, slots=True)
-class TurnDelta(_Value):
+class TurnDelta(Value):
     """A piece of a turn's answer.
 
     Attributes:
@@ -39,7 +39,7 @@ class TurnDelta(_Value):
 
 
 @dataclass(frozen=True, slots=True)
-class TurnFinished(_Value):
+class TurnFinished(Value):
     """The turn ended as it should.
 
     Attributes:
@@ -58,7 +58,7 @@ class TurnFinished(_Value):
 
 
 @dataclass(frozen=True, slots=True)
-class TurnFailed(_Value):
+class TurnFailed(Value):
     """The turn failed; what it said is no part of the history, and the conversation goes on."""
 
     turn: str
@@ -66,7 +66,7 @@ class TurnFailed(_Value):
 
 
 @dataclass(frozen=True, slots=True)
-class FrameRefused(_Value):
+class FrameRefused(Value):
     """A frame that changes nothing, because something is wrong with it; the conversation goes on.
 
     Attributes:

@@ -62,9 +62,6 @@ class Journal:
     def __len__(self) -> int:
         return len(self._order)
 
-    def __contains__(self, item: str) -> bool:
-        return item in self._entries
-
     def append(self, frame: Append) -> None:
         """Adds an item, or more text to one that is open.
 

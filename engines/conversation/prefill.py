@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from engines.completion import Collector
 from engines.context import Context
 from engines.conversation.journal import messages_of
 from engines.errors import PenstockError
-from engines.events import Event, Terminal
 from engines.messages import Message
 from engines.requests import GenerateRequest, Sampling
 
@@ -32,13 +32,9 @@ class EarlyPrefill:
 
     Args:
         conversation: Whose text it is.
-
-    Attributes:
-        computed: How many of them the engine has computed.
     """
 
     def __init__(self, conversation: "Conversation") -> None:
-        self.computed = 0
         self._conversation = conversation
         self._item = ""
         self._done_chars = 0
@@ -76,9 +72,9 @@ class EarlyPrefill:
         unlink = self._conversation.context.link(context)
         try:
             async with asyncio.timeout(PATIENCE_S):
-                sink = _Ended()
-                await self._conversation.engine.submit(request, context, sink)
-                self.computed += await sink.ended
+                answer = Collector()
+                await self._conversation.engine.submit(request, context, answer)
+                await answer.completion
         except (PenstockError, TimeoutError):
             # Nobody waits for it: the turn computes what this has not, and what is wrong with it is said there.
             pass
@@ -112,20 +108,3 @@ class EarlyPrefill:
         # The caller did not ask for this: a tenant that may not be so patient is as patient as it may be.
         request.model_fields_set.discard("priority")
         return request
-
-
-class _Ended:
-    """A sink that waits for the end: whether it was a good one."""
-
-    def __init__(self) -> None:
-        self.ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-
-    def emit(self, event: Event) -> None:
-        """Takes the next event."""
-        if isinstance(event, Terminal) and not self.ended.done():
-            self.ended.set_result(True)
-
-    def fail(self, error: PenstockError) -> None:
-        """Takes the error that ends the stream: the turn itself will have it, too."""
-        if not self.ended.done():
-            self.ended.set_result(False)

@@ -12,7 +12,7 @@ from engines.conversation.frames import Item, TurnSettings
 from engines.conversation.journal import messages_of
 from engines.errors import EngineFailed, InvalidRequest, PenstockError
 from engines.events import Event, Finished, Started, Usage
-from engines.requests import GenerateRequest
+from engines.requests import GenerateRequest, first_problem
 
 if TYPE_CHECKING:
     from engines.conversation.conversation import Conversation
@@ -56,10 +56,7 @@ class Turn:
                 raise InvalidRequest("There is nothing to answer: no items, no input, no instructions.")
             request = conversation.request(settings, messages)
         except ValidationError as error:
-            details = error.errors()[0]
-            field = ".".join(map(str, details["loc"])) or None
-            message = details["msg"].removeprefix("Value error, ")
-            self.fail(InvalidRequest(f"{field}: {message}." if field else f"{message}.", param=field))
+            self.fail(first_problem(error))
             return
         except PenstockError as error:
             self.fail(error)

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.clusters.conftest import BOOT_S, ROOT, is_loopback
 from tests.clusters.ray_ports import GCS, HEAD_OPTIONS, HTTP, NODE_OPTIONS, kind
-from tests.network_namespaces import Namespace, NamespaceNetwork
+from tests.network_namespaces import Namespace, NamespaceNetwork, NoNamespaces
 
 TOKEN = "0123456789abcdef" * 4
 KEY = "secret"
@@ -37,6 +39,20 @@ print(json.dumps([(psutil.Process(one.pid).name() if one.pid else "", one.laddr)
 """
 _TRIES = 5
 _STORE_BYTES = 80 * 2**20
+
+
+@contextlib.contextmanager
+def ray_nodes(home: Path) -> Iterator["RayNodes"]:
+    """A cluster without nodes yet, with a network of its own; skips the test where there can be none."""
+    try:
+        network = NamespaceNetwork("psp", "10.78.0")
+    except NoNamespaces as error:
+        pytest.skip(str(error))
+    nodes = RayNodes(home, network)
+    try:
+        yield nodes
+    finally:
+        nodes.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +80,14 @@ class RayNodes:
         network: Where its nodes live.
 
     Attributes:
+        network: As given.
         nodes: Its nodes; the first is the head.
     """
 
     def __init__(self, home: Path, network: NamespaceNetwork) -> None:
         self.nodes: list[Namespace] = []
         self._home = home
-        self._network = network
+        self.network = network
         self._folders: list[str] = []
         self._starts = 0
         token = home / ".ray" / "auth_token"
@@ -126,7 +143,7 @@ class RayNodes:
 
     def close(self) -> None:
         """Ends it."""
-        self._network.close()
+        self.network.close()
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 from tests.clusters.conftest import ROOT
-from tests.clusters.ray_nodes import KEY, TOKEN, Listener, RayNodes
+from tests.clusters.ray_nodes import KEY, TOKEN, Listener, ray_nodes
 from tests.clusters.ray_ports import HTTP, KINDS, OPEN_SERVICES, GrpcPort, HttpPort, Neighbour, all_methods
-from tests.network_namespaces import NamespaceNetwork, NoNamespaces
 
 WRONG = "0" * 64
 
@@ -32,18 +31,11 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    try:
-        network = NamespaceNetwork("psp", "10.78.0")
-    except NoNamespaces as error:
-        pytest.skip(str(error))
-    nodes = RayNodes(tmp_path_factory.mktemp("home"), network)
-    try:
-        head = network.add()
+    with ray_nodes(tmp_path_factory.mktemp("home")) as nodes:
+        head = nodes.network.add()
         nodes.add(head, {})
         nodes.serve({})
         yield Cluster(nodes.listeners(), Neighbour(head.address))
-    finally:
-        nodes.close()
 
 
 def test_every_port_is_of_a_kind_that_the_documentation_lists(cluster: Cluster) -> None:

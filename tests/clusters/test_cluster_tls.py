@@ -11,9 +11,8 @@ import grpc  # type: ignore[import-untyped]
 import pytest
 
 from tests.certificates import Issued, issued
-from tests.clusters.ray_nodes import KEY, TOKEN, RayNodes
+from tests.clusters.ray_nodes import KEY, TOKEN, RayNodes, ray_nodes
 from tests.clusters.ray_ports import HTTP, KINDS, GrpcPort, HttpPort, Neighbour
-from tests.network_namespaces import NamespaceNetwork, NoNamespaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +46,14 @@ def credentials(authority: Path, own: Issued | None = None) -> grpc.ChannelCrede
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    try:
-        network = NamespaceNetwork("psp", "10.78.0")
-    except NoNamespaces as error:
-        pytest.skip(str(error))
     home = tmp_path_factory.mktemp("home")
-    nodes = RayNodes(home, network)
-    try:
-        machines = [network.add(), network.add()]
+    with ray_nodes(home) as nodes:
+        machines = [nodes.network.add(), nodes.network.add()]
         certificates = issued(home, {machine.name: [machine.address, "127.0.0.1"] for machine in machines})
         for machine in machines:
             nodes.add(machine, environment(certificates[machine.name]))
         nodes.serve(environment(certificates[machines[0].name]))
         yield Cluster(nodes, certificates)
-    finally:
-        nodes.close()
 
 
 def test_a_fleet_serves_from_both_nodes(cluster: Cluster) -> None:

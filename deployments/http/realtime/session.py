@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
@@ -56,8 +56,8 @@ class NoActiveResponse(InvalidRequest):
     code = "response_cancel_not_active"
 
 
-class Turns:
-    """What wants to know of a session's turns: figures and logs. The base ignores them."""
+class Turns(Protocol):
+    """What wants to know of a session's turns: figures and logs."""
 
     def asked(self, turn: str) -> None:
         """A turn was asked for."""
@@ -81,10 +81,6 @@ class RealtimeSession:
         limits: What the conversation may hold.
         rate_limits: What is left of the tenant's quotas, as the API writes them; asked at each response.
         turns: Hears of its turns.
-        setup: How its responses are made at first.
-
-    Raises:
-        InvalidRequest: The setup asks for what cannot be had.
     """
 
     def __init__(
@@ -95,24 +91,21 @@ class RealtimeSession:
         send: Callable[[str], None],
         ended: Callable[[PenstockError | None], None],
         limits: ConversationLimits,
-        rate_limits: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
-        turns: Turns | None = None,
-        setup: SessionFields | None = None,
+        rate_limits: Callable[[], Sequence[Mapping[str, Any]]],
+        turns: Turns,
     ) -> None:
         self.id = f"sess_{uuid.uuid4().hex}"
         self._model = model
         self._send_text = send
         self._ended = ended
         self._rate_limits = rate_limits
-        self._turns = turns or Turns()
+        self._turns = turns
         self._events = 0
         self._responses: dict[str, Response] = {}
         self._cause: str | None = None
         self._draft: str | None = None
         self._refused: PenstockError | None = None
         self._conversation = Conversation(engine, Open(model=model), context, self, limits)
-        if setup is not None:
-            self._configure(setup)
         self._send("session.created", session=self._session())
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 
-from deployments.http.realtime.session import RealtimeSession, Turns
+from deployments.http.realtime.session import RealtimeSession
 from deployments.http.server.exchange import Exchange
 from deployments.http.server.json_guard import parse_object
 from deployments.http.server.refusals import NotHttp
@@ -68,7 +68,7 @@ async def realtime(exchange: Exchange) -> web.StreamResponse:
     return socket
 
 
-class _SessionSocket(Turns):
+class _SessionSocket:
     """The way between a socket and its session; in figures and logs each of its turns is a request.
 
     Args:
@@ -198,17 +198,10 @@ class _SessionSocket(Turns):
         return task
 
     def _rate_limits(self) -> list[dict[str, Any]]:
-        exchange = self._exchange
-        if not exchange.tenant.has_limits:
-            return []
-        told = exchange.services.quotas.headers(exchange.tenant)
-        found = []
-        for name in ("requests", "tokens"):
-            if (limit := told.get(f"x-ratelimit-limit-{name}")) is not None:
-                reset = told.get(f"x-ratelimit-reset-{name}", "0s").removesuffix("s")
-                remaining = int(told[f"x-ratelimit-remaining-{name}"])
-                found.append({"name": name, "limit": int(limit), "remaining": remaining, "reset_seconds": float(reset)})
-        return found
+        return [
+            {"name": left.name, "limit": left.limit, "remaining": left.remaining, "reset_seconds": left.reset_s or 0.0}
+            for left in self._exchange.services.quotas.left(self._exchange.tenant)
+        ]
 
     def asked(self, turn: str) -> None:
         """A turn was asked for."""

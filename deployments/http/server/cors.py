@@ -43,7 +43,7 @@ class Cors:
         if not (self._origins and asks and origin):
             return None
         if not self._allows(origin):
-            raise Forbidden(f"Pages of {origin[:200]!r} may not call this server: http.cors.origins does not name it.")
+            raise _forbidden(origin)
         answer = web.Response(status=204)
         answer.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = _METHODS
         answer.headers[hdrs.ACCESS_CONTROL_MAX_AGE] = str(_MAX_AGE_S)
@@ -63,7 +63,7 @@ class Cors:
         if origin is None or self._allows(origin):
             return
         if origin.partition("://")[2] != request.headers.get(hdrs.HOST):
-            raise Forbidden(f"Pages of {origin[:200]!r} may not call this server: http.cors.origins does not name it.")
+            raise _forbidden(origin)
 
     def set_headers(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Says on an answer, whatever it is, that the page may read it."""
@@ -79,3 +79,7 @@ class Cors:
 
     def _allows(self, origin: str) -> bool:
         return self._any or origin in self._origins
+
+
+def _forbidden(origin: str) -> Forbidden:
+    return Forbidden(f"Pages of {origin[:200]!r} may not call this server: http.cors.origins does not name it.")

@@ -21,9 +21,6 @@ class Sessions:
         self._of_tenant: Counter[str] = Counter()
         self._is_draining = False
 
-    def __len__(self) -> int:
-        return len(self._held)
-
     def count(self, tenant: str) -> int:
         """How many a tenant has."""
         return self._of_tenant[tenant]

@@ -25,6 +25,7 @@ from engines.messages import Message
 from engines.requests import GenerateRequest, Session
 from engines.scripted.engine import ScriptedEngine
 from engines.scripted.script import Hang
+from tests.contract.asking import eventually
 from tests.engines.conversation.talking import Heard, ends, respond, talk, user
 
 HANG = Hang(hang=True)
@@ -204,9 +205,7 @@ async def test_killing_it_ends_it_at_once() -> None:
     conversation.context.kill()
     assert isinstance(await heard.failed(), Cancelled)
     assert len(heard.events) == count
-    async with asyncio.timeout(30):
-        while one.load().running:  # noqa: ASYNC110 - an engine does not say when it is idle
-            await asyncio.sleep(0.01)
+    await eventually(lambda: not one.load().running)
 
 
 async def test_items_that_it_opens_with_must_fit_one_another() -> None:
@@ -300,8 +299,7 @@ class TestPulled:
         await events.aclose()  # type: ignore[attr-defined]
         async with asyncio.timeout(30):
             await closed.wait()
-            while one.load().running:  # noqa: ASYNC110 - an engine does not say when it is idle
-                await asyncio.sleep(0.01)
+        await eventually(lambda: not one.load().running)
 
 
 async def _each(frames: list[Frame]) -> AsyncIterator[Frame]:

@@ -5,12 +5,19 @@ from typing import Any
 
 import pytest
 
+from engines.context import Context
 from engines.conversation.events import TurnDelta, TurnFinished
 from engines.conversation.prefill import STEP_CHARS
 from engines.errors import QueueFull
+from engines.events import Event, Finished
+from engines.operators.link import link
+from engines.operators.operator import Transparent
 from engines.registry import EngineSpec, make_engine
+from engines.requests import GenerateRequest
 from engines.scripted.engine import ScriptedEngine
 from engines.scripted.script import Hang
+from engines.sink import Sink
+from tests.contract.asking import eventually
 from tests.engines.conversation.talking import respond, talk, user
 
 TEXT = "one two three four five six seven eight nine ten " * 60
@@ -23,9 +30,7 @@ async def engine(*script: Any) -> ScriptedEngine:
 
 
 async def asked(one: ScriptedEngine, times: int) -> None:
-    async with asyncio.timeout(30):
-        while len(one.requests) < times:  # noqa: ASYNC110 - an engine does not say when it is asked
-            await asyncio.sleep(0.001)
+    await eventually(lambda: len(one.requests) >= times)
 
 
 async def test_it_asks_for_one_token_least_urgently_and_cuts_no_word() -> None:
@@ -59,9 +64,7 @@ async def test_the_turn_ends_it() -> None:
     conversation.take(user("2", "end"))
     conversation.take(respond("t"))
     await asked(one, 2)
-    async with asyncio.timeout(30):
-        while one.load().running > 1:  # noqa: ASYNC110 - an engine does not say when it is idle
-            await asyncio.sleep(0.001)
+    await eventually(lambda: one.load().running <= 1)
     assert (one.requests[1].messages or [])[-1].content == f"{TEXT}end"
     conversation.context.kill()
 
@@ -75,19 +78,38 @@ async def test_nobody_hears_of_one_that_fails() -> None:
     conversation.context.kill()
 
 
+class Counting(Transparent):
+    """Counts the answers that have come to their end."""
+
+    finished = 0
+
+    async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
+        await super().submit(request, context, _CountingSink(self, sink))
+
+
+class _CountingSink:
+    def __init__(self, counting: Counting, sink: Sink) -> None:
+        self._counting = counting
+        self._sink = sink
+        self.fail = sink.fail
+
+    def emit(self, event: Event) -> None:
+        self._sink.emit(event)
+        self._counting.finished += isinstance(event, Finished)
+
+
 @pytest.mark.parametrize("early", [False, True])
 async def test_the_turn_finds_its_prompt_in_the_cache(early: bool) -> None:
     options = {"speed": "instant", "context_length": 16384}
     one = make_engine("simulated-0", EngineSpec(kind="simulated", model="model", options=options))
     await one.start()
     try:
-        conversation, heard = talk(one, user("1", "count from 1 to 3"), respond("t"))
+        counting = Counting()
+        conversation, heard = talk(link(counting, one), user("1", "count from 1 to 3"), respond("t"))
         await heard.until(TurnFinished, "t")
         conversation.take(user("2", TEXT, open=True))
         if early:
-            async with asyncio.timeout(30):
-                while not conversation.prefill.computed:  # noqa: ASYNC110 - a prefill says nothing
-                    await asyncio.sleep(0.001)
+            await eventually(lambda: counting.finished == 2)
         conversation.take(user("2", "count from 1 to 3"))
         conversation.take(respond("u"))
         await heard.until(TurnDelta, "u")
