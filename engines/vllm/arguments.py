@@ -129,13 +129,14 @@ def child_environment(options: VllmOptions) -> Iterator[None]:
     to the operating system and say only how many there are. It would put the sockets over which they speak into the
     folder for everybody's temporary files, as open to others as the user's umask.
     """
-    changes = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
-    if _SOCKETS not in os.environ:
-        changes[_SOCKETS] = _socket_folder()
-    if current_platform.is_cpu():
-        changes[_BIND] = os.environ.get(_BIND, _NO_BIND)
-        changes["OMP_NUM_THREADS"] = str(options.cpu_threads or _default_threads())
     with _environment_lock:
+        # Under the lock, for another engine's boot may have its own in place now and take them back later.
+        changes = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+        if _SOCKETS not in os.environ:
+            changes[_SOCKETS] = _socket_folder()
+        if current_platform.is_cpu():
+            changes[_BIND] = os.environ.get(_BIND, _NO_BIND)
+            changes["OMP_NUM_THREADS"] = str(options.cpu_threads or _default_threads())
         before = {name: os.environ.get(name) for name in changes}
         os.environ.update(changes)
         try:

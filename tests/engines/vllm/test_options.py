@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 from pydantic import ValidationError
@@ -58,6 +59,36 @@ def test_children_compute_with_the_threads_given_and_are_not_pinned(monkeypatch:
     assert "VLLM_CPU_OMP_THREADS_BIND" not in os.environ
     with arguments.child_environment(VllmOptions()):
         assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_engines_that_boot_at_once_each_get_an_environment_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("OMP_NUM_THREADS", "VLLM_RPC_BASE_PATH")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    lock, second_waits, seen = threading.Lock(), threading.Event(), {}
+
+    class Announced:
+        def __enter__(self) -> None:
+            if lock.locked():
+                second_waits.set()
+            lock.acquire()
+
+        def __exit__(self, *exc: object) -> None:
+            lock.release()
+
+    def boot_second() -> None:
+        with arguments.child_environment(VllmOptions()):
+            seen.update({name: os.environ.get(name) for name in names})
+
+    monkeypatch.setattr(arguments, "_environment_lock", Announced())
+    second = threading.Thread(target=boot_second)
+    with arguments.child_environment(VllmOptions(cpu_threads=7)):
+        second.start()
+        assert second_waits.wait(10)
+    second.join(10)
+    assert seen["VLLM_RPC_BASE_PATH"], "its sockets would be in everybody's folder"
+    assert seen["OMP_NUM_THREADS"] != "7"
+    assert not any(name in os.environ for name in names)
 
 
 def test_a_single_rank_shares_the_process_of_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
