@@ -21,6 +21,7 @@ from actors.directory.client import DirectoryClient
 from actors.directory.known_instance import Instance
 from actors.frozen_heap import freeze_heap
 from deployments.cluster_fleet import cluster_fleet
+from deployments.database.storage import Storage
 from deployments.event_batches import in_batches
 from deployments.fleet import Fleet, ModelCard
 from deployments.fleet_settings import FleetSettings
@@ -91,7 +92,9 @@ class RouterDeployment:
         metrics = Metrics(serve.get_replica_context().replica_tag, _DirectoryBoard(directory))
         self._fleet = cluster_fleet(settings, directory, metrics.report)
         await self._fleet.start()
-        self._http = HttpIngress(self._fleet, settings.http, metrics, Quotas(_lender(directory)), _pushed(directory))
+        storage = None if settings.database is None else Storage(settings.database, settings.http.realtime)
+        quotas, pushed = Quotas(_lender(directory)), _pushed(directory)
+        self._http = HttpIngress(self._fleet, settings.http, metrics, quotas, pushed, storage)
         await self._http.start()
         freeze_heap()
 

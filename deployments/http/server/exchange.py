@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
+from deployments.database.storage import Storage
 from deployments.fleet import Fleet, Model
 from deployments.fleet_settings import HttpSettings
 from deployments.http.server.access_log import AccessLog
@@ -47,6 +48,7 @@ class Services:
         quotas: What tenants may spend.
         access_log: Where each request leaves a line.
         unread: What waits for clients that do not read.
+        storage: What outlives this process; None: nothing does.
         sessions: Connections that are held open for long.
         draining: The ingress is about to stop: probes say so, and connections are not kept.
     """
@@ -61,6 +63,7 @@ class Services:
     quotas: Quotas
     access_log: AccessLog
     unread: Unread
+    storage: Storage | None = None
     sessions: Sessions = field(default_factory=Sessions)
     live_ids: LiveIds = field(default_factory=LiveIds)
     readiness: Readiness = field(default_factory=Readiness)
