@@ -69,7 +69,7 @@ def parse_fleet(text: str, name: str, folder: Path) -> FleetSettings:
         raise FleetFileError(error.file, error.problems) from None
     problems = yaml_problems(document)
     http = document.value.get("http")
-    for section in ("keys", "tls"):
+    for section in ("keys", "secret", "tls"):
         if isinstance(http, dict) and isinstance(http.get(section), dict):
             http[section] = _resolve_paths(http[section], folder)
     if isinstance(document.value.get("database"), dict):

@@ -92,6 +92,18 @@ class KeySettings(Settings):
         return self
 
 
+class SecretSettings(Settings):
+    """What the fleet seals and signs with: what it hands to clients and gets back from them.
+
+    Attributes:
+        file: A file with one secret a line, the newest first, on every node that has a router replica; read again when
+            it changes. What begins with a dot or a tilde is relative to the fleet file. None: the fleet makes a secret
+            up, and keeps it as long as it lives.
+    """
+
+    file: str | None = Field(None, min_length=1)
+
+
 class OperatorSettings(Settings):
     """A listener for operators: their routes (`/metrics`, `/-/routes`) and the probes, and nothing else.
 
@@ -212,6 +224,7 @@ class HttpSettings(Settings):
         keys: Who may ask.
         api_keys_env: Without a file of keys: the environment variable with the API keys, separated by commas, of one
             tenant that may do everything. None: PENSTOCK_API_KEYS; and if that is not set, no key is asked for.
+        secret: What it seals and signs with.
         open: Whether other machines may ask without a key.
         access_log: Where each request leaves a line of JSON, without its content: `stdout` (of the router replica's
             process), the path of a file, or `off`; None: `stdout` where keys are asked for, else `off`.
@@ -240,6 +253,7 @@ class HttpSettings(Settings):
     tls: TlsSettings | None = None
     keys: KeySettings = KeySettings()
     api_keys_env: str | None = Field(None, min_length=1)
+    secret: SecretSettings = SecretSettings()
     open: bool = False
     access_log: str | None = Field(None, min_length=1)
     session_header: str = "x-session-id"

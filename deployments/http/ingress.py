@@ -12,6 +12,7 @@ from aiohttp import web
 from actors.loop_lag import LoopLag
 from deployments.database.storage import Storage
 from deployments.fleet import Fleet
+from deployments.fleet_secret import FleetSecret
 from deployments.fleet_settings import HttpSettings, OperatorSettings
 from deployments.http.apis import DEFAULT_ERROR_TEXT
 from deployments.http.dispatcher import Dispatcher
@@ -58,6 +59,7 @@ class HttpIngress:
         quotas: What tenants may spend; None: nobody else serves them.
         pushed: Asks for the keys that were sent to the fleet.
         storage: What outlives this process; None: nothing does.
+        secret: What it seals and signs with; None: one of its own.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class HttpIngress:
         quotas: Quotas | None = None,
         pushed: Pushed = nothing_pushed,
         storage: Storage | None = None,
+        secret: FleetSecret | None = None,
     ) -> None:
         self._fleet = fleet
         self._settings = settings
@@ -75,6 +78,7 @@ class HttpIngress:
         self._quotas = quotas or Quotas.alone()
         self._pushed = pushed
         self._storage = storage
+        self._secret = secret or FleetSecret()
         self._services: Services | None = None
         self._tls: ServerTls | None = None
         # That of the API, and then that of the operators, if there is one.
@@ -136,7 +140,9 @@ class HttpIngress:
             access_log=log,
             unread=unread,
             storage=self._storage,
+            secret=self._secret,
         )
+        await self._secret.start()
         if self._storage is not None:
             await self._storage.start()
         try:
@@ -148,6 +154,7 @@ class HttpIngress:
                 listener.close()
             self._listeners, self._servers = [], []
             await keys.stop()
+            await self._secret.stop()
             if self._storage is not None:
                 await self._storage.stop()
             log.close()
@@ -208,6 +215,11 @@ class HttpIngress:
             "Router replicas that the directory does not answer: tenants with quotas have what is there already.",
             lambda: not self._quotas.is_reached,
         )
+        self._metrics.watch(
+            "penstock_secret_unreadable",
+            "Router replicas that cannot read the fleet's secret anew; the one that they have read before holds.",
+            lambda: bool(self._secret.problem),
+        )
         storage = self._storage
         if storage is not None:
             self._metrics.watch(
@@ -258,6 +270,7 @@ class HttpIngress:
         poster.cancel()
         self._lag.stop()
         await self._services.keys.stop()
+        await self._secret.stop()
         await self._quotas.stop()
         if self._tls is not None:
             await self._tls.stop()

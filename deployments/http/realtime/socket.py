@@ -13,6 +13,7 @@ from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 from deployments.database.database import DatabaseUnavailable
 from deployments.database.kept_sessions import KeptSessions
 from deployments.database.session_record import SessionRecord, TakenUp
+from deployments.http.realtime.client_secrets import session_brought
 from deployments.http.realtime.session import RealtimeSession
 from deployments.http.server.exchange import Exchange
 from deployments.http.server.json_guard import parse_object
@@ -21,7 +22,7 @@ from deployments.metrics import RequestMeter
 from engines.context import Context
 from engines.contract import Engine
 from engines.conversation.events import TurnDelta, TurnFailed, TurnFinished, TurnStarted
-from engines.conversation.frames import Open
+from engines.conversation.frames import Open, TurnSettings
 from engines.conversation.journal import ConversationLimits
 from engines.errors import InvalidRequest, PenstockError, RateLimited, Unsupported
 from engines.requests import Session
@@ -51,7 +52,10 @@ async def realtime(exchange: Exchange) -> web.StreamResponse:
     """
     request, services = exchange.request, exchange.services
     services.cors.check_origin(request)
-    name = request.query.get("model")
+    of_secret, settings_of_session = session_brought(exchange)
+    name = request.query.get("model") or of_secret
+    if name and of_secret is not None and name != of_secret:
+        raise InvalidRequest(f"model: the client secret is for {of_secret[:200]!r}.", param="model")
     if not name:
         raise InvalidRequest("model: name it in the URL: /v1/realtime?model=NAME.", param="model")
     # What is wrong is said before the handshake, where clients expect it.
@@ -64,7 +68,7 @@ async def realtime(exchange: Exchange) -> web.StreamResponse:
             f"There are {settings.max_sessions_per_tenant} sessions of the API key's tenant, and more are not held."
         )
         raise RateLimited(message, retry_after_s=1.0)
-    kept = await _kept(exchange, name)
+    kept = await _kept(exchange, name, settings_of_session)
     socket = web.WebSocketResponse(protocols=(PROTOCOL,), max_msg_size=settings.max_event_bytes, compress=False)
     exchange.set_headers(socket)
     with exchange.context() as context:
@@ -81,25 +85,27 @@ async def realtime(exchange: Exchange) -> web.StreamResponse:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Kept:
-    """Where a session is kept."""
+    """How a session begins, and where it is kept."""
 
     id: str
+    settings: TurnSettings
     sessions: KeptSessions | None
     taken_up: TakenUp | None
 
 
-async def _kept(exchange: Exchange, name: str) -> _Kept:
+async def _kept(exchange: Exchange, name: str, settings: TurnSettings) -> _Kept:
     """Takes up the session that the request names, or begins another one."""
     storage = exchange.services.storage
     id = exchange.request.query.get("session_id")
     if id is None:
         new = f"sess_{uuid.uuid4().hex}"
-        return _Kept(new, None if storage is None else storage.sessions, None)
+        return _Kept(new, settings, None if storage is None else storage.sessions, None)
     if storage is None:
         message = "session_id: this server keeps no sessions. It does with `database` in the fleet file."
         raise Unsupported(message, param="session_id")
     model = exchange.model_of(name).name
-    return _Kept(id, storage.sessions, await storage.sessions.take_up(id, exchange.tenant.name, model))
+    taken_up = await storage.sessions.take_up(id, exchange.tenant.name, model)
+    return _Kept(id, taken_up.settings, storage.sessions, taken_up)
 
 
 class _SessionSocket:
@@ -227,10 +233,8 @@ class _SessionSocket:
         kept = self._kept
         # So that its turns go where they went before, whichever replica holds it.
         session = Session(id=kept.id, mode="soft")
-        if kept.taken_up is None:
-            return Open(model=self._asked_for, session=session)
-        taken_up = kept.taken_up
-        return Open(model=self._asked_for, session=session, settings=taken_up.settings, items=list(taken_up.items))
+        items = [] if kept.taken_up is None else list(kept.taken_up.items)
+        return Open(model=self._asked_for, session=session, settings=kept.settings, items=items)
 
     def _keep(self, session: RealtimeSession) -> None:
         sessions, realtime = self._kept.sessions, self._exchange.services.settings.realtime

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from deployments.http.server.exchange import Exchange
+from deployments.tenants.key_file import Holder
 from engines.errors import PenstockError
 
 REST = "{id}"
@@ -26,12 +27,15 @@ class Endpoint:
         method: HTTP method.
         handler: Answers it.
         is_operators: Whether it takes the scope `admin`.
+        holder: Who comes with a key that the API hands out itself, for this endpoint; None: it is none of those.
+            Raises Unauthorized for one that does not count any more.
     """
 
     path: str
     method: str
     handler: Handler
     is_operators: bool = False
+    holder: Callable[[Exchange, bytes], Holder | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

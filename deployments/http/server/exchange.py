@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 
 from deployments.database.storage import Storage
 from deployments.fleet import Fleet, Model
+from deployments.fleet_secret import FleetSecret
 from deployments.fleet_settings import HttpSettings
 from deployments.http.server.access_log import AccessLog
 from deployments.http.server.bodies import LARGE_BYTES, Bodies
@@ -49,6 +50,7 @@ class Services:
         access_log: Where each request leaves a line.
         unread: What waits for clients that do not read.
         storage: What outlives this process; None: nothing does.
+        secret: What the server seals and signs with.
         sessions: Connections that are held open for long.
         draining: The ingress is about to stop: probes say so, and connections are not kept.
     """
@@ -63,7 +65,8 @@ class Services:
     quotas: Quotas
     access_log: AccessLog
     unread: Unread
-    storage: Storage | None = None
+    storage: Storage | None
+    secret: FleetSecret
     sessions: Sessions = field(default_factory=Sessions)
     live_ids: LiveIds = field(default_factory=LiveIds)
     readiness: Readiness = field(default_factory=Readiness)
@@ -85,6 +88,7 @@ class Exchange:
         argument: The rest of the path, for routes that have one.
         failed_with: The error that ended the answer after its head was sent.
         holder: Who asks, once known.
+        brought: What its key says besides, where it is one of those that the endpoint hands out itself.
         moves: How often its streams broke and went on elsewhere.
     """
 
@@ -98,6 +102,7 @@ class Exchange:
     argument: str = ""
     failed_with: PenstockError | None = None
     holder: Holder | None = None
+    brought: str = ""
     moves: int = 0
 
     @property
