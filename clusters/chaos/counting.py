@@ -77,6 +77,7 @@ class Tally:
         refused: Refused before they began (429, 503), or not even sent (MOST_OPEN). A client asks again, later.
         failed: Ended by an error, before or after their first token.
         cut: Connections that broke, as they do when the router behind them dies.
+        taken_up: Realtime sessions that broke so, and went on at another router.
         lost: Numbers that an answer should have said and did not.
         repeated: Numbers that an answer said more than once, or that nobody asked for.
         reasons: What the errors said, each once.
@@ -88,6 +89,7 @@ class Tally:
     refused: int = 0
     failed: int = 0
     cut: int = 0
+    taken_up: int = 0
     lost: int = 0
     repeated: int = 0
     reasons: set[str] = field(default_factory=set)
@@ -105,6 +107,7 @@ class Tally:
         self.refused += other.refused
         self.failed += other.failed
         self.cut += other.cut
+        self.taken_up += other.taken_up
         self.lost += other.lost
         self.repeated += other.repeated
         self.reasons |= other.reasons
@@ -288,10 +291,12 @@ class Answer:
         instance: Where it began.
         text: What it said.
         error: What ended it, if that was an error.
+        taken_up: How often its session was taken up.
     """
 
     def __init__(self) -> None:
         self.instance = ""
+        self.taken_up = 0
         self.text = ""
         self.error = ""
         self._is_over = False
@@ -329,6 +334,10 @@ class Answer:
         self._since_s = time.monotonic()
         self.text += piece
 
+    def begin_again(self) -> None:
+        """Its client asks for it anew."""
+        self.text = ""
+
     def finish(self) -> None:
         """It is complete."""
         self._is_over = True
@@ -341,7 +350,7 @@ class Answer:
         """What became of the request, now that its answer is over."""
         said = [int(number) for number in _NUMBER.findall(self.text)]
         right = set(said) & set(wanted)
-        tally = Tally(repeated=len(said) - len(right))
+        tally = Tally(repeated=len(said) - len(right), taken_up=self.taken_up)
         error = self.error or ("" if self._is_over else "The answer ended without its end.")
         if error:
             tally.failed = 1

@@ -158,7 +158,7 @@ def table(outcomes: Iterable[Outcome]) -> Table:
     """The outcomes, a row each: the pauses of the answers whose instance it took, and the longest waits of all."""
     result = plain_table()
     for column in (
-        *("fault", "times", "open", "moved", "served", "refused", "broken", "cut", "lost", "repeated"),
+        *("fault", "times", "open", "moved", "served", "refused", "broken", "cut", "taken up", "lost", "repeated"),
         *("pause p50", "pause p99", "pause max", "first max", "whole after"),
     ):
         result.add_column(column, justify="left" if column == "fault" else "right", no_wrap=column == "fault")
@@ -168,7 +168,7 @@ def table(outcomes: Iterable[Outcome]) -> Table:
             result.add_row(outcome.fault.name, outcome.not_here)
             continue
         events = (len(outcome.open), min(outcome.open), outcome.moved)
-        ends = (tally.served, tally.refused, tally.failed, tally.cut, tally.lost, tally.repeated)
+        ends = (tally.served, tally.refused, tally.failed, tally.cut, tally.taken_up, tally.lost, tally.repeated)
         pauses = (_ms(outcome.pauses_s, 0.5), _ms(outcome.pauses_s, 0.99))
         longest = (_ms([tally.pause_s], 1), _ms([tally.first_s], 1))
         whole = "never" if None in outcome.recovered_s else f"{max(filter(None, outcome.recovered_s)):.1f} s"

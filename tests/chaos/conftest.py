@@ -30,6 +30,7 @@ class Row:
     served: int
     broken: int
     cut: int
+    taken_up: int
     lost: int
     repeated: int
     pause_s: float
@@ -58,15 +59,13 @@ def table(output: str) -> list[Row]:
     rows = []
     for line in output.splitlines():
         cells = re.split(r"\s{2,}", line.strip())
-        if len(cells) > 10 and all(cell.isdecimal() for cell in cells[1:10]):
-            times, open_, moved, served, _, broken, cut, lost, repeated = map(int, cells[1:10])
+        if len(cells) > 11 and all(cell.isdecimal() for cell in cells[1:11]):
+            times, open_, moved, served, _, *ends = map(int, cells[1:11])
             # What follows them may be empty, but for the last three.
             pause, first, whole = cells[-3:]
             pause_s, first_s = (float(cell.removesuffix(" ms")) / 1e3 for cell in (pause, first))
             whole_s = None if whole == "never" else float(whole.removesuffix(" s"))
-            rows.append(
-                Row(cells[0], times, open_, moved, served, broken, cut, lost, repeated, pause_s, first_s, whole_s)
-            )
+            rows.append(Row(cells[0], times, open_, moved, served, *ends, pause_s, first_s, whole_s))
     return rows
 
 

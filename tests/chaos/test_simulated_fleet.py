@@ -30,6 +30,14 @@ def test_realtime_sessions_see_nothing_of_it_either(fleet: ChaosFleet) -> None:
     assert {(row.broken, row.cut, row.lost, row.repeated) for row in rows} == {(0, 0, 0, 0)}, output
 
 
+def test_a_realtime_session_outlives_its_router(fleet: ChaosFleet) -> None:
+    code, rows, output = fleet.strike("kill-all-and-router", "--model", "moves", "--realtime", *LOAD)
+    assert code == 0, output
+    [row] = rows
+    assert row.taken_up > 0 and row.served > 0, output
+    assert (row.broken, row.cut, row.lost, row.repeated) == (0, 0, 0, 0), output
+
+
 @pytest.mark.parametrize("fault", ["kill-all-and-router", pytest.param("kill-router", marks=pytest.mark.long)])
 def test_a_router_that_dies_takes_its_own_connections_along_and_nothing_else(fleet: ChaosFleet, fault: str) -> None:
     code, rows, output = fleet.strike(fault, "--model", "moves", *LOAD)

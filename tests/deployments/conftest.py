@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deployments.fleet_settings import FleetSettings
+from deployments.fleet_settings import DatabaseSettings, FleetSettings
 from tests.deployments.waiting import until
 
 
@@ -71,6 +71,7 @@ FLEET = FleetSettings.model_validate(
 
 
 @pytest.fixture(scope="session")
-def shared_fleet(deploy: Callable[[FleetSettings], Any]) -> Any:
+def shared_fleet(deploy: Callable[[FleetSettings], Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The router's handle of a fleet with two router replicas: three instances that echo, one that never ends."""
-    return deploy(FLEET)
+    database = DatabaseSettings(file=str(tmp_path_factory.mktemp("shared") / "penstock.sqlite"))
+    return deploy(FLEET.model_copy(update={"database": database}))

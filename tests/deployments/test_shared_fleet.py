@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from openai import AsyncOpenAI
 
 from deployments.handle import FleetHandle
 from engines.call_requests import DetokenizeRequest, EmbedRequest, TokenizeRequest
@@ -188,6 +189,37 @@ async def ports(fleet_handle: Any) -> list[int]:
         while len(found) < 2:
             found.add(await fleet_handle.http_port.remote())
         return sorted(found)
+
+
+async def test_each_router_replica_takes_up_the_realtime_sessions_and_knows_the_secrets_of_the_other(
+    shared_fleet: Any,
+) -> None:
+    one, other = await ports(shared_fleet)
+    clients = [AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") for port in (one, other)]
+    secret = await clients[0].realtime.client_secrets.create(session={"type": "realtime", "model": "echo"})
+    user: Any = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hello"}]}
+    async with clients[0].realtime.connect(model="echo") as connection:
+        created = await connection.recv()
+        await connection.conversation.item.create(item=user)
+        await connection.conversation.item.create(item={**user, "id": "last"})
+        while (await connection.recv()).type != "conversation.item.done":
+            pass
+    assert created.type == "session.created"
+    id = created.session.id
+
+    async def took_up_all() -> bool:
+        async with clients[1].realtime.connect(model="echo", extra_query={"session_id": id}) as connection:
+            session = (await connection.recv()).session  # type: ignore[union-attr]
+            assert session.id == id
+            return bool(getattr(session, "last_item_id", None) == "last")
+
+    # Written in the background, and by the first replica alone for as long as it holds the session.
+    await until(took_up_all)
+    browser = AsyncOpenAI(base_url=str(clients[1].base_url), api_key=secret.value)
+    async with browser.realtime.connect(model="echo") as connection:
+        assert (await connection.recv()).type == "session.created"
+    for client in (*clients, browser):
+        await client.close()
 
 
 async def test_sessions_stay_on_one_instance_from_both_router_replicas(fleet: FleetHandle, shared_fleet: Any) -> None:
