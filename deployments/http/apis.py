@@ -5,6 +5,7 @@ from deployments.http.operations.probes import PROBES
 from deployments.http.realtime.api import REALTIME
 from deployments.http.server.api import REST, Api, Endpoint, ErrorText
 from deployments.http.server.refusals import MethodNotAllowed, NoSuchRoute
+from deployments.http.server.request_id import HEADER
 
 DEFAULT_ERROR_TEXT: ErrorText = OPENAI.error_text
 """For those of whom nobody can tell what they speak: probes, and who asks for nothing that there is."""
@@ -37,6 +38,12 @@ def error_text(path: str) -> ErrorText:
     """How whoever asks at this path reads errors."""
     found, _ = _find(path)
     return DEFAULT_ERROR_TEXT if found is None else found[0].error_text
+
+
+def id_header(path: str) -> str:
+    """In which header whoever asks at this path looks for the request's id."""
+    found, _ = _find(path)
+    return HEADER if found is None else found[0].id_header
 
 
 def _find(path: str) -> tuple[tuple[Api, Endpoint] | None, str]:

@@ -20,6 +20,7 @@ from deployments.http.server.hints import INSTANCE_HEADER, MODEL_HEADER, Dispatc
 from deployments.http.server.readiness import Readiness
 from deployments.http.server.request_id import HEADER, LiveIds
 from deployments.http.server.sessions import Sessions
+from deployments.http.server.signing import ProcessSecret, Signs
 from deployments.http.server.sse_stream import Flusher
 from deployments.http.server.unread import Unread
 from deployments.metrics import Metrics, RequestMeter
@@ -49,6 +50,7 @@ class Services:
         unread: What waits for clients that do not read.
         sessions: Connections that are held open for long.
         draining: The ingress is about to stop: probes say so, and connections are not kept.
+        secret: Signs what clients are given and bring back.
     """
 
     fleet: Fleet
@@ -65,6 +67,7 @@ class Services:
     live_ids: LiveIds = field(default_factory=LiveIds)
     readiness: Readiness = field(default_factory=Readiness)
     draining: bool = False
+    secret: Signs = field(default_factory=ProcessSecret)
 
 
 @dataclass(slots=True)
@@ -83,6 +86,7 @@ class Exchange:
         failed_with: The error that ended the answer after its head was sent.
         holder: Who asks, once known.
         moves: How often its streams broke and went on elsewhere.
+        id_header: In which header the answer names the id, besides the one that every answer has.
     """
 
     request: web.BaseRequest
@@ -96,6 +100,7 @@ class Exchange:
     failed_with: PenstockError | None = None
     holder: Holder | None = None
     moves: int = 0
+    id_header: str = HEADER
 
     @property
     def fleet(self) -> Fleet:
@@ -188,7 +193,7 @@ class Exchange:
 
     def set_headers(self, response: web.StreamResponse) -> None:
         """Sets the headers that every answer has; before its head is sent."""
-        response.headers[HEADER] = self.id
+        response.headers[HEADER] = response.headers[self.id_header] = self.id
         response.headers[hdrs.SERVER] = "penstock"
         if self.instance is not None:
             response.headers[INSTANCE_HEADER] = self.instance
