@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from engines.attachments.beside import check_kinds
 from engines.call_requests import TokenizeRequest
 from engines.contract import Capabilities
-from engines.errors import ContextOverflow, InvalidRequest
+from engines.errors import ContextOverflow, InvalidRequest, Unsupported
 from engines.messages import Message, TextPart, Tool
 from engines.requests import GenerateRequest
 from engines.simulated.tokenizer import LONGEST, VOCABULARY_SIZE, Special, decode, encode
@@ -25,16 +25,21 @@ def prompt_ids(request: GenerateRequest | TokenizeRequest) -> list[int]:
 
     Raises:
         InvalidRequest: The prompt is empty, or has ids that no token has.
-        Unsupported: It has parts that are not text.
+        Unsupported: It has parts that are not text, or a budget of thinking.
     """
     if request.messages is not None:
         check_kinds(request.messages, Capabilities())
+        kwargs = request.chat_template_kwargs
+        if request.thinking is not None:
+            if request.thinking.budget_tokens is not None:
+                raise Unsupported("This model is told no budget of thinking.", param="thinking.budget_tokens")
+            kwargs = request.thinking.for_template() | kwargs
         return render(
             request.messages,
             request.tools,
             answer=request.add_generation_prompt,
             go_on=request.continue_final_message,
-            think=bool(request.chat_template_kwargs.get("enable_thinking")),
+            think=bool(kwargs.get("enable_thinking")),
         )
     if request.prompt is not None:
         return encode(request.prompt)
