@@ -1,5 +1,6 @@
 """The APIs that are spoken here. A new one is a package beside `openai`, and its line in `_APIS`."""
 
+from deployments.http.anthropic.api import ANTHROPIC
 from deployments.http.openai.api import OPENAI
 from deployments.http.operations.probes import PROBES
 from deployments.http.realtime.api import REALTIME
@@ -10,7 +11,7 @@ from deployments.http.server.request_id import HEADER
 DEFAULT_ERROR_TEXT: ErrorText = OPENAI.error_text
 """For those of whom nobody can tell what they speak: probes, and who asks for nothing that there is."""
 
-_APIS = (OPENAI, REALTIME, Api(PROBES, DEFAULT_ERROR_TEXT))
+_APIS = (OPENAI, REALTIME, ANTHROPIC, Api(PROBES, DEFAULT_ERROR_TEXT))
 
 _ALL = [(api, endpoint) for api in _APIS for endpoint in api.endpoints]
 _EXACT = {found[1].path: found for found in _ALL if not found[1].path.endswith(REST)}

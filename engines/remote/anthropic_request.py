@@ -162,7 +162,7 @@ def _thinking(request: GenerateRequest, budgets: Mapping[str, int]) -> dict[str,
     if not budgets:
         return {"type": "adaptive", "display": "summarized" if request.include_reasoning else "omitted"}
     if effort is None:
-        raise Unsupported("This model is told a budget of thinking: give budget_tokens.", param="thinking.budget_tokens")
+        raise Unsupported("This model takes a budget of thinking: give one.", param="thinking.budget_tokens")
     if effort not in budgets:
         known = ", ".join(("none", *budgets))
         raise Unsupported(f"The reasoning efforts of this model are: {known}.", param="reasoning_effort")

@@ -29,7 +29,7 @@ from engines.events import (
 )
 
 KEEP_ALIVE_S = 15.0
-"""A stream that was silent for so long says something, as its format has it: there are proxies that cut a connection after 60 s of silence."""
+"""A stream that was silent for so long says something: some proxies cut a connection after 60 s of silence."""
 _KEEP_ALIVE_TICKS = 3
 """It is looked for so often within that time, so that the silence is at most a third longer."""
 
