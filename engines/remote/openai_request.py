@@ -158,7 +158,7 @@ class OpenAIRequests:
             # What a chat template there does not read, vLLM leaves out in silence.
             raise Unsupported("This model is told no budget of thinking.", param="thinking.budget_tokens")
         if self._vllm:
-            return {"chat_template_kwargs": thinking.for_template() | kwargs}
+            return {"chat_template_kwargs": {**thinking.for_template(), **kwargs}}
         # Where it is not told to think, or how much, it decides by itself.
         return {} if thinking.enabled else {"reasoning_effort": "none"}
 

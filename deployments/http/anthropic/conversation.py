@@ -176,7 +176,7 @@ class _Builder:
         else:
             for at, inner in enumerate(block.content or ()):
                 parts.extend(_parts(inner, (*place, "content", at)))
-        message = {"role": "tool", "tool_call_id": block.tool_use_id, "content": self._content(parts)}
+        message: dict[str, Any] = {"role": "tool", "tool_call_id": block.tool_use_id, "content": self._content(parts)}
         if block.is_error:
             message["is_error"] = True
         self._add(message, place)

@@ -23,6 +23,12 @@ from engines.requests import GenerateRequest, Sampling
 _HOSTING = "it is about Anthropic's own servers; leave it out"
 
 
+class ThreadUnsupported(Unsupported):
+    """The request goes on with a conversation that Anthropic keeps: by this code its clients send the whole instead."""
+
+    code = "thread_unsupported_request"
+
+
 class FormatBody(Strict):
     """What the answer must look like."""
 
@@ -59,7 +65,7 @@ class ConversationBody(DispatchFields):
         "workspace_id": (_HOSTING, ()),
         "billing_policy": (_HOSTING, ()),
         "fallback_credit_token": (_HOSTING, ()),
-        "thread": (_HOSTING, ()),
+        "thread": ("no conversation is kept here; send the whole of it", ()),
         "speed": ("there is one speed here; leave it out", ("standard",)),
         "service_tier": (_HOSTING, ("auto", "standard_only")),
         "mcp_servers": ("this server calls no other; call them yourself, and give their tools in tools", ([],)),
@@ -113,7 +119,8 @@ def parse_conversation(model: type[Body], data: Mapping[str, Any]) -> Body:
         if neutral is None:
             supported[name] = value
         elif value is not None and value not in neutral:
-            raise Unsupported(f"{name}: {why}.", param=name)
+            kind = ThreadUnsupported if name == "thread" else Unsupported
+            raise kind(f"{name}: {why}.", param=name)
     return parse_body(model, supported)
 
 
