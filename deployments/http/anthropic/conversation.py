@@ -27,6 +27,7 @@ from deployments.http.anthropic.blocks import (
 )
 from deployments.http.server.names import Location, notation
 from engines.errors import InvalidRequest
+from engines.garbage import CollectorPaused
 
 _Part = tuple[dict[str, Any], Location]
 
@@ -66,15 +67,16 @@ def conversation_of(
     builder = _Builder(thinking)
     if system:
         builder.add_system(system, ("system",))
-    for index, message in enumerate(messages):
-        place: Location = ("messages", index)
-        if message.role == "system":
-            builder.add_system(_of_text(message.content, place), place)
-        elif message.role == "user":
-            builder.add_user(message.content, place)
-        else:
-            builder.add_assistant(message.content, place)
-    return builder.done()
+    with CollectorPaused():
+        for index, message in enumerate(messages):
+            place: Location = ("messages", index)
+            if message.role == "system":
+                builder.add_system(_of_text(message.content, place), place)
+            elif message.role == "user":
+                builder.add_user(message.content, place)
+            else:
+                builder.add_assistant(message.content, place)
+        return builder.done()
 
 
 class _Builder:

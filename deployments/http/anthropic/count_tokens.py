@@ -4,6 +4,7 @@ import json
 
 from aiohttp import web
 
+from deployments.http.anthropic.conversation import conversation_of
 from deployments.http.anthropic.message_body import ConversationBody, parse_conversation, tokenize_asking
 from deployments.http.anthropic.thinking import thinking_of
 from deployments.http.anthropic.version import check_version
@@ -22,7 +23,9 @@ async def count_tokens(exchange: Exchange) -> web.StreamResponse:
     exchange.name_model(body.model)
     thinking = await thinking_of(body.messages, exchange.services.secret)
     await exchange.turn()
-    request, names = tokenize_asking(body, data, exchange.hints(), thinking)
+    conversation = conversation_of(body.system, body.messages, thinking)
+    await exchange.turn()
+    request, names = tokenize_asking(body, data, exchange.hints(), conversation)
     await exchange.turn()
     with names.spoken():
         answer = await exchange.engine(body.model).tokenize(request)

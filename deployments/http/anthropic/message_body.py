@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import ConfigDict, Field
 
 from deployments.http.anthropic.blocks import Ignored, InputMessage, Strict, TextBlock
-from deployments.http.anthropic.conversation import Conversation, conversation_of
+from deployments.http.anthropic.conversation import Conversation
 from deployments.http.anthropic.thinking import ThinkingBody
 from deployments.http.anthropic.tools import ToolChoiceBody, Tools, tools_for_engine
 from deployments.http.server.asking import Asking
@@ -125,7 +125,7 @@ def parse_conversation(model: type[Body], data: Mapping[str, Any]) -> Body:
 
 
 def message_asking(
-    body: MessageBody, data: Mapping[str, Any], hints: DispatchHints, thinking: Mapping[Location, str]
+    body: MessageBody, data: Mapping[str, Any], hints: DispatchHints, conversation: Conversation
 ) -> Asking:
     """What an engine is asked for.
 
@@ -133,12 +133,12 @@ def message_asking(
         body: The body.
         data: What it was parsed from.
         hints: What the headers say.
-        thinking: What the model has thought, of each block of thinking, by its place.
+        conversation: That of the body.
 
     Raises:
         InvalidRequest: The body is wrong.
     """
-    conversation, fields, names = _shown(body, data, hints, thinking)
+    fields, names = _shown(body, data, hints, conversation)
     _check_thinking(body, conversation)
     output = body.output_config or OutputConfig()
     guided = None if output.format is None else {"json_schema": output.format.json_schema}
@@ -168,18 +168,17 @@ def message_asking(
 
 
 def tokenize_asking(
-    body: ConversationBody, data: Mapping[str, Any], hints: DispatchHints, thinking: Mapping[Location, str]
+    body: ConversationBody, data: Mapping[str, Any], hints: DispatchHints, conversation: Conversation
 ) -> tuple[TokenizeRequest, Names]:
     """What a tokenizer is asked for, and what the caller called the fields of it; as `message_asking`."""
-    _, fields, names = _shown(body, data, hints, thinking)
+    fields, names = _shown(body, data, hints, conversation)
     return build(TokenizeRequest, names, **fields), names
 
 
 def _shown(
-    body: ConversationBody, data: Mapping[str, Any], hints: DispatchHints, thinking: Mapping[Location, str]
-) -> tuple[Conversation, dict[str, Any], Names]:
+    body: ConversationBody, data: Mapping[str, Any], hints: DispatchHints, conversation: Conversation
+) -> tuple[dict[str, Any], Names]:
     """What the model is shown, as fields of a request of `engines.requests`, and what the caller called them."""
-    conversation = conversation_of(body.system, body.messages, thinking)
     tools, tool_names = tools_for_engine(body.tools or ())
     schema: Location = ("output_config", "format", "schema")
     names = Names(
@@ -204,7 +203,7 @@ def _shown(
         "continue_final_message": conversation.goes_on,
         **body.dispatch(hints),
     }
-    return conversation, fields, names
+    return fields, names
 
 
 def _check_thinking(body: MessageBody, conversation: Conversation) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from deployments.http.anthropic.conversation import conversation_of
 from deployments.http.anthropic.message_body import MessageBody, message_asking, parse_conversation
 from deployments.http.anthropic.message_events import MessageBlocks, MessageStream, message_body
 from deployments.http.anthropic.stop_reason import Stop, stop_of
@@ -35,7 +36,9 @@ async def messages(exchange: Exchange) -> web.StreamResponse:
     secret = exchange.services.secret
     thinking = await thinking_of(body.messages, secret)
     await exchange.turn()
-    asking = message_asking(body, data, exchange.hints(), thinking)
+    conversation = conversation_of(body.system, body.messages, thinking)
+    await exchange.turn()
+    asking = message_asking(body, data, exchange.hints(), conversation)
     context_length = exchange.model_of(body.model).engine.capabilities.context_length
     id = f"msg_{exchange.id}"
     thought = partial(Thought, secret, shown=body.shows_thinking)

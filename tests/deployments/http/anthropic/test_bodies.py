@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deployments.http.anthropic.conversation import Conversation, conversation_of
 from deployments.http.anthropic.error_body import error_json
 from deployments.http.anthropic.message_body import (
     ConversationBody,
@@ -63,6 +64,10 @@ MESSAGES = st.lists(
 )
 
 
+async def shown(body: ConversationBody) -> Conversation:
+    return conversation_of(body.system, body.messages, await thinking_of(body.messages, SECRET))
+
+
 def fields(model: type[ConversationBody]) -> st.SearchStrategy[dict[str, Any]]:
     names = sorted({*model.model_fields, *model.UNSUPPORTED, "temprature"})
     return st.dictionaries(st.sampled_from(names), VALUES, max_size=4)
@@ -78,10 +83,10 @@ async def test_any_body(given_fields: dict[str, Any], messages: list[Any] | None
     try:
         if is_counted:
             counted = parse_conversation(ConversationBody, data)
-            tokenize_asking(counted, data, DispatchHints(), await thinking_of(counted.messages, SECRET))
+            tokenize_asking(counted, data, DispatchHints(), await shown(counted))
         else:
             parsed = parse_conversation(MessageBody, data)
-            message_asking(parsed, data, DispatchHints(), await thinking_of(parsed.messages, SECRET))
+            message_asking(parsed, data, DispatchHints(), await shown(parsed))
     except InvalidRequest as error:
         assert len(error_json(error, "1")) < 3000
         assert "Traceback" not in error.message
