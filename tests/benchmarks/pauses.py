@@ -105,6 +105,7 @@ def cases(model: str, embed: str | None) -> list[Case]:
     thought = {"type": "thinking", "thinking": "hm " * 5_000_000, "signature": ".0"}
     result = {"type": "tool_result", "tool_use_id": "0", "content": "hi"}
     called = [turns[0], {"role": "assistant", "content": calls}, {"role": "user", "content": [result]}]
+    pieces = {"role": "assistant", "content": [{"type": "text", "text": "a river " * 180}] * 9_900}
     thinking = [turns[0], {"role": "assistant", "content": [thought]}]
     made = [
         Case("nothing", "", b""),
@@ -118,6 +119,7 @@ def cases(model: str, embed: str | None) -> list[Case]:
         Case("800 tools", chat, said(tools=tools)),
         Case("9,800 turns to /v1/messages", messages, body(messages=turns * 4_900, max_tokens=1)),
         Case("4,900 calls to /v1/messages", messages, body(messages=called, max_tokens=1)),
+        Case("9,900 pieces of an answer", messages, body(messages=[turns[0], pieces], max_tokens=1)),
         Case("15 MB of thinking", messages, body(messages=thinking, max_tokens=1)),
         Case("600,000 token ids", completions, body(prompt=[97] * 600_000, max_tokens=1)),
         Case("15 MB of text", completions, body(prompt="\n" * 7_500_000, max_tokens=1)),

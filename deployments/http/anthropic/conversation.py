@@ -84,6 +84,9 @@ class _Builder:
         self._thinking = thinking
         self._made = Conversation()
         self._parts: list[_Part] = []
+        # Of the assistant's message that is being made: what is said and thought in it, and the ids of its calls.
+        self._said: list[str] = []
+        self._thoughts: list[str] = []
         self._calls: set[str] = set()
 
     def add_system(self, content: str | Sequence[TextBlock], place: Location) -> None:
@@ -111,24 +114,22 @@ class _Builder:
     def add_assistant(self, content: str | Sequence[ContentBlock], place: Location) -> None:
         self._end_user()
         message = self._assistant(place)
-        if isinstance(content, str):
-            _say(message, content, "\n")
-            return
         # Blocks of one answer were one text; messages were not.
-        between = "\n"
+        between = "\n" if self._said else ""
+        if isinstance(content, str):
+            self._said += (between, content)
+            return
         for at, block in enumerate(content):
             here: Location = (*place, "content", at)
             match block:
                 case TextBlock():
-                    _say(message, block.text, between)
+                    self._said += (between, block.text)
                     between = ""
                 case ToolUseBlock():
                     self._add_call(message, block, here)
                 case ThinkingBlock():
-                    if thought := self._thinking[here]:
-                        before = message.get("reasoning_content")
-                        message["reasoning_content"] = thought if before is None else f"{before}\n{thought}"
-                        self._name("reasoning_content", here)
+                    self._thoughts.append(self._thinking[here])
+                    self._name("reasoning_content", here)
                 case RedactedThinkingBlock():
                     message.setdefault("redacted_reasoning", []).append(block.data)
                     self._name("redacted_reasoning", here)
@@ -137,16 +138,15 @@ class _Builder:
 
     def done(self) -> Conversation:
         self._end_user()
+        self._end_assistant()
         made = self._made
         if made.goes_on and made.messages[-1].get("tool_calls"):
             place = made.names["messages", len(made.messages) - 1]
             raise _misplaced(place or (), "after a tool_use comes its tool_result, in a message of the user")
-        for message in made.messages:
-            if message.get("tool_calls") and not message["content"]:
-                message["content"] = None
         return made
 
     def _add(self, message: dict[str, Any], place: Location) -> None:
+        self._end_assistant()
         self._made.names["messages", len(self._made.messages)] = place
         self._made.messages.append(message)
 
@@ -154,9 +154,19 @@ class _Builder:
         """The assistant's message that is being made; a new one where another spoke last."""
         made = self._made
         if not made.goes_on:
+            self._add({"role": "assistant"}, place)
             self._calls = set()
-            self._add({"role": "assistant", "content": ""}, place)
         return made.messages[-1]
+
+    def _end_assistant(self) -> None:
+        """What the assistant has said and thought so far belongs to its message."""
+        if not self._made.goes_on:
+            return
+        message = self._made.messages[-1]
+        message["content"] = "".join(self._said) or (None if message.get("tool_calls") else "")
+        if thought := "\n".join(filter(None, self._thoughts)):
+            message["reasoning_content"] = thought
+        self._said, self._thoughts = [], []
 
     def _add_call(self, message: dict[str, Any], block: ToolUseBlock, place: Location) -> None:
         calls = message.setdefault("tool_calls", [])
@@ -210,10 +220,6 @@ class _Builder:
     def _name(self, name: str, place: Location, *rest: int | str) -> None:
         """What the caller calls a field of the assistant's message."""
         self._made.names.setdefault(("messages", len(self._made.messages) - 1, name, *rest), place)
-
-
-def _say(message: dict[str, Any], text: str, between: str) -> None:
-    message["content"] += (between if message["content"] else "") + text
 
 
 def _of_text(content: str | Sequence[ContentBlock], place: Location) -> str | list[TextBlock]:

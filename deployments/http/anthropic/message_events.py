@@ -51,10 +51,10 @@ class MessageStream(StreamFormat):
 
     def beginning(self, started: Started) -> str:
         """The message as it is before anything was said."""
-        message = message_body(
+        message = assistant_message(
             self._id, self._model, [], None, usage_body(Usage(prompt_tokens=started.prompt_tokens or 0))
         )
-        return event("message_start", message=message) + _PING
+        return _event("message_start", message=message) + _PING
 
     def end_by(self, reason: FinishReason, stop_reason: int | str | None) -> None:
         """Notes why the message ended."""
@@ -64,7 +64,7 @@ class MessageStream(StreamFormat):
         """Why it ended, what it cost, and that it has ended."""
         stop = self._stop_of(*self._ended_by, usage)
         delta = {"stop_reason": stop.reason, "stop_sequence": stop.sequence}
-        return event("message_delta", delta=delta, usage=usage_body(usage)) + event("message_stop")
+        return _event("message_delta", delta=delta, usage=usage_body(usage)) + _event("message_stop")
 
     def failure(self, error: PenstockError) -> str:
         """The error, which ends the stream."""
@@ -149,7 +149,7 @@ class MessageBlocks(ChoiceFormat):
 
     def _start(self, block: dict[str, Any]) -> str:
         self._index += 1
-        return event("content_block_start", index=self._index, content_block=block)
+        return _event("content_block_start", index=self._index, content_block=block)
 
     def _close(self) -> str:
         """The end of the block of text or thinking that is open."""
@@ -159,16 +159,16 @@ class MessageBlocks(ChoiceFormat):
         signed = ""
         if kind == "thinking":
             delta = {"type": "signature_delta", "signature": self._thought.signature()}
-            signed = event("content_block_delta", index=self._index, delta=delta)
+            signed = _event("content_block_delta", index=self._index, delta=delta)
         return signed + _stop(self._index)
 
 
-def event(name: str, **fields: Any) -> str:
+def _event(name: str, **fields: Any) -> str:
     """An event of a stream."""
     return f"event: {name}\ndata: {json.dumps({'type': name, **fields})}\n\n"
 
 
-def message_body(
+def assistant_message(
     id: str, model: str, content: list[dict[str, Any]], stop: Stop | None, usage: dict[str, Any]
 ) -> dict[str, Any]:
     """A message of the assistant's, as Anthropic writes it.
@@ -200,4 +200,4 @@ def _delta(index: int, kind: str, field: str) -> str:
 
 
 def _stop(index: int) -> str:
-    return event("content_block_stop", index=index)
+    return _event("content_block_stop", index=index)

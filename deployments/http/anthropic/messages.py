@@ -8,7 +8,7 @@ from aiohttp import web
 
 from deployments.http.anthropic.conversation import conversation_of
 from deployments.http.anthropic.message_body import MessageBody, message_asking, parse_conversation
-from deployments.http.anthropic.message_events import MessageBlocks, MessageStream, message_body
+from deployments.http.anthropic.message_events import MessageBlocks, MessageStream, assistant_message
 from deployments.http.anthropic.stop_reason import Stop, stop_of
 from deployments.http.anthropic.thinking import Thought, thinking_of
 from deployments.http.anthropic.usage import usage_body
@@ -53,7 +53,7 @@ async def messages(exchange: Exchange) -> web.StreamResponse:
     exchange.meter.finish(completion.usage, (choice.reason for choice in completion.choices))
     (choice,) = completion.choices
     ended = stop(choice.reason, choice.stop_reason, completion.usage)
-    answer = message_body(id, body.model, _content(choice, thought()), ended, usage_body(completion.usage))
+    answer = assistant_message(id, body.model, _content(choice, thought()), ended, usage_body(completion.usage))
     return json_response(json.dumps(answer))
 
 
