@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from engines.attachments.attachment import Attachment
-from engines.errors import InvalidRequest, OtherVocabulary
+from engines.errors import InvalidRequest, OtherVocabulary, Unsupported
 from engines.messages import Message, NamedToolChoice, Tool, ToolChoice, media_parts
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -185,10 +185,23 @@ class Thinking(RequestModel):
             raise ValueError("budget_tokens needs thinking to be enabled")
         return self
 
-    def for_template(self) -> dict[str, Any]:
-        """The same as chat templates take it: by the names that they have for it, of which each knows some."""
-        switches = dict.fromkeys(("enable_thinking", "thinking"), self.enabled)
-        return switches if self.budget_tokens is None else {**switches, TEMPLATE_BUDGET: self.budget_tokens}
+    def for_template(self, *, reads_budgets: bool = False) -> dict[str, Any]:
+        """The same as chat templates take it: by the names that they have for it, of which each knows some.
+
+        Args:
+            reads_budgets: Whether the template knows `TEMPLATE_BUDGET`.
+
+        Raises:
+            Unsupported: There is a budget, and it does not.
+        """
+        switches: dict[str, Any] = dict.fromkeys(("enable_thinking", "thinking"), self.enabled)
+        if self.budget_tokens is None:
+            return switches
+        if not reads_budgets:
+            raise Unsupported(
+                "This model takes no budget of thinking: let it decide by itself.", param="thinking.budget_tokens"
+            )
+        return {**switches, TEMPLATE_BUDGET: self.budget_tokens}
 
 
 class Resume(RequestModel):

@@ -73,8 +73,6 @@ def tokenize_body(request: TokenizeRequest, model: str) -> dict[str, Any]:
             body["tools"] = [tool.for_template() for tool in request.tools]
         kwargs = request.chat_template_kwargs
         if request.thinking is not None:
-            if request.thinking.budget_tokens is not None:
-                raise Unsupported("This model is told no budget of thinking.", param="thinking.budget_tokens")
             kwargs = request.thinking.for_template() | kwargs
         if kwargs:
             body["chat_template_kwargs"] = kwargs

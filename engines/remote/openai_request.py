@@ -154,11 +154,10 @@ class OpenAIRequests:
         return given
 
     def _thinking(self, thinking: Thinking, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        if thinking.budget_tokens is not None:
-            # What a chat template there does not read, vLLM leaves out in silence.
-            raise Unsupported("This model is told no budget of thinking.", param="thinking.budget_tokens")
+        # A budget is refused: what a chat template there does not read, vLLM leaves out in silence.
+        switches = thinking.for_template()
         if self._vllm:
-            return {"chat_template_kwargs": {**thinking.for_template(), **kwargs}}
+            return {"chat_template_kwargs": {**switches, **kwargs}}
         # Where it is not told to think, or how much, it decides by itself.
         return {} if thinking.enabled else {"reasoning_effort": "none"}
 

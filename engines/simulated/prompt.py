@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from engines.attachments.beside import check_kinds
 from engines.call_requests import TokenizeRequest
 from engines.contract import Capabilities
-from engines.errors import ContextOverflow, InvalidRequest, Unsupported
+from engines.errors import ContextOverflow, InvalidRequest
 from engines.messages import Message, TextPart, Tool
 from engines.requests import GenerateRequest
 from engines.simulated.tokenizer import LONGEST, VOCABULARY_SIZE, Special, decode, encode
@@ -31,8 +31,6 @@ def prompt_ids(request: GenerateRequest | TokenizeRequest) -> list[int]:
         check_kinds(request.messages, Capabilities())
         kwargs = request.chat_template_kwargs
         if request.thinking is not None:
-            if request.thinking.budget_tokens is not None:
-                raise Unsupported("This model is told no budget of thinking.", param="thinking.budget_tokens")
             kwargs = request.thinking.for_template() | kwargs
         return render(
             request.messages,

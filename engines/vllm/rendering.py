@@ -172,13 +172,8 @@ class Rendering:
             Unsupported: There is a budget of thinking, which this one does not read.
         """
         thinking = request.thinking
-        if thinking is None:
-            return dict(request.chat_template_kwargs)
-        if thinking.budget_tokens is not None and not self._reads_budgets:
-            raise Unsupported(
-                "The chat template of this model reads no budget of thinking.", param="thinking.budget_tokens"
-            )
-        return thinking.for_template() | request.chat_template_kwargs
+        asked = {} if thinking is None else thinking.for_template(reads_budgets=self._reads_budgets)
+        return asked | request.chat_template_kwargs
 
     async def _text(
         self,
