@@ -1,8 +1,8 @@
 """Reads a fleet file, and says everything that is wrong with it at once: which file, which line, which key.
 
-Paths in an engine's options, and that of the file of keys (`./weights`, `../templates/chat.jinja`, `~/keys.yaml`: what
-begins with a dot or a tilde), are relative to the file, so that a fleet starts from any directory. Names such as
-`org/model` are left alone.
+Paths in an engine's options, of the file of keys, and of the database (`./weights`, `../templates/chat.jinja`,
+`~/keys.yaml`: what begins with a dot or a tilde), are relative to the file, so that a fleet starts from any directory.
+Names such as `org/model` are left alone.
 """
 
 from collections.abc import Iterable, Iterator
@@ -69,9 +69,11 @@ def parse_fleet(text: str, name: str, folder: Path) -> FleetSettings:
         raise FleetFileError(error.file, error.problems) from None
     problems = yaml_problems(document)
     http = document.value.get("http")
-    for section in ("keys", "tls"):
+    for section in ("keys", "secret", "tls"):
         if isinstance(http, dict) and isinstance(http.get(section), dict):
             http[section] = _resolve_paths(http[section], folder)
+    if isinstance(document.value.get("database"), dict):
+        document.value["database"] = _resolve_paths(document.value["database"], folder)
     for model in _models(document):
         if isinstance(model.get("options"), dict):
             model["options"] = _resolve_paths(model["options"], folder)

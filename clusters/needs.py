@@ -29,7 +29,7 @@ def logical_cpus(fleet: FleetSettings, cores: int) -> int:
 
 
 def check_packages(fleet: FleetSettings) -> None:
-    """Checks that this machine has what the fleet's engines and operators import.
+    """Checks that this machine has what the fleet's engines, operators and database import.
 
     Raises:
         ClusterError: It has not; the message says what to install.
@@ -41,6 +41,10 @@ def check_packages(fleet: FleetSettings) -> None:
         for package, remedy in chain.from_iterable(packages.items() for packages in needed):
             if not _is_installed(package):
                 raise ClusterError(f"The model {model.name!r} needs {package}, which is not installed: {remedy}.")
+
+    if fleet.database is not None and fleet.database.file is None and not _is_installed("asyncpg"):
+        remedy = "`pip install 'penstock[postgresql]'`"
+        raise ClusterError(f"The database needs asyncpg, which is not installed: {remedy}.")
 
 
 def _is_installed(package: str) -> bool:

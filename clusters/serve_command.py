@@ -22,7 +22,7 @@ from clusters.fleet_protocol import ClusterUp, Failed, Instances, Job, Phase, Re
 from clusters.needs import check_memory, check_packages, free_memory_bytes
 from clusters.run_folder import new_folder
 from clusters.spawned_fleet import SpawnedFleet
-from deployments.fleet_settings import FleetSettings
+from deployments.fleet_settings import DatabaseSettings, FleetSettings
 from deployments.http.key_source import key_source
 from deployments.http.server.refusals import CannotListen
 from deployments.loopback_ray import CLUSTER
@@ -91,6 +91,9 @@ def serve_fleet(
         check_packages(fleet)
         check_memory(fleet, free_memory_bytes())
     folder = new_folder()
+    if address is None and fleet.database is None:
+        # On this machine all router replicas have it, and it is as private as the run's other files.
+        fleet = fleet.model_copy(update={"database": DatabaseSettings(file=str(folder / "penstock.sqlite"))})
     stops = StopSignals()
     with stops.heard():
         job = Job(fleet=fleet, address=address, folder=folder, wait=wait)

@@ -10,6 +10,7 @@ from graphlib import CycleError, TopologicalSorter
 from ipaddress import ip_address
 from itertools import pairwise
 from typing import Annotated, Self
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
@@ -91,6 +92,18 @@ class KeySettings(Settings):
         return self
 
 
+class SecretSettings(Settings):
+    """What the fleet seals and signs with: what it hands to clients and gets back from them.
+
+    Attributes:
+        file: A file with one secret a line, the newest first, on every node that has a router replica; read again when
+            it changes. What begins with a dot or a tilde is relative to the fleet file. None: the fleet makes a secret
+            up, and keeps it as long as it lives.
+    """
+
+    file: str | None = Field(None, min_length=1)
+
+
 class OperatorSettings(Settings):
     """A listener for operators: their routes (`/metrics`, `/-/routes`) and the probes, and nothing else.
 
@@ -130,6 +143,8 @@ class RealtimeSettings(Settings):
         max_event_bytes: A larger event of a client's ends its session.
         max_items: Most items of a session's history.
         max_history_bytes: Most bytes of them.
+        keep_s: With a database: how long a session is kept after its socket was closed, for its client to take it up.
+        max_kept_bytes_per_tenant: What is kept of one tenant's sessions; past it, those go that would go first.
     """
 
     max_sessions_per_tenant: int = Field(16_384, ge=1)
@@ -137,6 +152,48 @@ class RealtimeSettings(Settings):
     max_event_bytes: int = Field(2**20, ge=1024)
     max_items: int = Field(4096, ge=1)
     max_history_bytes: int = Field(16 * 2**20, ge=1024)
+    keep_s: float = Field(300.0, gt=0)
+    max_kept_bytes_per_tenant: int = Field(2**30, ge=1024)
+
+
+class DatabaseSettings(Settings):
+    """Where that is which must outlive a router replica. One of these.
+
+    Attributes:
+        file: SQLite in this file, for a fleet whose router replicas are on one machine. What begins with a dot or a
+            tilde is relative to the fleet file.
+        url: PostgreSQL, for a cluster: `postgresql://USER@HOST:PORT/NAME`, without a password.
+        url_env: The environment variable, of every router replica, that holds such a URL, with the password.
+    """
+
+    file: str | None = Field(None, min_length=1)
+    url: str | None = Field(None, min_length=1)
+    url_env: str | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if sum(value is not None for value in (self.file, self.url, self.url_env)) != 1:
+            raise ValueError("give one of `file`, `url` and `url_env`")
+        if self.url is not None and check_database_url(self.url).password is not None:
+            raise ValueError("url holds a password, and this file is no place for it: put the URL into url_env")
+        return self
+
+
+def check_database_url(text: str) -> SplitResult:
+    """The parts of a PostgreSQL database's URL.
+
+    Raises:
+        ValueError: It is none. It is not quoted, since it may hold a password.
+    """
+    problem = "the database's URL is no postgresql://USER@HOST:PORT/NAME"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError(problem) from None
+    if parts.scheme not in ("postgresql", "postgres") or port == 0 or not parts.hostname or len(parts.path) < 2:
+        raise ValueError(problem)
+    return parts
 
 
 class HttpSettings(Settings):
@@ -167,6 +224,7 @@ class HttpSettings(Settings):
         keys: Who may ask.
         api_keys_env: Without a file of keys: the environment variable with the API keys, separated by commas, of one
             tenant that may do everything. None: PENSTOCK_API_KEYS; and if that is not set, no key is asked for.
+        secret: What it seals and signs with.
         open: Whether other machines may ask without a key.
         access_log: Where each request leaves a line of JSON, without its content: `stdout` (of the router replica's
             process), the path of a file, or `off`; None: `stdout` where keys are asked for, else `off`.
@@ -195,6 +253,7 @@ class HttpSettings(Settings):
     tls: TlsSettings | None = None
     keys: KeySettings = KeySettings()
     api_keys_env: str | None = Field(None, min_length=1)
+    secret: SecretSettings = SecretSettings()
     open: bool = False
     access_log: str | None = Field(None, min_length=1)
     session_header: str = "x-session-id"
@@ -214,12 +273,15 @@ class FleetSettings(Settings):
     Attributes:
         name: Name of the Serve application, and namespace of its actors.
         models: What is served.
+        database: Where that is which must outlive a router replica. None: `penstock serve` makes one of its own on this
+            machine; elsewhere there is none.
     """
 
     name: Label = "penstock"
     models: list[AnyModelSettings] = Field(min_length=1)
     router: RouterSettings = RouterSettings()
     http: HttpSettings = HttpSettings()
+    database: DatabaseSettings | None = None
     channel: ChannelSettings = ChannelSettings()
 
     @model_validator(mode="after")

@@ -3,11 +3,13 @@
 Serve is on the way of a handle call only. HTTP requests come to the replica's own port.
 """
 
+import asyncio
 import logging
 import math
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -16,14 +18,19 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle
 
+from actors.daemon_thread import in_daemon_thread
 from actors.directory.budgets import Claim, Grant
 from actors.directory.client import DirectoryClient
+from actors.directory.kept_values import KeptValues
 from actors.directory.known_instance import Instance
 from actors.frozen_heap import freeze_heap
 from deployments.cluster_fleet import cluster_fleet
+from deployments.database.storage import Storage
 from deployments.event_batches import in_batches
 from deployments.fleet import Fleet, ModelCard
+from deployments.fleet_secret import FleetSecret, SecretFile, new_secret
 from deployments.fleet_settings import FleetSettings
+from deployments.followed_file import READ_S
 from deployments.http.ingress import HttpIngress
 from deployments.http.server.validation import parse_body
 from deployments.loopback_ray import keep_replica_on_loopback
@@ -91,7 +98,9 @@ class RouterDeployment:
         metrics = Metrics(serve.get_replica_context().replica_tag, _DirectoryBoard(directory))
         self._fleet = cluster_fleet(settings, directory, metrics.report)
         await self._fleet.start()
-        self._http = HttpIngress(self._fleet, settings.http, metrics, Quotas(_lender(directory)), _pushed(directory))
+        storage = None if settings.database is None else Storage(settings.database, settings.http.realtime)
+        quotas, pushed = Quotas(_lender(directory)), _pushed(directory)
+        self._http = HttpIngress(self._fleet, settings.http, metrics, quotas, pushed, storage, _secret(settings))
         await self._http.start()
         freeze_heap()
 
@@ -215,6 +224,20 @@ def _reaching(otherwise: str) -> Iterator[None]:
         yield
     except (RayError, TimeoutError, ValueError) as error:
         raise Unavailable(otherwise, retry_after_s=1.0) from error
+
+
+def _secret(settings: FleetSettings) -> FleetSecret:
+    """The fleet's secret, which all of its router replicas have."""
+    file = settings.http.secret.file
+    if file is not None:
+        return FleetSecret(SecretFile(Path(file)))
+
+    async def read() -> Sequence[bytes]:
+        values, offered = KeptValues(settings.name), new_secret()
+        async with asyncio.timeout(READ_S):
+            return [await in_daemon_thread(lambda: values.agree("secret", offered))]
+
+    return FleetSecret(read)
 
 
 class _DirectoryBoard:

@@ -18,6 +18,9 @@ class Values(Protocol):
     def save(self, key: str, value: bytes) -> None:
         """Keeps a value, in place of an earlier one."""
 
+    def agree(self, key: str, value: bytes) -> bytes:
+        """The value of a key, for everybody the same; where there was none, this one from now on."""
+
 
 class MemoryValues:
     """Values of this process alone."""
@@ -32,6 +35,10 @@ class MemoryValues:
     def save(self, key: str, value: bytes) -> None:
         """Keeps a value, in place of an earlier one."""
         self._values[key] = value
+
+    def agree(self, key: str, value: bytes) -> bytes:
+        """The value of a key; where there was none, this one from now on."""
+        return self._values.setdefault(key, value)
 
 
 class KeptValues:
@@ -58,6 +65,14 @@ class KeptValues:
         """Keeps a value, in place of an earlier one. Raises what `load` raises."""
         _check()
         internal_kv._internal_kv_put(key, value, namespace=self._namespace)
+
+    def agree(self, key: str, value: bytes) -> bytes:
+        """The value of a key; where there was none, this one from now on. Raises what `load` raises."""
+        _check()
+        internal_kv._internal_kv_put(key, value, overwrite=False, namespace=self._namespace)
+        kept = self.load(key)
+        assert kept is not None
+        return kept
 
 
 def _check() -> None:

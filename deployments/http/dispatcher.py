@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 from contextlib import suppress
+from functools import partial
 
 from aiohttp import web
 
@@ -85,7 +86,10 @@ class Dispatcher:
                     endpoint, exchange.argument = find_endpoint(request.method, request.path)
                     exchange.meter.endpoint = endpoint.path
                 if self._asks_for_key:
-                    exchange.holder = await self._authentication.holder(request)
+                    own = None if endpoint is None else endpoint.holder
+                    exchange.holder = await self._authentication.holder(
+                        request, (lambda _: None) if own is None else partial(own, exchange)
+                    )
                 if exchange.holder is not None:
                     exchange.meter.tenant = exchange.tenant.name
                 if endpoint is None:

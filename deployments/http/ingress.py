@@ -4,12 +4,15 @@ import asyncio
 import errno
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
 
 from actors.loop_lag import LoopLag
+from deployments.database.storage import Storage
 from deployments.fleet import Fleet
+from deployments.fleet_secret import FleetSecret
 from deployments.fleet_settings import HttpSettings, OperatorSettings
 from deployments.http.apis import DEFAULT_ERROR_TEXT
 from deployments.http.dispatcher import Dispatcher
@@ -39,6 +42,8 @@ KEEPALIVE_S = 75.0
 """How long an idle connection is kept; longer than the idle time of common load balancers."""
 LINGER_S = 1.0
 """How long the rest of a refused body is read and dropped, so that the client gets to see the answer."""
+CUT_S = 2.0
+"""What sessions get to end once they are told to at once."""
 POLL_S = 0.05
 QUIET_S = 5.0
 """With no request for so long, no client is about to ask again on the connection of its last answer."""
@@ -53,6 +58,8 @@ class HttpIngress:
         metrics: Where requests are counted.
         quotas: What tenants may spend; None: nobody else serves them.
         pushed: Asks for the keys that were sent to the fleet.
+        storage: What outlives this process; None: nothing does.
+        secret: What it seals and signs with; None: one of its own.
     """
 
     def __init__(
@@ -62,12 +69,16 @@ class HttpIngress:
         metrics: Metrics,
         quotas: Quotas | None = None,
         pushed: Pushed = nothing_pushed,
+        storage: Storage | None = None,
+        secret: FleetSecret | None = None,
     ) -> None:
         self._fleet = fleet
         self._settings = settings
         self._metrics = metrics
         self._quotas = quotas or Quotas.alone()
         self._pushed = pushed
+        self._storage = storage
+        self._secret = secret or FleetSecret()
         self._services: Services | None = None
         self._tls: ServerTls | None = None
         # That of the API, and then that of the operators, if there is one.
@@ -128,7 +139,12 @@ class HttpIngress:
             quotas=self._quotas,
             access_log=log,
             unread=unread,
+            storage=self._storage,
+            secret=self._secret,
         )
+        await self._secret.start()
+        if self._storage is not None:
+            await self._storage.start()
         try:
             await self._listen(settings.host, settings.port, keyed=not keys.is_open, tls=tls)
             if settings.operators is not None:
@@ -138,6 +154,9 @@ class HttpIngress:
                 listener.close()
             self._listeners, self._servers = [], []
             await keys.stop()
+            await self._secret.stop()
+            if self._storage is not None:
+                await self._storage.stop()
             log.close()
             raise
         self._port = self._listeners[0].sockets[0].getsockname()[1]
@@ -196,6 +215,18 @@ class HttpIngress:
             "Router replicas that the directory does not answer: tenants with quotas have what is there already.",
             lambda: not self._quotas.is_reached,
         )
+        self._metrics.watch(
+            "penstock_secret_unreadable",
+            "Router replicas that cannot read the fleet's secret anew; the one that they have read before holds.",
+            lambda: bool(self._secret.problem),
+        )
+        storage = self._storage
+        if storage is not None:
+            self._metrics.watch(
+                "penstock_database_unreachable",
+                "Router replicas that cannot use their database: what needs it is refused.",
+                lambda: bool(storage.database.problem),
+            )
         if tls is not None:
             self._metrics.watch(
                 "penstock_certificate_unreadable",
@@ -229,16 +260,22 @@ class HttpIngress:
         for listener in listeners:
             listener.close()
         await self._until_quiet(servers, timeout_s)
+        assert self._services is not None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CUT_S):
+                await self._services.sessions.cut()
         # Connections that are still busy are cut here; cutting one kills its request.
         for server in servers:
             await server.shutdown(timeout=POLL_S)
         poster.cancel()
         self._lag.stop()
-        assert self._services is not None
         await self._services.keys.stop()
+        await self._secret.stop()
         await self._quotas.stop()
         if self._tls is not None:
             await self._tls.stop()
+        if self._storage is not None:
+            await self._storage.stop()
         self._services.access_log.close()
         await asyncio.wait([poster])
         # What it has counted since it last told the others must not go with it.

@@ -1,13 +1,11 @@
 """Tenants and their keys from a place that may change: a file, or what was sent to the fleet."""
 
-import asyncio
 import logging
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from actors.daemon_thread import in_daemon_thread
-from deployments.followed_file import Follower, Mark, mark_of
+from deployments.followed_file import READ_S, DiskReader, Follower, Mark, mark_of
 from deployments.settings_file.problems import SettingsFileError, read_text
 from deployments.tenants import keys
 from deployments.tenants.key_file import MAX_BYTES, Holders, parse_keys
@@ -16,8 +14,6 @@ from engines.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
-READ_S = 5.0
-"""A file that cannot be read for so long, as on a shared disk that is gone, counts as one that cannot be read."""
 PUSHED = "keys"
 """Under this the directory keeps the file that `penstock keys push` sent."""
 
@@ -101,20 +97,10 @@ class KeysOfFile(FollowedKeys):
         super().__init__(str(path))
         self._path = path
         self._seen: Mark | None = None
-        self._reading: asyncio.Future[_FileRead | None] | None = None
+        self._reader = DiskReader(lambda: _read_file(self._path, self._seen))
 
     async def _read(self) -> Holders | None:
-        # In one thread, however often it is tried: one that waits for a disk which is gone never ends.
-        if self._reading is None:
-            self._reading = in_daemon_thread(lambda: _read_file(self._path, self._seen))
-            # Nobody may be there any more to hear that it failed.
-            self._reading.add_done_callback(lambda reading: reading.cancelled() or reading.exception())
-        try:
-            async with asyncio.timeout(READ_S):
-                read = await asyncio.shield(self._reading)
-        finally:
-            if self._reading.done():
-                self._reading = None
+        read = await self._reader.read()
         if read is None:
             return None
         self._seen, holders = read

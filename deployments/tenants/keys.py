@@ -63,6 +63,11 @@ class Keys:
             raise Unauthorized("The API key has expired.")
         return holder
 
+    def holder_of(self, sha256: str) -> Holder | None:
+        """Who holds the key of this hash now; None: nobody does, or it has expired."""
+        holder = _ANYBODY if self.is_open else self._holders.get(sha256)
+        return None if holder is None or holder.key.is_expired(datetime.now(UTC)) else holder
+
     def tenant(self, name: str) -> Tenant:
         """The tenant of a name, for callers who need no key.
 

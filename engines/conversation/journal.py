@@ -1,6 +1,6 @@
 """The journal of a conversation: its items in their order, which are the only truth about its history."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 
@@ -58,9 +58,24 @@ class Journal:
         self._limits = limits
         self._entries: dict[str, Entry] = {}
         self._order: list[str] = []
+        self._watcher: Callable[[str], None] | None = None
 
     def __len__(self) -> int:
         return len(self._order)
+
+    @property
+    def order(self) -> Sequence[str]:
+        """All ids in their order, those of open items and of places for answers among them."""
+        return self._order
+
+    def watch(self, changed: Callable[[str], None]) -> None:
+        """From now on tells the id of each item that is complete, or is not there any more."""
+        self._watcher = changed
+
+    def has(self, item: str) -> bool:
+        """Whether there is a complete item of that id."""
+        entry = self._entries.get(item)
+        return entry is not None and entry.message is not None and entry.draft is None
 
     def append(self, frame: Append) -> None:
         """Adds an item, or more text to one that is open.
@@ -76,6 +91,8 @@ class Journal:
             self._extend(entry, frame)
         else:
             raise InvalidRequest(f"item: there is one with the id {frame.item!r} already.", param="item")
+        if not frame.open:
+            self._tell(frame.item)
 
     def put(self, item: Item) -> None:
         """Adds an item at the end; raises what `append` raises."""
@@ -95,6 +112,8 @@ class Journal:
         self.size -= entry.size
         del self._entries[item]
         self._order.remove(item)
+        if entry.draft is None:
+            self._tell(item)
 
     def reserve(self, item: str) -> None:
         """Keeps a place at the end, for an answer whose turn begins."""
@@ -110,6 +129,8 @@ class Journal:
             size = _size(item.message)
             self.size += size
             self._entries[item.id] = Entry(item.message, size)
+        for item in items:
+            self._tell(item.id)
 
     def items(self) -> list[Item]:
         """The history: what is complete."""
@@ -157,6 +178,10 @@ class Journal:
         """The text of an open item so far; None where it is not open."""
         entry = self._entries.get(item)
         return None if entry is None or entry.draft is None else entry.draft.getvalue()
+
+    def _tell(self, item: str) -> None:
+        if self._watcher is not None:
+            self._watcher(item)
 
     def _add(self, item: str, message: Message, after: str | None, *, is_open: bool) -> None:
         if len(self._order) >= self._limits.items:

@@ -121,6 +121,32 @@ def test_paths_that_begin_with_a_dot_are_relative_to_the_file() -> None:
     }
 
 
+def test_a_database_is_a_file_or_a_url() -> None:
+    models = "models: [{name: demo}]\n"
+    fleet = parse_fleet(models + "database: {file: ./penstock.sqlite}", "f", Path("/fleets"))
+    assert fleet.database is not None and fleet.database.file == "/fleets/penstock.sqlite"
+    url = "postgresql://me@db.example/penstock"
+    fleet = parse_fleet(models + f"database: {{url: '{url}'}}", "f", Path("/fleets"))
+    assert fleet.database is not None and fleet.database.url == url
+
+
+@pytest.mark.parametrize(
+    ("database", "problem"),
+    [
+        ("{}", "give one of `file`, `url` and `url_env`"),
+        ("{file: a, url_env: B}", "give one of `file`, `url` and `url_env`"),
+        ("{url: 'mysql://me@db.example/penstock'}", "no postgresql://USER@HOST:PORT/NAME"),
+        ("{url: 'postgresql://db.example'}", "no postgresql://USER@HOST:PORT/NAME"),
+        ("{url: 'postgresql://me@db.example:x/penstock'}", "no postgresql://USER@HOST:PORT/NAME"),
+        ("{url: 'postgresql://me:secret@db.example/penstock'}", "put the URL into url_env"),
+    ],
+)
+def test_a_database_that_is_none_is_refused_without_its_password(database: str, problem: str) -> None:
+    said = the_problem(f"models: [{{name: demo}}]\ndatabase: {database}\n")
+    assert problem in said
+    assert "secret" not in said
+
+
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(FleetFileError, match="there is no such file"):
         load_fleet(tmp_path / "none.yaml")

@@ -12,9 +12,9 @@ from typing import Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
+from deployments.fleet_secret import FleetSecret
 from deployments.http.anthropic.blocks import InputMessage, Strict, ThinkingBlock
 from deployments.http.server.names import Location, notation
-from deployments.http.server.signing import Signs
 from engines.attachments import base64_text
 from engines.errors import InvalidRequest
 from engines.requests import Thinking
@@ -42,6 +42,15 @@ class ThinkingBody(Strict):
         return Thinking(enabled=self.type != "disabled", budget_tokens=self.budget_tokens)
 
 
+def check_secret(secret: FleetSecret) -> None:
+    """Returns if thinking can be signed: what has begun as a stream could not be refused any more.
+
+    Raises:
+        SecretUnavailable: There is no secret yet.
+    """
+    secret.sign(_PURPOSE, b"")
+
+
 class _Digest(Protocol):
     def update(self, data: bytes, /) -> None: ...
 
@@ -52,13 +61,13 @@ class Thought:
     """The thinking of one block, piece by piece.
 
     Args:
-        secret: Signs it.
+        secret: FleetSecret it.
         shown: Whether the client is shown it; its signature carries it otherwise.
     """
 
     __slots__ = ("_digest", "_hidden", "_secret", "shown")
 
-    def __init__(self, secret: Signs, *, shown: bool) -> None:
+    def __init__(self, secret: FleetSecret, *, shown: bool) -> None:
         self.shown = shown
         self._secret = secret
         self._digest: _Digest = hashlib.sha256()
@@ -77,11 +86,12 @@ class Thought:
         return f"{carried}.{self._secret.sign(_PURPOSE, self._digest.digest())}"
 
 
-async def thinking_of(messages: Sequence[InputMessage], secret: Signs) -> Mapping[Location, str]:
+async def thinking_of(messages: Sequence[InputMessage], secret: FleetSecret) -> Mapping[Location, str]:
     """What the model has thought, of each block of thinking in a conversation, by the block's place.
 
     Raises:
         InvalidRequest: A block is not as it came in an answer; names its signature.
+        SecretUnavailable: There is no secret yet to tell that by.
     """
     turns = Turns()
     found: dict[Location, str] = {}
@@ -102,7 +112,7 @@ async def thinking_of(messages: Sequence[InputMessage], secret: Signs) -> Mappin
     return found
 
 
-async def _verified(block: ThinkingBlock, secret: Signs, turns: Turns) -> str | None:
+async def _verified(block: ThinkingBlock, secret: FleetSecret, turns: Turns) -> str | None:
     """The text of a block; None: the fleet has not signed it."""
     carried, _, mac = block.signature.partition(".")
     if carried and block.thinking:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
+from deployments.database.session_record import SessionRecord
 from deployments.http.realtime.client_events import (
     ClientEvent,
     ItemCreate,
@@ -74,7 +75,9 @@ class RealtimeSession:
 
     Args:
         engine: What answers.
-        model: Its name, as the client asked for it.
+        id: The session's id.
+        opened: Its model, by the name that the client asked for; how its turns are answered; and what was said in it,
+            if it is taken up.
         context: The session's; killing it ends everything.
         send: Takes an event, as JSON text.
         ended: Called once the conversation has ended, with the error if it is one.
@@ -86,7 +89,8 @@ class RealtimeSession:
     def __init__(
         self,
         engine: Engine,
-        model: str,
+        id: str,
+        opened: Open,
         context: Context,
         send: Callable[[str], None],
         ended: Callable[[PenstockError | None], None],
@@ -94,8 +98,8 @@ class RealtimeSession:
         rate_limits: Callable[[], Sequence[Mapping[str, Any]]],
         turns: Turns,
     ) -> None:
-        self.id = f"sess_{uuid.uuid4().hex}"
-        self._model = model
+        self.id = id
+        self._model = opened.model
         self._send_text = send
         self._ended = ended
         self._rate_limits = rate_limits
@@ -105,13 +109,33 @@ class RealtimeSession:
         self._cause: str | None = None
         self._draft: str | None = None
         self._refused: PenstockError | None = None
-        self._conversation = Conversation(engine, Open(model=model), context, self, limits)
-        self._send("session.created", session=self._session())
+        self._record: SessionRecord | None = None
+        self._conversation = Conversation(engine, opened, context, self, limits)
+        session = self._session()
+        if opened.items:
+            # Whoever takes it up may not know how much of what it said had arrived.
+            session["last_item_id"] = self._conversation.journal.last
+        self._send("session.created", session=session)
+
+    def keep(self, record: SessionRecord, changed: Callable[[], None]) -> None:
+        """Lets a record follow it.
+
+        Args:
+            record: What is to follow it.
+            changed: Called when there is something to write.
+        """
+        conversation = self._conversation
+        record.follow(conversation.journal, lambda: conversation.settings, changed)
+        self._record = record
 
     @property
     def is_answering(self) -> bool:
         """Whether a response is under way."""
         return bool(self._responses)
+
+    def stop(self) -> None:
+        """Ends what is being answered; each response says that it was cancelled."""
+        self._conversation.context.stop()
 
     def take(self, data: Mapping[str, Any]) -> None:
         """Takes a client's event; what is wrong with it is answered, and never the end of the session."""
@@ -169,6 +193,8 @@ class RealtimeSession:
         if fields.model is not None and fields.model != self._model:
             raise InvalidRequest("model: a session keeps the one that it was opened with.", param="session.model")
         self._to_conversation(Configure(settings=fields.changed(self._conversation.settings)), None)
+        if self._record is not None:
+            self._record.touch()
 
     def _create(self, event: ItemCreate) -> None:
         item = event.item

@@ -2,12 +2,18 @@
 
 import asyncio
 import dataclasses
+import uuid
 from collections import deque
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 
+from deployments.database.database import DatabaseUnavailable
+from deployments.database.kept_sessions import KeptSessions
+from deployments.database.session_record import SessionRecord, TakenUp
+from deployments.http.realtime.client_secrets import session_brought
 from deployments.http.realtime.session import RealtimeSession
 from deployments.http.server.exchange import Exchange
 from deployments.http.server.json_guard import parse_object
@@ -16,8 +22,10 @@ from deployments.metrics import RequestMeter
 from engines.context import Context
 from engines.contract import Engine
 from engines.conversation.events import TurnDelta, TurnFailed, TurnFinished, TurnStarted
+from engines.conversation.frames import Open, TurnSettings
 from engines.conversation.journal import ConversationLimits
-from engines.errors import InvalidRequest, PenstockError, RateLimited
+from engines.errors import InvalidRequest, PenstockError, RateLimited, Unsupported
+from engines.requests import Session
 
 ENDPOINT = "/v1/realtime"
 PROTOCOL = "realtime"
@@ -38,10 +46,16 @@ async def realtime(exchange: Exchange) -> web.StreamResponse:
         InvalidRequest: It names no model.
         ModelNotFound: It names one that is not served.
         RateLimited: Its tenant has as many sessions as it may.
+        Unsupported: It takes up a session, and none are kept here.
+        SessionNotFound: The session that it takes up is not kept.
+        DatabaseUnavailable: Whether it is cannot be said now.
     """
     request, services = exchange.request, exchange.services
     services.cors.check_origin(request)
-    name = request.query.get("model")
+    of_secret, settings_of_session = session_brought(exchange)
+    name = request.query.get("model") or of_secret
+    if name and of_secret is not None and name != of_secret:
+        raise InvalidRequest(f"model: the client secret is for {of_secret[:200]!r}.", param="model")
     if not name:
         raise InvalidRequest("model: name it in the URL: /v1/realtime?model=NAME.", param="model")
     # What is wrong is said before the handshake, where clients expect it.
@@ -54,11 +68,12 @@ async def realtime(exchange: Exchange) -> web.StreamResponse:
             f"There are {settings.max_sessions_per_tenant} sessions of the API key's tenant, and more are not held."
         )
         raise RateLimited(message, retry_after_s=1.0)
+    kept = await _kept(exchange, name, settings_of_session)
     socket = web.WebSocketResponse(protocols=(PROTOCOL,), max_msg_size=settings.max_event_bytes, compress=False)
     exchange.set_headers(socket)
     with exchange.context() as context:
         await socket.prepare(request)
-        held = _SessionSocket(exchange, socket, name)
+        held = _SessionSocket(exchange, socket, name, kept)
         try:
             with services.sessions.holding(tenant, held):
                 await held.serve(engine, context)
@@ -68,6 +83,31 @@ async def realtime(exchange: Exchange) -> web.StreamResponse:
     return socket
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Kept:
+    """How a session begins, and where it is kept."""
+
+    id: str
+    settings: TurnSettings
+    sessions: KeptSessions | None
+    taken_up: TakenUp | None
+
+
+async def _kept(exchange: Exchange, name: str, settings: TurnSettings) -> _Kept:
+    """Takes up the session that the request names, or begins another one."""
+    storage = exchange.services.storage
+    id = exchange.request.query.get("session_id")
+    if id is None:
+        new = f"sess_{uuid.uuid4().hex}"
+        return _Kept(new, settings, None if storage is None else storage.sessions, None)
+    if storage is None:
+        message = "session_id: this server keeps no sessions. It does with `database` in the fleet file."
+        raise Unsupported(message, param="session_id")
+    model = exchange.model_of(name).name
+    taken_up = await storage.sessions.take_up(id, exchange.tenant.name, model)
+    return _Kept(id, taken_up.settings, storage.sessions, taken_up)
+
+
 class _SessionSocket:
     """The way between a socket and its session; in figures and logs each of its turns is a request.
 
@@ -75,9 +115,10 @@ class _SessionSocket:
         exchange: The request that opened it.
         socket: The socket.
         model: The model's name, as the client wrote it.
+        kept: Where it is kept.
     """
 
-    def __init__(self, exchange: Exchange, socket: web.WebSocketResponse, model: str) -> None:
+    def __init__(self, exchange: Exchange, socket: web.WebSocketResponse, model: str, kept: _Kept) -> None:
         self._exchange = exchange
         self._socket = socket
         self._asked_for = model
@@ -90,13 +131,17 @@ class _SessionSocket:
         self._meters: dict[str, RequestMeter] = {}
         self._is_draining = False
         self._is_closing = False
+        self._kept = kept
+        self._session: RealtimeSession | None = None
+        self._record: SessionRecord | None = None
 
     async def serve(self, engine: Engine, context: Context) -> None:
         """Reads what the client sends, to the end."""
         settings = self._exchange.services.settings
-        session = RealtimeSession(
+        session = self._session = RealtimeSession(
             engine,
-            self._asked_for,
+            self._kept.id,
+            self._opened(),
             context,
             self._send,
             self._ended,
@@ -104,6 +149,7 @@ class _SessionSocket:
             rate_limits=self._rate_limits,
             turns=self,
         )
+        self._keep(session)
         idle_s, clock = settings.realtime.idle_timeout_s, asyncio.get_running_loop().time
         heard_s = clock()
         while True:
@@ -133,6 +179,9 @@ class _SessionSocket:
     def close(self) -> None:
         """Lets go of what still waits: the socket is closed."""
         self._is_closing = True
+        if self._record is not None:
+            self._record.lifetime_s = self._exchange.services.settings.realtime.keep_s
+            self._record.touch()
         self._unread.forget(self)
         for task in self._tasks:
             task.cancel()
@@ -144,7 +193,12 @@ class _SessionSocket:
         """Closes it between two turns."""
         self._is_draining = True
         if not self._meters:
-            self._close(WSCloseCode.SERVICE_RESTART, "the server restarts")
+            self._restart()
+
+    def cut(self) -> None:
+        """Ends what is being answered, and closes it."""
+        if self._session is not None:
+            self._session.stop()
 
     def give_up(self) -> None:
         """Its client reads too slowly: it is dropped."""
@@ -175,6 +229,30 @@ class _SessionSocket:
         self._waiting_bytes = 0
         self._unread.forget(self)
 
+    def _opened(self) -> Open:
+        kept = self._kept
+        # So that its turns go where they went before, whichever replica holds it.
+        session = Session(id=kept.id, mode="soft")
+        items = [] if kept.taken_up is None else list(kept.taken_up.items)
+        return Open(model=self._asked_for, session=session, settings=kept.settings, items=items)
+
+    def _keep(self, session: RealtimeSession) -> None:
+        sessions, realtime = self._kept.sessions, self._exchange.services.settings.realtime
+        if sessions is None:
+            return
+        tenant, kept = self._exchange.tenant.name, self._kept
+        record = self._record = SessionRecord(kept.id, tenant, self._model, kept.taken_up, self._lost)
+        # Idle for longer it is closed.
+        record.lifetime_s = realtime.idle_timeout_s + realtime.keep_s
+        session.keep(record, lambda: sessions.mark(record))
+
+    def _lost(self) -> None:
+        self._record = None
+        self._close(WSCloseCode.POLICY_VIOLATION, "the session was taken up by another connection")
+
+    def _restart(self) -> None:
+        self._close(WSCloseCode.SERVICE_RESTART, "the server restarts")
+
     def _ended(self, error: PenstockError | None) -> None:
         if error is not None:
             # Its key was taken away; or its client has left already.
@@ -189,6 +267,11 @@ class _SessionSocket:
         """Closes it once everything that was said is sent."""
         while self._waiting and self._flushing is not None:
             await asyncio.wait((self._flushing,))
+        if code == WSCloseCode.SERVICE_RESTART and self._record is not None and self._kept.sessions is not None:
+            # Its client comes back at once, to another replica.
+            with suppress(DatabaseUnavailable):
+                await self._kept.sessions.committed(self._record)
+                why = f"{why}; session_id={self._record.id}"
         await self._socket.close(code=code, message=why.encode())
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -229,4 +312,4 @@ class _SessionSocket:
         turn = dataclasses.replace(exchange, meter=meter, id=event.turn)
         exchange.services.access_log.write(turn.log_line(status, code), is_refused=False)
         if self._is_draining and not self._meters:
-            self._close(WSCloseCode.SERVICE_RESTART, "the server restarts")
+            self._restart()

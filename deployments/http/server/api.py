@@ -7,6 +7,7 @@ from aiohttp import web
 
 from deployments.http.server.exchange import Exchange
 from deployments.http.server.request_id import HEADER
+from deployments.tenants.key_file import Holder
 from engines.errors import PenstockError
 
 REST = "{id}"
@@ -27,12 +28,15 @@ class Endpoint:
         method: HTTP method.
         handler: Answers it.
         is_operators: Whether it takes the scope `admin`.
+        holder: Who comes with a key that the API hands out itself, for this endpoint; None: it is none of those.
+            Raises Unauthorized for one that does not count any more.
     """
 
     path: str
     method: str
     handler: Handler
     is_operators: bool = False
+    holder: Callable[[Exchange, bytes], Holder | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
+from deployments.database.storage import Storage
 from deployments.fleet import Fleet, Model
+from deployments.fleet_secret import FleetSecret
 from deployments.fleet_settings import HttpSettings
 from deployments.http.server.access_log import AccessLog
 from deployments.http.server.bodies import LARGE_BYTES, Bodies
@@ -20,7 +22,6 @@ from deployments.http.server.hints import INSTANCE_HEADER, MODEL_HEADER, Dispatc
 from deployments.http.server.readiness import Readiness
 from deployments.http.server.request_id import HEADER, LiveIds
 from deployments.http.server.sessions import Sessions
-from deployments.http.server.signing import ProcessSecret, Signs
 from deployments.http.server.sse_stream import Flusher
 from deployments.http.server.unread import Unread
 from deployments.metrics import Metrics, RequestMeter
@@ -48,9 +49,10 @@ class Services:
         quotas: What tenants may spend.
         access_log: Where each request leaves a line.
         unread: What waits for clients that do not read.
+        storage: What outlives this process; None: nothing does.
+        secret: What the server seals and signs with.
         sessions: Connections that are held open for long.
         draining: The ingress is about to stop: probes say so, and connections are not kept.
-        secret: Signs what clients are given and bring back.
     """
 
     fleet: Fleet
@@ -63,11 +65,12 @@ class Services:
     quotas: Quotas
     access_log: AccessLog
     unread: Unread
+    storage: Storage | None
+    secret: FleetSecret
     sessions: Sessions = field(default_factory=Sessions)
     live_ids: LiveIds = field(default_factory=LiveIds)
     readiness: Readiness = field(default_factory=Readiness)
     draining: bool = False
-    secret: Signs = field(default_factory=ProcessSecret)
 
 
 @dataclass(slots=True)
@@ -85,6 +88,7 @@ class Exchange:
         argument: The rest of the path, for routes that have one.
         failed_with: The error that ended the answer after its head was sent.
         holder: Who asks, once known.
+        brought: What its key says besides, where it is one of those that the endpoint hands out itself.
         moves: How often its streams broke and went on elsewhere.
         id_header: In which header the answer names the id, besides the one that every answer has.
     """
@@ -99,6 +103,7 @@ class Exchange:
     argument: str = ""
     failed_with: PenstockError | None = None
     holder: Holder | None = None
+    brought: str = ""
     moves: int = 0
     id_header: str = HEADER
 

@@ -45,8 +45,14 @@ class Authentication:
         self._guesses: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._waiting = 0
 
-    async def holder(self, request: web.BaseRequest) -> Holder | None:
+    async def holder(
+        self, request: web.BaseRequest, own: Callable[[bytes], Holder | None] = lambda _: None
+    ) -> Holder | None:
         """Who asks; None: a probe, of which no key is asked.
+
+        Args:
+            request: What came.
+            own: Who comes with a key that the endpoint hands out itself; None: it is none of those.
 
         Raises:
             Unauthorized: The request carries no key, or a wrong one.
@@ -57,7 +63,7 @@ class Authentication:
             return None
         key = _key(request)
         try:
-            return self._keys.holder(key)
+            return (own(key) if key is not None else None) or self._keys.holder(key)
         except Unauthorized:
             if key is not None:
                 await self._answer_later(request.remote or "")

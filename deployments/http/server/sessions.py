@@ -1,5 +1,6 @@
 """Connections that are held open for long: how many a tenant has, and their end when the server's comes."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ class Held(Protocol):
     def drain(self) -> None:
         """Ends it at the next moment at which nothing is lost."""
 
+    def cut(self) -> None:
+        """Ends it now, with what was said by now."""
+
 
 class Sessions:
     """Those of one process."""
@@ -20,6 +24,7 @@ class Sessions:
         self._held: dict[Held, None] = {}
         self._of_tenant: Counter[str] = Counter()
         self._is_draining = False
+        self._none_left: asyncio.Future[None] | None = None
 
     def count(self, tenant: str) -> int:
         """How many a tenant has."""
@@ -39,9 +44,19 @@ class Sessions:
             self._of_tenant[tenant] -= 1
             if not self._of_tenant[tenant]:
                 del self._of_tenant[tenant]
+            if self._none_left is not None and not self._held and not self._none_left.done():
+                self._none_left.set_result(None)
 
     def drain(self) -> None:
         """The server is about to end."""
         self._is_draining = True
         for held in list(self._held):
             held.drain()
+
+    async def cut(self) -> None:
+        """The server ends now: ends all, and returns once they have."""
+        for held in list(self._held):
+            held.cut()
+        if self._held:
+            self._none_left = asyncio.get_running_loop().create_future()
+            await self._none_left

@@ -11,7 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from deployments.fleet_settings import HttpSettings
+from deployments.database.storage import Storage
+from deployments.fleet_settings import DatabaseSettings, HttpSettings
 from deployments.http.ingress import HttpIngress
 from deployments.local_fleet import LocalFleet
 from deployments.metrics import Metrics
@@ -85,13 +86,20 @@ Serving = Callable[..., Any]
 
 @asynccontextmanager
 async def serving_one(
-    script: Any = None, *, engines: list[Engine] | None = None, aliases: dict[str, str] | None = None, **settings: Any
+    script: Any = None,
+    *,
+    engines: list[Engine] | None = None,
+    aliases: dict[str, str] | None = None,
+    database: DatabaseSettings | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Served]:
     engine = ScriptedEngine("demo-0", script=script)
     fleet = LocalFleet({"demo": engines if engines is not None else [engine]}, aliases, RoutingSettings(inhibit_s=0))
     await fleet.start()
     metrics = Metrics()
-    ingress = HttpIngress(fleet, HttpSettings(port=0, **settings), metrics)
+    http = HttpSettings(port=0, **settings)
+    storage = None if database is None else Storage(database, http.realtime)
+    ingress = HttpIngress(fleet, http, metrics, storage=storage)
     await ingress.start()
     client = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
     try:

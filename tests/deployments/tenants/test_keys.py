@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.tenants import followed_keys
+from deployments import followed_file
 from deployments.tenants import keys as keys_module
 from deployments.tenants.followed_keys import KeysOfFile, PushedKeys
 from deployments.tenants.key_file import MAX_BYTES, hash_of
@@ -134,16 +134,16 @@ async def test_a_file_that_is_not_there_lets_nobody_in_until_it_is(tmp_path: Pat
 async def test_a_file_that_cannot_be_read_in_time_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(followed_keys, "READ_S", 0.05)
+    monkeypatch.setattr(followed_file, "READ_S", 0.05)
     file = tmp_path / "keys.yaml"
     # Opening it waits for a writer, as reading from a disk that is gone waits for the disk.
     os.mkfifo(file)
     keys = KeysOfFile(file)
     await keys.start()
     assert "nothing came" in keys.problem and not keys.is_ready
-    reading = keys._reading
+    reading = keys._reader._reading
     await asyncio.sleep(0.2)  # What must not happen has had the time to: another thread that waits.
-    assert keys._reading is reading
+    assert keys._reader._reading is reading
     # What comes late counts all the same.
     with file.open("w") as pipe:
         pipe.write(key_file(a={}))

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deployments.fleet_secret import FleetSecret
 from deployments.http.anthropic.conversation import Conversation, conversation_of
 from deployments.http.anthropic.error_body import error_json
 from deployments.http.anthropic.message_body import (
@@ -19,12 +20,11 @@ from deployments.http.anthropic.message_body import (
 from deployments.http.anthropic.thinking import thinking_of
 from deployments.http.server.hints import DispatchHints
 from deployments.http.server.json_guard import parse_object
-from deployments.http.server.signing import ProcessSecret
 from engines.errors import InvalidRequest
 from tests.deployments.http.anthropic.talking import PATH, ask, said
 from tests.deployments.http.conftest import HELLO, Serving
 
-SECRET = ProcessSecret()
+SECRET = FleetSecret()
 LIKELY = st.sampled_from(
     [
         *("", "a", "auto", "any", "tool", "none", "text", "image", "document", "tool_use", "tool_result", "thinking"),

@@ -6,10 +6,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deployments.fleet_secret import FleetSecret
 from deployments.http.anthropic.message_events import MessageBlocks, MessageStream
 from deployments.http.anthropic.stop_reason import stop_of
 from deployments.http.anthropic.thinking import Thought
-from deployments.http.server.signing import ProcessSecret
 from deployments.http.server.sse_stream import Flusher, SseStream
 from deployments.metrics import RequestMeter
 from engines.completion import Completion, CompletionBuilder
@@ -30,7 +30,7 @@ from engines.events import (
 from tests.deployments.http.anthropic.talking import events_of
 from tests.deployments.http.server.test_sse_stream import Pipe
 
-SECRET = ProcessSecret()
+SECRET = FleetSecret()
 TEXT = st.text(max_size=12)
 REASONS: list[FinishReason] = ["stop", "length", "tool_calls", "content_filter", "cancelled"]
 

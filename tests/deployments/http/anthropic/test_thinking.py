@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from deployments.http.server.signing import ProcessSecret
 from engines.events import ReasoningDelta, RedactedReasoning
 from tests.deployments.http.anthropic.talking import ask, client, events_of, said
 from tests.deployments.http.conftest import HELLO, Serving
@@ -100,16 +99,6 @@ async def test_another_fleets_signature_is_none(serving: Serving) -> None:
         block, *_ = await whole(served)
     async with serving(THOUGHT) as other:
         assert (await ask(other, messages=back(block))).status == 400
-
-
-def test_a_signature_is_good_for_its_purpose_its_data_and_its_key() -> None:
-    secret = ProcessSecret()
-    signature = secret.sign("a", b"bc")
-    assert signature.isascii() and secret.verify("a", b"bc", signature)
-    for purpose, data, given in (("ab", b"c", signature), ("a", b"b", signature), ("a", b"bc", signature + "0")):
-        assert not secret.verify(purpose, data, given)
-    assert not ProcessSecret().verify("a", b"bc", signature)
-    assert not secret.verify("a", b"bc", "\ud800")
 
 
 ASKED: list[tuple[dict[str, Any], bool, int | None]] = [

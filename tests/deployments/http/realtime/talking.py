@@ -76,8 +76,8 @@ def text_of(response: dict[str, Any]) -> str:
 
 
 @asynccontextmanager
-async def talking(served: Served, model: str = "demo", **options: Any) -> AsyncIterator[Talk]:
-    url = f"{served.url}/v1/realtime?model={model}"
+async def talking(served: Served, model: str = "demo", query: str = "", **options: Any) -> AsyncIterator[Talk]:
+    url = f"{served.url}/v1/realtime?model={model}{query}"
     async with served.client.ws_connect(url, **options) as socket:
         talk = Talk(socket)
         await talk.until("session.created")

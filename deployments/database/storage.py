@@ -1,0 +1,62 @@
+"""What a router replica keeps in the database, and the database."""
+
+import os
+from pathlib import Path
+
+from sqlalchemy import URL, make_url
+
+from deployments.database.database import Database
+from deployments.database.kept_sessions import KeptSessions
+from deployments.fleet_settings import DatabaseSettings, RealtimeSettings, check_database_url
+
+
+class Storage:
+    """What one replica keeps.
+
+    Args:
+        settings: Where.
+        realtime: Bounds of sessions.
+
+    Attributes:
+        database: The database.
+        sessions: Realtime sessions.
+    """
+
+    def __init__(self, settings: DatabaseSettings, realtime: RealtimeSettings) -> None:
+        try:
+            url, problem = _url(settings), ""
+        except ValueError as error:
+            url, problem = None, str(error)
+        self.database = Database(url, problem)
+        self.sessions = KeptSessions(self.database, realtime.max_kept_bytes_per_tenant)
+
+    async def start(self) -> None:
+        """Opens it. A database that is not there is tried again and again."""
+        await self.database.start()
+        self.sessions.start()
+
+    async def stop(self) -> None:
+        """Closes it."""
+        await self.sessions.stop()
+        await self.database.stop()
+
+
+def _url(settings: DatabaseSettings) -> URL:
+    """Where the database is.
+
+    Raises:
+        ValueError: The environment does not say so.
+    """
+    if settings.file is not None:
+        return URL.create("sqlite+aiosqlite", database=str(Path(settings.file).absolute()))
+    text = settings.url
+    if text is None:
+        assert settings.url_env is not None
+        text = os.environ.get(settings.url_env, "")
+        if not text:
+            raise ValueError(f"The environment variable {settings.url_env} of the router replica is not set.")
+    try:
+        check_database_url(text)
+    except ValueError as error:
+        raise ValueError(f"database.{'url' if settings.url else 'url_env'}: {error}") from None
+    return make_url(text).set(drivername="postgresql+asyncpg")

@@ -1,0 +1,35 @@
+"""The tables. A change here takes a migration beside it (`migrations/versions`)."""
+
+from sqlalchemy import BigInteger, Column, Double, ForeignKey, Index, Integer, MetaData, String, Table, Text
+
+METADATA = MetaData()
+
+REALTIME_SESSIONS = Table(
+    "realtime_sessions",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    # Counts who holds it: each that takes it up adds one, and whoever comes with an older number has lost it.
+    Column("epoch", Integer, nullable=False),
+    # TurnSettings, as JSON.
+    Column("settings", Text, nullable=False),
+    # Of its items.
+    Column("bytes", BigInteger, nullable=False),
+    # Unix seconds.
+    Column("expires_at", Double, nullable=False),
+    Index("realtime_sessions_expire", "expires_at"),
+    Index("realtime_sessions_of_tenant", "tenant", "expires_at"),
+)
+
+REALTIME_ITEMS = Table(
+    "realtime_items",
+    METADATA,
+    Column("session", String(64), ForeignKey("realtime_sessions.id", ondelete="CASCADE"), primary_key=True),
+    # Names it in its session: the client's own name may be anything, also what a database takes for no text.
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    # Items are in its order. One that comes between two others has a position between theirs.
+    Column("position", Double, nullable=False),
+    # Item, as JSON.
+    Column("item", Text, nullable=False),
+)
