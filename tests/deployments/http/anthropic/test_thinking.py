@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from deployments.fleet_secret import FleetSecret
 from engines.events import ReasoningDelta, RedactedReasoning
 from tests.deployments.http.anthropic.talking import ask, client, events_of, said
 from tests.deployments.http.conftest import HELLO, Serving
@@ -99,6 +100,19 @@ async def test_another_fleets_signature_is_none(serving: Serving) -> None:
         block, *_ = await whole(served)
     async with serving(THOUGHT) as other:
         assert (await ask(other, messages=back(block))).status == 400
+
+
+async def test_without_a_secret_nothing_is_begun(serving: Serving) -> None:
+    async def unread() -> list[bytes]:
+        return []
+
+    async with serving(THOUGHT) as served:
+        assert served.ingress._services is not None
+        served.ingress._services.secret = FleetSecret(unread)
+        for stream in (False, True):
+            answer = await ask(served, stream=stream)
+            assert (answer.status, answer.json["error"]["details"]["error_code"]) == (503, "secret_unavailable")
+        assert not served.engine.requests
 
 
 ASKED: list[tuple[dict[str, Any], bool, int | None]] = [
