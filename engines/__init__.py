@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from engines.operators.trace import Trace
     from engines.operators.trace_options import TraceOptions
     from engines.registry import EngineSpec, make_engine
-    from engines.requests import GenerateRequest, Guided, Resume, Sampling, Session
+    from engines.requests import GenerateRequest, Guided, Resume, Sampling, Session, Thinking
     from engines.sink import Sink
 
 __all__ = [
@@ -127,6 +127,7 @@ __all__ = [
     "Sink",
     "Started",
     "TextDelta",
+    "Thinking",
     "TimeoutOptions",
     "Timeouts",
     "TokenLogprob",
@@ -232,6 +233,7 @@ _MODULES = {
     "Resume": "engines.requests",
     "Sampling": "engines.requests",
     "Session": "engines.requests",
+    "Thinking": "engines.requests",
 }
 
 __getattr__ = lazy_exports(__name__, _MODULES)

@@ -16,6 +16,7 @@ from engines.requests import (
     RequestModel,
     Session,
     TenantShare,
+    Thinking,
     TokenIds,
     check_attachments,
 )
@@ -141,7 +142,7 @@ class TokenizeRequest(CallRequest[Tokenized]):
 
     Attributes:
         return_tokens: Whether the tokens are wanted as text, too.
-        attachments: As in `GenerateRequest`.
+        thinking, attachments: As in `GenerateRequest`.
     """
 
     capability = "tokenize"
@@ -154,6 +155,7 @@ class TokenizeRequest(CallRequest[Tokenized]):
     continue_final_message: bool = False
     add_special_tokens: bool | None = None
     chat_template_kwargs: dict[str, Any] = {}
+    thinking: Thinking | None = None
     return_tokens: bool = False
     attachments: AttachmentList = []
 

@@ -145,7 +145,11 @@ ContentParts = Annotated[list[ContentPart], Field(fail_fast=True)]
 
 
 class Message(BaseModel):
-    """One message. Keys that are not named here are kept for the chat template."""
+    """One message. Keys that are not named here are kept for the chat template.
+
+    Attributes:
+        is_error: Of a tool's answer: whether the call failed.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -155,6 +159,7 @@ class Message(BaseModel):
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
+    is_error: bool | None = None
 
     def for_template(self) -> dict[str, Any]:
         """The message as a chat template takes it: a dictionary without the keys that were not given."""

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from engines.attachments.attachment import Attachment
-from engines.errors import InvalidRequest, OtherVocabulary
+from engines.errors import InvalidRequest, OtherVocabulary, Unsupported
 from engines.messages import Message, NamedToolChoice, Tool, ToolChoice, media_parts
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -29,6 +29,8 @@ TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
 Word = Annotated[str, Field(min_length=1, max_length=1024)]
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 64
+TEMPLATE_BUDGET = "thinking_budget"
+"""What chat templates call the most tokens of thinking."""
 
 # As JSON they are their digests: it is written to tell requests apart.
 AttachmentList = Annotated[
@@ -166,6 +168,42 @@ class TenantShare(RequestModel):
     cache_salt: str = Field("", max_length=128)
 
 
+class Thinking(RequestModel):
+    """Whether the model thinks before it answers, for models that can be told.
+
+    Attributes:
+        enabled: Whether it does. How much, where there is no budget, it decides by itself.
+        budget_tokens: Most tokens of it; an engine whose model cannot be told refuses.
+    """
+
+    enabled: bool
+    budget_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
+
+    @model_validator(mode="after")
+    def _enabled_for_a_budget(self) -> Self:
+        if self.budget_tokens is not None and not self.enabled:
+            raise ValueError("budget_tokens needs thinking to be enabled")
+        return self
+
+    def for_template(self, *, reads_budgets: bool = False) -> dict[str, Any]:
+        """The same as chat templates take it: by the names that they have for it, of which each knows some.
+
+        Args:
+            reads_budgets: Whether the template knows `TEMPLATE_BUDGET`.
+
+        Raises:
+            Unsupported: There is a budget, and it does not.
+        """
+        switches: dict[str, Any] = dict.fromkeys(("enable_thinking", "thinking"), self.enabled)
+        if self.budget_tokens is None:
+            return switches
+        if not reads_budgets:
+            raise Unsupported(
+                "This model takes no budget of thinking: let it decide by itself.", param="thinking.budget_tokens"
+            )
+        return {**switches, TEMPLATE_BUDGET: self.budget_tokens}
+
+
 class Resume(RequestModel):
     """Where to go on: what the request has generated on an instance that died.
 
@@ -210,6 +248,7 @@ class GenerateRequest(RequestModel):
         continue_final_message: Goes on with the last message instead of answering it.
         add_special_tokens: Lets the tokenizer add its own (BOS); None: as vLLM does for that kind of prompt.
         chat_template_kwargs: Passed to the chat template (`enable_thinking`, ...).
+        thinking: Whether the model thinks first; None: as it does by itself, or as `reasoning_effort` implies.
         reasoning_effort: Passed to the chat template where it knows it.
         include_reasoning: Whether reasoning is reported; it is generated either way.
         session: Sticky dispatch.
@@ -235,6 +274,7 @@ class GenerateRequest(RequestModel):
     continue_final_message: bool = False
     add_special_tokens: bool | None = None
     chat_template_kwargs: dict[str, Any] = {}
+    thinking: Thinking | None = None
     reasoning_effort: str | None = None
     include_reasoning: bool = True
     session: Session | None = None
@@ -254,6 +294,8 @@ class GenerateRequest(RequestModel):
         check_attachments(self.messages, self.attachments)
         if self.messages is None and self.tools:
             raise ValueError("tools need messages")
+        if self.messages is None and self.thinking is not None:
+            raise ValueError("thinking needs messages")
         if self.continue_final_message and self.add_generation_prompt:
             raise ValueError("continue_final_message needs add_generation_prompt to be false")
         if self.resume is not None and len(self.resume.choices) not in (0, self.sampling.n):

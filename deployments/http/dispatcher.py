@@ -8,7 +8,7 @@ from functools import partial
 
 from aiohttp import web
 
-from deployments.http.apis import error_text, find_endpoint
+from deployments.http.apis import error_text, find_endpoint, id_header
 from deployments.http.server.api import Endpoint
 from deployments.http.server.connection import Connection
 from deployments.http.server.error_response import error_response
@@ -52,6 +52,7 @@ class Dispatcher:
         if isinstance(request.protocol, Connection):
             request.protocol.requests += 1
         exchange = Exchange(request, request_id(request.headers.get(HEADER)), self._services, meter)
+        exchange.id_header = id_header(request.path)
         try:
             response = await self._answer(exchange)
         except (asyncio.CancelledError, ConnectionError):

@@ -50,7 +50,7 @@ QUIET_S = 5.0
 
 
 class HttpIngress:
-    """OpenAI's API over a fleet.
+    """The HTTP APIs over a fleet.
 
     Args:
         fleet: Who serves.

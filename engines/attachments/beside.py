@@ -30,8 +30,9 @@ def check_kinds(messages: Sequence[Message] | None, capabilities: Capabilities) 
     """
     for param, part in media_parts(messages or ()):
         if not getattr(capabilities, CAPABILITIES[part.kind]):
+            instead = " Send its text instead." if part.kind == "document" else ""
             raise Unsupported(
-                f"This model does not {_READS[part.kind]}: it takes no parts of type {part.type}.", param=param
+                f"This model does not {_READS[part.kind]}: it takes no parts of type {part.type}.{instead}", param=param
             )
 
 

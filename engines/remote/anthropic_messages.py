@@ -42,7 +42,8 @@ def system_and_messages(messages: Sequence[Message], *, vision: bool) -> tuple[s
             if message.role == "tool":
                 if message.tool_call_id is None:
                     raise InvalidRequest("A tool's answer needs the id of its call.", param=f"{place}.tool_call_id")
-                blocks = [{"type": "tool_result", "tool_use_id": message.tool_call_id, "content": blocks}]
+                answer = {"type": "tool_result", "tool_use_id": message.tool_call_id, "content": blocks}
+                blocks = [{**answer, "is_error": True} if message.is_error else answer]
             if made and made[-1]["role"] == "user" and messages[index - 1].role == "tool":
                 made[-1]["content"].extend(blocks)
             else:

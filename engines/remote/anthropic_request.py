@@ -87,7 +87,7 @@ def message_body(
         # What fits is not known here; the API refuses more than its model can say.
         body["max_tokens"] = min(body["max_tokens"], usual)
     output = dict(_format(sampling, capabilities))
-    if thinking.get("type") == "adaptive":
+    if thinking.get("type") == "adaptive" and request.reasoning_effort is not None:
         output["effort"] = request.reasoning_effort
     if thinking:
         body["thinking"] = thinking
@@ -152,13 +152,17 @@ def _tools(request: GenerateRequest, capabilities: Capabilities) -> dict[str, An
 
 
 def _thinking(request: GenerateRequest, budgets: Mapping[str, int]) -> dict[str, Any]:
-    effort = request.reasoning_effort
-    if effort is None:
+    effort, thinking = request.reasoning_effort, request.thinking
+    if thinking is not None and thinking.budget_tokens is not None:
+        return {"type": "enabled", "budget_tokens": thinking.budget_tokens}
+    if thinking is None and effort is None:
         return {}
-    if effort == "none":
+    if effort == "none" or (thinking is not None and not thinking.enabled):
         return {"type": "disabled"}
     if not budgets:
         return {"type": "adaptive", "display": "summarized" if request.include_reasoning else "omitted"}
+    if effort is None:
+        raise Unsupported("This model takes a budget of thinking: give one.", param="thinking.budget_tokens")
     if effort not in budgets:
         known = ", ".join(("none", *budgets))
         raise Unsupported(f"The reasoning efforts of this model are: {known}.", param="reasoning_effort")

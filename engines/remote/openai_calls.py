@@ -57,7 +57,11 @@ def embeddings(answer: Any, request: EmbedRequest, engine: str) -> Embeddings:
 
 
 def tokenize_body(request: TokenizeRequest, model: str) -> dict[str, Any]:
-    """The body for `/tokenize`."""
+    """The body for `/tokenize`.
+
+    Raises:
+        Unsupported: The server cannot take a field of the request.
+    """
     body: dict[str, Any] = {"model": model}
     if request.messages is None:
         body["prompt"] = request.prompt
@@ -67,8 +71,11 @@ def tokenize_body(request: TokenizeRequest, model: str) -> dict[str, Any]:
         body["continue_final_message"] = request.continue_final_message
         if request.tools:
             body["tools"] = [tool.for_template() for tool in request.tools]
-        if request.chat_template_kwargs:
-            body["chat_template_kwargs"] = request.chat_template_kwargs
+        kwargs = request.chat_template_kwargs
+        if request.thinking is not None:
+            kwargs = request.thinking.for_template() | kwargs
+        if kwargs:
+            body["chat_template_kwargs"] = kwargs
     if request.add_special_tokens is not None:
         body["add_special_tokens"] = request.add_special_tokens
     if request.return_tokens:

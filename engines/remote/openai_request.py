@@ -7,7 +7,7 @@ from typing import Any, Literal
 from engines.attachments.beside import check_kinds
 from engines.contract import Capabilities
 from engines.errors import Unsupported
-from engines.requests import GenerateRequest, Guided, Sampling
+from engines.requests import GenerateRequest, Guided, Sampling, Thinking
 
 Dialect = Literal["openai", "vllm"]
 
@@ -85,9 +85,11 @@ class OpenAIRequests:
                 body["parallel_tool_calls"] = False
         if request.reasoning_effort is not None:
             body["reasoning_effort"] = request.reasoning_effort
+        if request.thinking is not None:
+            body.update(self._thinking(request.thinking, request.chat_template_kwargs))
         if self._vllm and not request.include_reasoning:
             body["include_reasoning"] = False
-        body.update(self._vllm_fields(request, _VLLM_CHAT, ""))
+        body = self._vllm_fields(request, _VLLM_CHAT, "") | body
         sampling = request.sampling
         if sampling.max_tokens is not None:
             body[self._chat_max_tokens] = sampling.max_tokens
@@ -151,6 +153,14 @@ class OpenAIRequests:
             raise Unsupported(f"The server behind this model does not support {name}.", param=f"{prefix}{name}")
         return given
 
+    def _thinking(self, thinking: Thinking, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        # A budget is refused: what a chat template there does not read, vLLM leaves out in silence.
+        switches = thinking.for_template()
+        if self._vllm:
+            return {"chat_template_kwargs": {**switches, **kwargs}}
+        # Where it is not told to think, or how much, it decides by itself.
+        return {} if thinking.enabled else {"reasoning_effort": "none"}
+
     def _constraint(self, guided: Guided, *, is_chat: bool) -> dict[str, Any]:
         if not self._capabilities.guided:
             raise Unsupported("The output of this model cannot be constrained.", param="sampling.guided")
@@ -169,7 +179,12 @@ class OpenAIRequests:
     def _messages(self, request: GenerateRequest) -> list[dict[str, Any]]:
         messages = request.messages or []
         check_kinds(messages, self._capabilities)
-        return [message.for_template() for message in messages]
+        made = [message.for_template() for message in messages]
+        if not self._vllm:
+            for message in made:
+                # OpenAI's API has no word for a call that failed; the answer itself says so.
+                message.pop("is_error", None)
+        return made
 
 
 def our_param(theirs: str) -> str | None:

@@ -25,16 +25,19 @@ def prompt_ids(request: GenerateRequest | TokenizeRequest) -> list[int]:
 
     Raises:
         InvalidRequest: The prompt is empty, or has ids that no token has.
-        Unsupported: It has parts that are not text.
+        Unsupported: It has parts that are not text, or a budget of thinking.
     """
     if request.messages is not None:
         check_kinds(request.messages, Capabilities())
+        kwargs = request.chat_template_kwargs
+        if request.thinking is not None:
+            kwargs = request.thinking.for_template() | kwargs
         return render(
             request.messages,
             request.tools,
             answer=request.add_generation_prompt,
             go_on=request.continue_final_message,
-            think=bool(request.chat_template_kwargs.get("enable_thinking")),
+            think=bool(kwargs.get("enable_thinking")),
         )
     if request.prompt is not None:
         return encode(request.prompt)

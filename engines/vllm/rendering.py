@@ -20,7 +20,7 @@ from engines.call_requests import TokenizeRequest
 from engines.contract import Capabilities
 from engines.errors import AttachmentRefused, InvalidRequest, Unsupported
 from engines.messages import ImagePart, Message, NamedToolChoice, Tool, ToolChoice, media_parts
-from engines.requests import GenerateRequest, Guided
+from engines.requests import TEMPLATE_BUDGET, GenerateRequest, Guided
 from engines.vllm.failures import refusal
 from engines.vllm.options import VllmOptions
 from engines.vllm.sampling import guided_field, structured_outputs
@@ -55,6 +55,8 @@ class Rendering:
         # Of other kinds no model that is served here has been tried.
         self._kinds = Capabilities(vision=_sees(llm))
         self._reader = AttachmentReader()
+        template = chat_template or getattr(llm.renderer.tokenizer, "chat_template", None)
+        self._reads_budgets = isinstance(template, str) and TEMPLATE_BUDGET in template
 
         def online(tool_strict_level: str) -> OnlineRenderer:
             return OnlineRenderer(
@@ -103,7 +105,7 @@ class Rendering:
                 "add_generation_prompt": request.add_generation_prompt,
                 "continue_final_message": request.continue_final_message,
                 "add_special_tokens": bool(request.add_special_tokens),
-                "chat_template_kwargs": dict(request.chat_template_kwargs),
+                "chat_template_kwargs": self._template_kwargs(request),
                 "reasoning_effort": request.reasoning_effort,
                 "parallel_tool_calls": request.parallel_tool_calls,
                 "skip_special_tokens": request.sampling.skip_special_tokens,
@@ -132,7 +134,7 @@ class Rendering:
                 "add_generation_prompt": request.add_generation_prompt,
                 "continue_final_message": request.continue_final_message,
                 "add_special_tokens": bool(request.add_special_tokens),
-                "chat_template_kwargs": dict(request.chat_template_kwargs),
+                "chat_template_kwargs": self._template_kwargs(request),
             },
         )
         return rendered.token_ids
@@ -162,6 +164,16 @@ class Rendering:
             InvalidRequest: As `generate`.
         """
         return await self._text(text, param, None, truncate_prompt_tokens, cache_salt)
+
+    def _template_kwargs(self, request: GenerateRequest | TokenizeRequest) -> dict[str, Any]:
+        """What the chat template is given.
+
+        Raises:
+            Unsupported: There is a budget of thinking, which this one does not read.
+        """
+        thinking = request.thinking
+        asked = {} if thinking is None else thinking.for_template(reads_budgets=self._reads_budgets)
+        return asked | request.chat_template_kwargs
 
     async def _text(
         self,

@@ -82,6 +82,7 @@ class Case:
 def cases(model: str, embed: str | None) -> list[Case]:
     """Everything that costs much."""
     chat, completions, embeddings = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+    messages = "/v1/messages"
 
     def body(**fields: Any) -> bytes:
         return json.dumps({"model": model} | fields).encode()
@@ -99,6 +100,13 @@ def cases(model: str, embed: str | None) -> list[Case]:
         {"type": "function", "function": {"name": f"f{number}", "parameters": {"properties": properties}}}
         for number in range(800)
     ]
+    turns = [{"role": role, "content": "hi"} for role in ("user", "assistant")]
+    calls = [{"type": "tool_use", "id": str(number), "name": "f", "input": {}} for number in range(4_900)]
+    thought = {"type": "thinking", "thinking": "hm " * 5_000_000, "signature": ".0"}
+    result = {"type": "tool_result", "tool_use_id": "0", "content": "hi"}
+    called = [turns[0], {"role": "assistant", "content": calls}, {"role": "user", "content": [result]}]
+    pieces = {"role": "assistant", "content": [{"type": "text", "text": "a river " * 180}] * 9_900}
+    thinking = [turns[0], {"role": "assistant", "content": [thought]}]
     made = [
         Case("nothing", "", b""),
         Case("4 MiB of [[[]]]", chat, holding("[[[]]]", 599_186)),
@@ -109,6 +117,10 @@ def cases(model: str, embed: str | None) -> list[Case]:
             "4,900 messages in parts", chat, body(messages=[{"role": "user", "content": parts}] * 4_900, max_tokens=1)
         ),
         Case("800 tools", chat, said(tools=tools)),
+        Case("9,800 turns to /v1/messages", messages, body(messages=turns * 4_900, max_tokens=1)),
+        Case("4,900 calls to /v1/messages", messages, body(messages=called, max_tokens=1)),
+        Case("9,900 pieces of an answer", messages, body(messages=[turns[0], pieces], max_tokens=1)),
+        Case("15 MB of thinking", messages, body(messages=thinking, max_tokens=1)),
         Case("600,000 token ids", completions, body(prompt=[97] * 600_000, max_tokens=1)),
         Case("15 MB of text", completions, body(prompt="\n" * 7_500_000, max_tokens=1)),
         Case("1 MB of text", completions, body(prompt="to be or " * 110_000, max_tokens=1)),

@@ -1,4 +1,4 @@
-"""The demo fleet on real vLLM, started as a person starts it and asked by OpenAI's own client."""
+"""The demo fleet on real vLLM, started as a person starts it and asked by OpenAI's own client and Anthropic's."""
 
 import asyncio
 import json
@@ -17,6 +17,7 @@ import openai
 import pytest
 
 import clusters
+from tests.clusters import messages_flows
 from tests.clusters.conftest import ROOT, Penstock, Terminal, ask, free_port
 from tests.clusters.realtime_flows import Counting, all_flows
 
@@ -249,6 +250,27 @@ async def test_converses_over_the_realtime_api(port: int) -> None:
         "early": counted(7, 9),
         "error": "item_id",
         "last": counted(2, 4),
+    }
+
+
+async def test_answers_over_the_messages_api(port: int) -> None:
+    seen = await messages_flows.all_flows(port, PERSON)
+    person = json.loads(seen.pop("person"))
+    assert set(person) == {"name", "age"}
+    assert seen == {
+        "whole": (counted(3, 7), "end_turn"),
+        "counted": True,
+        "stream": counted(4, 40),
+        "stream's end": (True, True, "end_turn"),
+        "call": ("get_weather", {"city": "Lisbon"}, "tool_use"),
+        "tool answer": "The temperature is 21 degrees.",
+        "forced": ("tool_use", "tool_use"),
+        "thinking": (True, counted(3, 9)),
+        "thought before": counted(4, 6),
+        "not thought": "messages.1.content.0.signature",
+        "budget": "thinking.budget_tokens",
+        "stopped": (counted(1, 4), "stop_sequence", " 5"),
+        "short": (5, "max_tokens"),
     }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from deployments.http.server.exchange import Exchange
+from deployments.http.server.request_id import HEADER
 from deployments.tenants.key_file import Holder
 from engines.errors import PenstockError
 
@@ -45,7 +46,9 @@ class Api:
     Attributes:
         endpoints: What it can ask.
         error_text: How it reads errors.
+        id_header: In which header it looks for the request's id.
     """
 
     endpoints: Sequence[Endpoint]
     error_text: ErrorText
+    id_header: str = HEADER

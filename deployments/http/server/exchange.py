@@ -90,6 +90,7 @@ class Exchange:
         holder: Who asks, once known.
         brought: What its key says besides, where it is one of those that the endpoint hands out itself.
         moves: How often its streams broke and went on elsewhere.
+        id_header: In which header the answer names the id, besides the one that every answer has.
     """
 
     request: web.BaseRequest
@@ -104,6 +105,7 @@ class Exchange:
     holder: Holder | None = None
     brought: str = ""
     moves: int = 0
+    id_header: str = HEADER
 
     @property
     def fleet(self) -> Fleet:
@@ -196,7 +198,7 @@ class Exchange:
 
     def set_headers(self, response: web.StreamResponse) -> None:
         """Sets the headers that every answer has; before its head is sent."""
-        response.headers[HEADER] = self.id
+        response.headers[HEADER] = response.headers[self.id_header] = self.id
         response.headers[hdrs.SERVER] = "penstock"
         if self.instance is not None:
             response.headers[INSTANCE_HEADER] = self.instance

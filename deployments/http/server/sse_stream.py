@@ -23,14 +23,13 @@ from engines.events import (
     Started,
     TextDelta,
     ToolCallArgumentsDelta,
+    ToolCallFinished,
     ToolCallStarted,
     Usage,
 )
 
-KEEP_ALIVE = b": keep-alive\n\n"
-"""A comment, which clients skip."""
 KEEP_ALIVE_S = 15.0
-"""A stream that was silent for so long sends one: there are proxies that cut a connection after 60 s of silence."""
+"""A stream that was silent for so long says something: some proxies cut a connection after 60 s of silence."""
 _KEEP_ALIVE_TICKS = 3
 """It is looked for so often within that time, so that the silence is at most a third longer."""
 
@@ -71,7 +70,7 @@ class Flusher:
 
     Args:
         unread: Bounds what waits for clients that do not read; None: nothing does.
-        keep_alive_s: A stream that was silent for so long sends a comment.
+        keep_alive_s: A stream that was silent for so long says something.
     """
 
     __slots__ = ("_due", "_loop", "_open", "_tick_s", "_timer", "_unread")
@@ -150,6 +149,7 @@ class _Choice:
         self._append(chunk)
 
     def end_run(self) -> None:
+        """Ends the chunk that was growing."""
         run = self.run
         if not run:
             return
@@ -237,7 +237,7 @@ class SseStream:
         self._due = False
         self._silent_ticks = 0
         self._usage = Usage()
-        # What was measured already, in the order in which it will be written.
+        # What precedes all chunks, and what was measured already, in the order in which it will be written.
         self._backlog: list[str] = []
         self._backlog_chars = 0
         self.measured_s = 0.0
@@ -269,7 +269,7 @@ class SseStream:
         outlet = self._outlet
         if self._silent_ticks > _KEEP_ALIVE_TICKS and outlet is not None and outlet.writable and not self.ended.done():
             self._silent_ticks = 1  # This tick's.
-            outlet.send(KEEP_ALIVE)
+            outlet.send(self._format.keep_alive.encode("ascii"))
 
     def flush(self) -> None:
         """Writes what there is, if the client keeps up."""
@@ -328,8 +328,13 @@ class SseStream:
 
     def begin(self, event: Started) -> None:
         """One of the requests started."""
-        if not self.started.done():
-            self.started.set_result(event)
+        if self.started.done():
+            return
+        beginning = self._format.beginning(event)
+        if beginning:
+            self._backlog.append(beginning)
+            self._backlog_chars += len(beginning)
+        self.started.set_result(event)
 
     def finish(self, usage: Usage) -> None:
         """One of the requests finished."""
@@ -435,6 +440,7 @@ class SseSink:
                 case ToolCallArgumentsDelta():
                     return self._grow(event.call, event.arguments, event.index)
         choice = self._choices[event.index]
+        choice.end_run()
         chunk = _chunk(choice.format, event)
         if not chunk and token_ids and self._format.report.token_ids:
             chunk = choice.format.text("")
@@ -458,6 +464,7 @@ class SseSink:
         stop_reasons = event.stop_reasons or (None,) * len(event.reasons)
         usage = event.usage if self._format.report.usage_so_far else None
         for choice, reason, stop_reason in zip(self._choices, event.reasons, stop_reasons, strict=False):
+            choice.end_run()
             choice.add(choice.format.finish(reason, stop_reason, usage))
         self._meter.reasons.update(event.reasons)
         self._stream.finish(event.usage)
@@ -475,4 +482,5 @@ def _chunk(format: ChoiceFormat, event: Delta) -> str:
             return format.tool_call(event.call, event.id, event.name)
         case ToolCallArgumentsDelta():
             return format.tool_arguments(event.call, event.arguments)
-    return ""
+        case ToolCallFinished():
+            return format.tool_end(event.call)

@@ -3,9 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from engines.errors import PenstockError
-from engines.events import FinishReason, TokenLogprob, Usage
+from engines.events import FinishReason, Started, TokenLogprob, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,21 @@ class StreamFormat(ABC):
 
     Args:
         report: What is reported besides the answer.
+
+    Attributes:
+        keep_alive: What a stream says that was silent for a while: as it is here, a comment, which clients skip.
     """
 
     __slots__ = ("report",)
 
+    keep_alive: ClassVar[str] = ": keep-alive\n\n"
+
     def __init__(self, report: StreamReport) -> None:
         self.report = report
+
+    def beginning(self, started: Started) -> str:
+        """What precedes all chunks, said as soon as one of the requests has started; empty: nothing does."""
+        return ""
 
     @abstractmethod
     def ending(self, usage: Usage) -> str:
@@ -54,7 +64,10 @@ class StreamFormat(ABC):
 
 
 class ChoiceFormat(ABC):
-    """The chunks of one choice. All are ASCII text, whole server-sent events; an empty one is not sent."""
+    """The chunks of one choice. All are ASCII text, whole server-sent events; an empty one is not sent.
+
+    But for the opening they are asked for in the order in which they are sent: a format may remember what it has begun.
+    """
 
     __slots__ = ()
 
@@ -81,6 +94,10 @@ class ChoiceFormat(ABC):
     @abstractmethod
     def tool_arguments(self, call: int, arguments: str) -> str:
         """A chunk of a tool call's arguments."""
+
+    def tool_end(self, call: int) -> str:
+        """The chunk that ends a tool call; empty where the API has none."""
+        return ""
 
     @abstractmethod
     def finish(self, reason: FinishReason, stop_reason: int | str | None, usage: Usage | None) -> str:

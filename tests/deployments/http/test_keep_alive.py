@@ -9,7 +9,7 @@ import pytest
 from deployments.http import ingress
 from deployments.http.openai.chat_chunks import ChatChunks
 from deployments.http.openai.stream_format import CompletionStream
-from deployments.http.server.sse_stream import KEEP_ALIVE, KEEP_ALIVE_S, Flusher, SseStream
+from deployments.http.server.sse_stream import KEEP_ALIVE_S, Flusher, SseStream
 from deployments.http.server.stream_format import StreamReport
 from deployments.http.server.unread import Unread
 from deployments.metrics import RequestMeter
@@ -17,6 +17,8 @@ from engines.events import Finished, Started, TextDelta, Usage
 from engines.scripted.script import Hang
 from tests.deployments.http.conftest import HELLO, Serving, until
 from tests.deployments.http.server.test_sse_stream import Pipe
+
+KEEP_ALIVE = CompletionStream.keep_alive.encode()
 
 
 def test_proxies_wait_for_longer_than_the_longest_silence() -> None:

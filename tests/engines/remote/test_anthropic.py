@@ -182,6 +182,34 @@ def test_a_body_is_one_of_anthropics_and_has_what_was_asked_for(what: str) -> No
     assert made["model"] == "theirs" and made["stream"] is True and made["max_tokens"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ({"thinking": {"enabled": False}, "reasoning_effort": "low"}, {"thinking": {"type": "disabled"}}),
+        ({"thinking": {"enabled": True}}, {"thinking": {"type": "adaptive", "display": "summarized"}}),
+        (
+            {"thinking": {"enabled": True}, "reasoning_effort": "low", "include_reasoning": False},
+            {"thinking": {"type": "adaptive", "display": "omitted"}, "output_config": {"effort": "low"}},
+        ),
+        (
+            {"thinking": {"enabled": True, "budget_tokens": 2000}},
+            {"thinking": {"type": "enabled", "budget_tokens": 2000}, "max_tokens": 2100},
+        ),
+    ],
+    ids=["off", "on", "on with an effort", "a budget"],
+)
+def test_thinking_that_is_asked_for_by_itself(asked: dict[str, Any], sent: dict[str, Any]) -> None:
+    made = body(**asked)
+    assert {name: made[name] for name in sent} == sent
+    assert made.keys() & {"output_config"} == sent.keys() & {"output_config"}
+
+
+def test_a_call_that_failed_is_told_so() -> None:
+    said = [{"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "toolu_a", "is_error": True}]
+    (result,) = body(messages=[{"role": "user", "content": "Hi"}, *said])["messages"][-1]["content"]
+    assert result["is_error"] is True
+
+
 def test_a_budget_of_thinking_is_no_part_of_the_answer() -> None:
     made = body(budgets={"low": 2000}, reasoning_effort="low")
     assert made["thinking"] == {"type": "enabled", "budget_tokens": 2000}

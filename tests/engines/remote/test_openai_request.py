@@ -158,6 +158,25 @@ def test_fields_that_only_vllm_knows_are_sent_to_it_and_refused_for_others(name:
     assert caught.value.param in VLLM_CHAT[name]
 
 
+def test_thinking_is_a_matter_of_the_template_or_of_the_effort() -> None:
+    on, off = {"enabled": True}, {"enabled": False}
+    made = chat("vllm", thinking=on, chat_template_kwargs={"thinking": False, "style": "short"})
+    assert made["chat_template_kwargs"] == {"enable_thinking": True, "thinking": False, "style": "short"}
+    assert chat("vllm", thinking=off)["chat_template_kwargs"] == {"enable_thinking": False, "thinking": False}
+    assert "reasoning_effort" not in chat(thinking=on)
+    assert chat(thinking=off, reasoning_effort="high")["reasoning_effort"] == "none"
+    for dialect in ("vllm", "openai"):
+        with pytest.raises(Unsupported) as caught:
+            chat(dialect, thinking=on | {"budget_tokens": 2000})
+        assert caught.value.param == "thinking.budget_tokens"
+
+
+def test_a_call_that_failed_is_told_where_there_is_a_word_for_it() -> None:
+    answer = {"role": "tool", "tool_call_id": "a", "content": "no", "is_error": True}
+    assert chat("vllm", messages=[answer])["messages"][0]["is_error"] is True
+    assert "is_error" not in chat(messages=[answer])["messages"][0]
+
+
 def test_every_field_of_sampling_is_sent_or_refused() -> None:
     """A field that is added to Sampling must be thought of here."""
     sent = {"temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "stop", "n"}
@@ -166,7 +185,7 @@ def test_every_field_of_sampling_is_sent_or_refused() -> None:
     assert Sampling.model_fields.keys() == sent | VLLM_SAMPLING.keys()
     dispatch = {"session", "instance", "priority", "tenant", "resume", "alone"}
     chat_fields = {"model", "messages", "sampling", "tools", "tool_choice", "parallel_tool_calls"}
-    chat_fields |= {"reasoning_effort", "include_reasoning", "attachments"}
+    chat_fields |= {"thinking", "reasoning_effort", "include_reasoning", "attachments"}
     assert GenerateRequest.model_fields.keys() == dispatch | chat_fields | VLLM_CHAT.keys() | {
         "prompt",
         "prompt_token_ids",

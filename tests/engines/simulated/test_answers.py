@@ -168,6 +168,16 @@ async def test_a_tool_is_called_as_the_tool_choice_says(choice: Any, name: str |
     assert [call.name for call in completion.choices[0].tool_calls] == ([name] if name else [])
 
 
+async def test_thinking_is_turned_on_and_has_no_budget() -> None:
+    async with engine() as simulated:
+        on = await answer(simulated, asking("count from 1 to 3", thinking={"enabled": True}))
+        off = await answer(simulated, asking("count from 1 to 3", thinking={"enabled": False}))
+        with pytest.raises(Unsupported) as refused:
+            await answer(simulated, asking("hello", thinking={"enabled": True, "budget_tokens": 100}))
+    assert on.choices[0].reasoning and not off.choices[0].reasoning
+    assert refused.value.param == "thinking.budget_tokens"
+
+
 async def test_reasoning_is_told_apart_and_can_be_left_out() -> None:
     thinking = {"chat_template_kwargs": {"enable_thinking": True}}
     async with engine() as simulated:
