@@ -61,7 +61,7 @@ class Thought:
     """The thinking of one block, piece by piece.
 
     Args:
-        secret: FleetSecret it.
+        secret: Signs it.
         shown: Whether the client is shown it; its signature carries it otherwise.
     """
 
