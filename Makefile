@@ -1,5 +1,5 @@
 # make serve    the demo fleet on http://127.0.0.1:8000; FLEET=path and ARGS="--port 8001" change it
-# make test     the tests; ARGS="-k name" picks
+# make test     the tests, in two processes; ARGS="-k name" picks, WORKERS=0 runs them in one
 # make test-long   the faults that take minutes each
 # make check    lint, format, types, import arrows
 # make bench    the benchmarks
@@ -11,6 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 FLEET ?=
 ARGS ?=
+WORKERS ?= 2
 
 .PHONY: serve test test-long check bench install lock format clean
 
@@ -18,7 +19,7 @@ serve: .venv/installed
 	@$(BIN)/penstock serve $(FLEET) $(ARGS)
 
 test: .venv/installed
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 test-long: .venv/installed
 	@$(BIN)/python -m pytest -m long $(ARGS)

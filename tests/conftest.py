@@ -13,6 +13,28 @@ settings.load_profile("untimed")
 pytest.register_assert_rewrite("tests.contract.asking")
 
 
+_SHARING = {
+    "clusters": ("tests/clusters/",),
+    "vllm": ("tests/contract/", "tests/engines/vllm/"),
+    "ray": ("tests/actors/", "tests/deployments/"),
+    "chaos": ("tests/chaos/",),
+    "rest": ("",),
+}
+"""Where several processes run the tests, which of them share one, and with it what it has booted: the longest first."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("dist", "no") == "no" and not hasattr(config, "workerinput"):
+        return
+    groups: dict[str, list[pytest.Item]] = {name: [] for name in _SHARING}
+    for item in items:
+        name = next(name for name, paths in _SHARING.items() if item.nodeid.startswith(paths))
+        item.add_marker(pytest.mark.xdist_group(name))
+        groups[name].append(item)
+    items[:] = [item for group in groups.values() for item in group]
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local Ray for the whole session, of its own: a user's running cluster is never touched."""

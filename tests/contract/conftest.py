@@ -1,4 +1,4 @@
-"""Each engine starts once, when its first test comes."""
+"""Each engine starts once, when its first test comes, and ends with its last one."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -10,7 +10,7 @@ from tests.contract.subjects import SUBJECTS, Subject
 from tests.contract.vllm_server import vllm_server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def vllm_api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where vLLM's own API server answers."""
     pytest.importorskip("vllm")
@@ -18,7 +18,7 @@ def vllm_api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest_asyncio.fixture(loop_scope="session", scope="session", params=SUBJECTS, ids=lambda subject: subject.name)
+@pytest_asyncio.fixture(loop_scope="session", scope="package", params=SUBJECTS, ids=lambda subject: subject.name)
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Running]:
     given: Subject = request.param
     async with given.open(*map(request.getfixturevalue, given.fixtures)) as engine:

@@ -1,4 +1,4 @@
-"""One fleet that most tests share."""
+"""Fleets, each for the tests of a module: one that stays costs all that come later."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from deployments.fleet_settings import DatabaseSettings, FleetSettings
 from tests.deployments.waiting import until
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def deploy(serve_cluster: None) -> Iterator[Callable[[FleetSettings], Any]]:
     """Deploys a fleet, waits until it is all there, and returns the handle of its router; takes it down at the end."""
     from ray import serve
@@ -70,7 +70,7 @@ FLEET = FleetSettings.model_validate(
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_fleet(deploy: Callable[[FleetSettings], Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The router's handle of a fleet with two router replicas: three instances that echo, one that never ends."""
     database = DatabaseSettings(file=str(tmp_path_factory.mktemp("shared") / "penstock.sqlite"))
