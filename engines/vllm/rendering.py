@@ -21,6 +21,7 @@ from engines.contract import Capabilities
 from engines.errors import AttachmentRefused, InvalidRequest, Unsupported
 from engines.messages import ImagePart, Message, NamedToolChoice, Tool, ToolChoice, media_parts
 from engines.requests import GenerateRequest, Guided
+from engines.vllm.caching_renderer import caching
 from engines.vllm.failures import refusal
 from engines.vllm.options import VllmOptions
 from engines.vllm.sampling import guided_field, structured_outputs
@@ -55,11 +56,12 @@ class Rendering:
         # Of other kinds no model that is served here has been tried.
         self._kinds = Capabilities(vision=_sees(llm))
         self._reader = AttachmentReader()
+        renderer = caching(llm.renderer, options.token_cache_bytes, chat_template, options.chat_template_kwargs)
 
         def online(tool_strict_level: str) -> OnlineRenderer:
             return OnlineRenderer(
                 llm.model_config,
-                llm.renderer,
+                renderer,
                 request_logger=None,
                 chat_template=chat_template,
                 chat_template_content_format="auto",
@@ -134,6 +136,7 @@ class Rendering:
                 "add_special_tokens": bool(request.add_special_tokens),
                 "chat_template_kwargs": dict(request.chat_template_kwargs),
             },
+            cache_salt=request.cache_salt,
         )
         return rendered.token_ids
 
@@ -200,6 +203,8 @@ class Rendering:
         # Shapes and names are right already: what vLLM refuses when it reads the request is the constraint.
         param = "messages" if guided is None else guided_field(guided)
         asked: dict[str, Any] = {"messages": await _for_vllm(messages, attachments, cache_salt)} | fields
+        if cache_salt:
+            asked["cache_salt"] = cache_salt
         if tools:
             asked["tools"] = [tool.for_template() for tool in tools]
             asked["tool_choice"] = _tool_choice(tool_choice)
