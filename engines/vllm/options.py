@@ -47,6 +47,8 @@ class VllmOptions(EngineOptions):
             tags. Off, because the cost of a token that they allow is only known by trying.
         guided_compile_s: Seconds that compiling a request's schema, regex or choice may take with half of the machine's
             cores, at most 8; what takes longer is refused. Others' wait for theirs grows with it.
+        token_cache_bytes: Most memory, in bytes, for the token ids of earlier chats and their texts, so that only what
+            is new of a history is tokenized. 0: none are kept.
         engine_args: Any other argument of vLLM's `AsyncEngineArgs`, by name. Wins over the options above.
     """
 
@@ -76,6 +78,7 @@ class VllmOptions(EngineOptions):
     chat_template_kwargs: dict[str, Any] = {}
     free_grammars: bool = False
     guided_compile_s: float = Field(1.0, gt=0, le=60)
+    token_cache_bytes: int = Field(32 * 2**20, ge=0)
     engine_args: dict[str, Any] = {}
 
     def memory_bytes(self, ranks: int) -> int:

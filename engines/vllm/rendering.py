@@ -21,6 +21,7 @@ from engines.contract import Capabilities
 from engines.errors import AttachmentRefused, InvalidRequest, Unsupported
 from engines.messages import ImagePart, Message, NamedToolChoice, Tool, ToolChoice, media_parts
 from engines.requests import TEMPLATE_BUDGET, GenerateRequest, Guided
+from engines.vllm.caching_renderer import caching
 from engines.vllm.failures import refusal
 from engines.vllm.options import VllmOptions
 from engines.vllm.sampling import guided_field, structured_outputs
@@ -57,11 +58,12 @@ class Rendering:
         self._reader = AttachmentReader()
         template = chat_template or getattr(llm.renderer.tokenizer, "chat_template", None)
         self._reads_budgets = isinstance(template, str) and TEMPLATE_BUDGET in template
+        renderer = caching(llm.renderer, options.token_cache_bytes, chat_template, options.chat_template_kwargs)
 
         def online(tool_strict_level: str) -> OnlineRenderer:
             return OnlineRenderer(
                 llm.model_config,
-                llm.renderer,
+                renderer,
                 request_logger=None,
                 chat_template=chat_template,
                 chat_template_content_format="auto",
@@ -136,6 +138,7 @@ class Rendering:
                 "add_special_tokens": bool(request.add_special_tokens),
                 "chat_template_kwargs": self._template_kwargs(request),
             },
+            cache_salt=request.cache_salt,
         )
         return rendered.token_ids
 
@@ -212,6 +215,8 @@ class Rendering:
         # Shapes and names are right already: what vLLM refuses when it reads the request is the constraint.
         param = "messages" if guided is None else guided_field(guided)
         asked: dict[str, Any] = {"messages": await _for_vllm(messages, attachments, cache_salt)} | fields
+        if cache_salt:
+            asked["cache_salt"] = cache_salt
         if tools:
             asked["tools"] = [tool.for_template() for tool in tools]
             asked["tool_choice"] = _tool_choice(tool_choice)
