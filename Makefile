@@ -19,7 +19,7 @@ serve: .venv/installed
 	@$(BIN)/penstock serve $(FLEET) $(ARGS)
 
 test: .venv/installed
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-long: .venv/installed
 	@$(BIN)/python -m pytest -m long $(ARGS)

@@ -1,9 +1,11 @@
 """What all rooms share: one local Ray, with Serve on it."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -14,25 +16,23 @@ pytest.register_assert_rewrite("tests.contract.asking")
 
 
 _SHARING = {
-    "clusters": ("tests/clusters/",),
-    "vllm": ("tests/contract/", "tests/engines/vllm/"),
     "ray": ("tests/actors/", "tests/deployments/"),
     "chaos": ("tests/chaos/",),
-    "rest": ("",),
+    "clusters": ("tests/clusters/",),
+    "vllm": ("tests/contract/", "tests/engines/vllm/"),
 }
-"""Where several processes run the tests, which of them share one, and with it what it has booted: the longest first."""
+"""Where several processes run the tests, which of them are for one, as they share what it boots."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("dist", "no") == "no" and not hasattr(config, "workerinput"):
-        return
-    groups: dict[str, list[pytest.Item]] = {name: [] for name in _SHARING}
-    for item in items:
-        name = next(name for name, paths in _SHARING.items() if item.nodeid.startswith(paths))
-        item.add_marker(pytest.mark.xdist_group(name))
-        groups[name].append(item)
-    items[:] = [item for group in groups.values() for item in group]
+class _BySharing(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return next((name for name, paths in _SHARING.items() if nodeid.startswith(paths)), "rest")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    # By markers (`--dist loadgroup`) it would be said at each test, and xdist's do nothing under pytest 9.2.
+    config.option.loadscopereorder = False
+    return _BySharing(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,17 @@ def test_realtime_sessions_see_nothing_of_it_either(fleet: ChaosFleet) -> None:
     assert {(row.broken, row.cut, row.lost, row.repeated) for row in rows} == {(0, 0, 0, 0)}, output
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("load", [LOAD, ("--open", "3", "--length", "300")], ids=["closed", "open"])
+def test_realtime_sessions_see_nothing_of_any_fault(fleet: ChaosFleet, load: tuple[str, ...]) -> None:
+    faults = (*MOVES, "kill-directory", "kill-controller", "kill-router", "rolling-upgrade")
+    code, rows, output = fleet.strike(*faults, "--model", "moves", "--realtime", *load)
+    assert code == 0, output
+    assert [row.fault for row in rows] == list(faults), output
+    assert all(row.open > 0 and row.served > 0 for row in rows), output
+    assert {(row.broken, row.cut, row.lost, row.repeated) for row in rows} == {(0, 0, 0, 0)}, output
+
+
 def test_a_realtime_session_outlives_its_router(fleet: ChaosFleet) -> None:
     code, rows, output = fleet.strike("kill-all-and-router", "--model", "moves", "--realtime", *LOAD)
     assert code == 0, output
