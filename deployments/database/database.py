@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -147,6 +148,9 @@ def _engine(url: URL) -> AsyncEngine:
         return create_async_engine(
             url, pool_size=_POOL, max_overflow=0, pool_pre_ping=True, connect_args={"timeout": TIMEOUT_S}
         )
+    # What was said is in it, and SQLite would let all users of the machine read it. Its other files are as this one is.
+    with suppress(OSError):
+        Path(url.database or "").touch(mode=0o600)
     # One writes at a time, in all processes: within this one they had better wait in turn.
     engine = create_async_engine(url, pool_size=1, max_overflow=0)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)

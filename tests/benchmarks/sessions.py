@@ -2,7 +2,7 @@
 
 `python -m tests.benchmarks.sessions` serves a simulated engine at speed zero from this process, without Ray, opens the
 sessions from another process, each after one turn, and then times turns of them beside chat requests, one after
-another. Goal: 50 kB for each of 10,000.
+another; all are kept in an SQLite database. Goal: 50 kB for each of 10,000.
 """
 
 import asyncio
@@ -13,12 +13,14 @@ import resource
 import sys
 import time
 from asyncio.subprocess import PIPE
+from tempfile import TemporaryDirectory
 
 import aiohttp
 import psutil
 from rich.console import Console
 
-from deployments.fleet_settings import HttpSettings
+from deployments.database.storage import Storage
+from deployments.fleet_settings import DatabaseSettings, HttpSettings
 from deployments.http.ingress import HttpIngress
 from deployments.local_fleet import LocalFleet
 from deployments.metrics import Metrics
@@ -40,10 +42,20 @@ async def serve(sessions: int) -> None:
     fleet = LocalFleet({"demo": [engine]})
     await fleet.start()
     settings = HttpSettings(port=0, max_connections=2 * sessions, max_connections_per_peer=2 * sessions)
-    ingress = HttpIngress(fleet, settings, Metrics())
-    await ingress.start()
+    with TemporaryDirectory() as folder:
+        storage = Storage(DatabaseSettings(file=f"{folder}/penstock.sqlite"), settings.realtime)
+        ingress = HttpIngress(fleet, settings, Metrics(), storage=storage)
+        await ingress.start()
+        try:
+            await _measure(sessions, ingress.port)
+        finally:
+            await ingress.stop(0)
+            await fleet.stop()
+
+
+async def _measure(sessions: int, port: int) -> None:
     client = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.benchmarks.sessions", str(sessions), str(ingress.port), stdin=PIPE, stdout=PIPE
+        sys.executable, "-m", "tests.benchmarks.sessions", str(sessions), str(port), stdin=PIPE, stdout=PIPE
     )
     assert client.stdin is not None and client.stdout is not None
     try:
@@ -59,8 +71,6 @@ async def serve(sessions: int) -> None:
     finally:
         if client.returncode is None:
             client.kill()
-        await ingress.stop(0)
-        await fleet.stop()
     made = table("sessions", "kB each", "turn p50, ms", "p99", "chat request p50, ms", "p99")
     each = (after - before) / (sessions - 1) / 1000
     figures = [f"{1000 * quantile(seen[what], share):.1f}" for what in ("turn", "chat") for share in (0.5, 0.99)]

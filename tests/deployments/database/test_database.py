@@ -1,7 +1,9 @@
 """The database: its tables, and that it may be away."""
 
 import asyncio
+import stat
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,3 +132,17 @@ async def test_a_transaction_goes_on_without_whoever_waited_for_it(settings: Dat
     found = await database.run(executing("SELECT version_num FROM alembic_version"))
     assert found.scalar() == "changed"
     await database.stop()
+
+
+async def test_other_users_of_the_machine_cannot_read_what_was_said(tmp_path: Path) -> None:
+    database = database_of(DatabaseSettings(file=str(tmp_path / "penstock.sqlite")))
+    await database.start()
+    await database.run(executing("UPDATE alembic_version SET version_num = 'changed'"))
+    modes = modes_in(tmp_path)
+    assert modes["penstock.sqlite"] == 0o600 and set(modes.values()) == {0o600}, modes
+    await database.stop()
+
+
+def modes_in(folder: Path) -> dict[str, int]:
+    """The modes of the files of a folder, by name."""
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
