@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -162,24 +163,33 @@ async def test_in_a_fleet(launch: Launch) -> None:  # noqa: F811
         value = (await directory.board(key)).get(key)
         return Failures(**json.loads(value)) if value is not None else Failures()
 
-    import time
-
-    # Longer than a busy machine takes to deploy it: it must be seen to wait.
-    await directory.post(key, json.dumps(asdict(Failures(4, time.time() + 12, "no weights here"))).encode(), 600)
-    fleet = await launch(settings)
     seen: list[Instance] = []
 
+    async def look() -> None:
+        async for view in directory.watch():
+            seen.extend(view.instances.values())
+
+    async def fail() -> None:
+        # Until it is seen to wait: nobody knows how long a busy machine takes to deploy it.
+        while not any("waits" in instance.detail for instance in seen):
+            value = json.dumps(asdict(Failures(4, time.time(), "no weights here"))).encode()
+            await directory.post(key, value, 600)
+            await asyncio.sleep(0.2)
+
+    looking, failing = asyncio.create_task(look()), asyncio.create_task(fail())
+    fleet = await launch(settings)
+
     async def is_ready() -> bool:
-        nonlocal seen
-        now = await fleet.instances()
-        seen += now
-        return any(instance.state is InstanceState.READY for instance in now)
+        return any(instance.state is InstanceState.READY for instance in await fleet.instances())
 
     await until(is_ready)
+    await failing
+    looking.cancel()
+    await asyncio.wait([looking])
     waiting = [instance for instance in seen if "waits" in instance.detail]
     assert waiting, {(instance.state, instance.detail) for instance in seen}
     assert re.fullmatch(r"waits \d+ s before it boots: 4 failed in a row, .*: no weights here", waiting[0].detail)
-    (ready,) = [instance for instance in seen[-1:] if instance.state is InstanceState.READY]
+    (ready,) = await fleet.instances()
     assert waiting[0].id == ready.id
 
     os.kill(ready.pid, signal.SIGKILL)
