@@ -18,11 +18,11 @@ from deployments.http.responses.items import (
     InputImage,
     InputPart,
     InputText,
-    Item,
     MessageItem,
     OutputText,
     Part,
     ReasoningItem,
+    SaidItem,
 )
 from deployments.http.responses.reasoning import Thought
 from deployments.http.responses.tools import INPUT
@@ -46,7 +46,7 @@ class Conversation:
 
 
 def conversation_of(
-    instructions: str | None, items: Sequence[tuple[Item, Location]], thoughts: Mapping[int, Thought]
+    instructions: str | None, items: Sequence[tuple[SaidItem, Location]], thoughts: Mapping[int, Thought]
 ) -> Conversation:
     """The conversation of a request.
 
@@ -91,7 +91,7 @@ class _Builder:
         self._made.names["messages", len(self._made.messages)] = place
         self._made.messages.append(message)
 
-    def add_item(self, item: Item, place: Location, thought: Thought | None) -> None:
+    def add_item(self, item: SaidItem, place: Location, thought: Thought | None) -> None:
         """Adds what an item says."""
         match item:
             case MessageItem(role="assistant"):
@@ -117,8 +117,6 @@ class _Builder:
                     raise InvalidRequest(message, param=param)
                 content = self._content(item.output, (*place, "output"))
                 self.add({"role": "tool", "tool_call_id": item.call_id, "content": content}, place)
-            case _:
-                raise AssertionError("references are resolved before")
 
     def done(self) -> Conversation:
         """All of it."""

@@ -17,6 +17,8 @@ from typing import Literal
 Kind = Literal["message", "reasoning", "function_call", "custom_tool_call"]
 ItemStatus = Literal["completed", "incomplete"]
 
+BEGIN, END, LOGPROBS = -1, -2, -3
+"""Words of a rhythm, beside the numbers of items."""
 PREFIXES: dict[Kind, str] = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc"}
 """How the ids of items begin."""
 _DELTAS: dict[Kind, str] = {
@@ -30,14 +32,21 @@ _DELTAS: dict[Kind, str] = {
 class EventWriter:
     """Writes the events of one stream, with their numbers.
 
+    Args:
+        keeps_rhythm: Whether it is noted which events there are.
+
     Attributes:
         sequence: The number of the next one.
+        rhythm: Which events there are of items, so that they can be written again (`rhythm`): for each that begins
+            BEGIN; for each piece its item and its characters, with LOGPROBS and a number of tokens before it where
+            it has any; for each that ends END and its item. None: that is not noted.
     """
 
-    __slots__ = ("sequence",)
+    __slots__ = ("rhythm", "sequence")
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_rhythm: bool = False) -> None:
         self.sequence = 0
+        self.rhythm: list[int] | None = [] if keeps_rhythm else None
 
     def event(self, name: str, fields: str) -> str:
         """An event, of its name and its fields as JSON text without braces."""
@@ -99,6 +108,8 @@ class OutputItem:
 
     def begin(self, writer: EventWriter) -> str:
         """The events that begin it."""
+        if writer.rhythm is not None:
+            writer.rhythm.append(BEGIN)
         item = self._item("in_progress", "", '""', None)
         added = writer.event("response.output_item.added", f'"output_index":{self.index},"item":{item}')
         if self._has_content:
@@ -108,12 +119,16 @@ class OutputItem:
     def say(self, writer: EventWriter, text: str) -> str:
         """The event that says a piece of its text."""
         self.said.append(text)
+        if writer.rhythm is not None:
+            writer.rhythm += (self.index, len(text))
         number = writer.sequence
         writer.sequence = number + 1
         return f"{self._delta}{quoted(text)}{self._tail}{number}}}\n\n"
 
-    def with_logprobs(self, event: str, logprobs: Sequence[str]) -> str:
-        """The event of a piece of a message, with the log probabilities of its tokens, each as JSON text."""
+    def with_logprobs(self, writer: EventWriter, event: str, logprobs: Sequence[str]) -> str:
+        """The event of the last piece of a message, with the log probabilities of its tokens, each as JSON text."""
+        if writer.rhythm is not None:
+            writer.rhythm[-2:-2] = (LOGPROBS, len(logprobs))
         self._logprobs += logprobs
         head, _, tail = event.rpartition('"logprobs":[]')
         return f'{head}"logprobs":[{",".join(logprobs)}]{tail}'
@@ -126,6 +141,8 @@ class OutputItem:
             status: Whether all of it was said.
             encrypted: Of reasoning: the same, encrypted; None: it is not asked for.
         """
+        if writer.rhythm is not None:
+            writer.rhythm += (END, self.index)
         text, logprobs = quoted("".join(self.said)), ",".join(self._logprobs)
         part = self._part(text, logprobs)
         self.json = self._item(status, part if self._has_content else "", text, self._redacted or encrypted)

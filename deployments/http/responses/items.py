@@ -3,7 +3,7 @@
 Each has the keys of its type and no others. What a client got in an answer it may send back as it came.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, Tag
@@ -197,7 +197,7 @@ SaidItem = (
     | CustomToolCallOutputItem
     | ReasoningItem
 )
-"""An item that says something itself."""
+"""An item that says something itself, and is no reference to another."""
 
 
 def _kind(value: Any) -> str | None:
@@ -233,3 +233,62 @@ OF_HOSTED_TOOLS = frozenset(
     }
 )
 """Types of items that only OpenAI's servers make and take."""
+
+_PREFIXES = {
+    "message": "msg",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "cto",
+    "reasoning": "rs",
+}
+
+
+def written(item: SaidItem, made_of: str) -> dict[str, Any]:
+    """An item of an input, as clients read it: with an id, and with all that the client's types ask for.
+
+    Args:
+        item: As it was sent.
+        made_of: What its id is made of, where it was sent without one.
+    """
+    head = {
+        "id": item.id or f"{_PREFIXES[item.type]}_{made_of}",
+        "type": item.type,
+        "status": item.status or "completed",
+    }
+    match item:
+        case MessageItem():
+            return {**head, "role": item.role, "content": _written_parts(item.content, item.role)}
+        case FunctionCallItem():
+            return {**head, "call_id": item.call_id, "name": item.name, "arguments": item.arguments}
+        case CustomToolCallItem():
+            return {**head, "call_id": item.call_id, "name": item.name, "input": item.input}
+        case FunctionCallOutputItem() | CustomToolCallOutputItem():
+            output = item.output if isinstance(item.output, str) else _written_parts(item.output, "user")
+            return {**head, "call_id": item.call_id, "output": output}
+        case ReasoningItem():
+            summary = [piece.model_dump() for piece in item.summary]
+            content = None if item.content is None else [piece.model_dump() for piece in item.content]
+            return {**head, "summary": summary, "content": content, "encrypted_content": item.encrypted_content}
+
+
+def _written_parts(content: str | Sequence[Part | InputPart], role: str) -> list[dict[str, Any]]:
+    said = "output_text" if role == "assistant" else "input_text"
+    if isinstance(content, str):
+        return [_written_text(said, content)]
+    made = []
+    for part in content:
+        match part:
+            case InputText() | OutputText():
+                made.append(_written_text(said, part.text))
+            case InputImage():
+                made.append({"type": part.type, "image_url": part.image_url, "detail": part.detail or "auto"})
+            case InputFile():
+                made.append({"type": part.type, "file_data": part.file_data, "filename": part.filename})
+            case Refusal():
+                made.append({"type": part.type, "refusal": part.refusal})
+    return made
+
+
+def _written_text(kind: str, text: str) -> dict[str, Any]:
+    return {"type": kind, "text": text} | ({"annotations": [], "logprobs": []} if kind == "output_text" else {})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from deployments.fleet_secret import FleetSecret
-from deployments.http.responses.items import Item, ReasoningItem
+from deployments.http.responses.items import ReasoningItem, SaidItem
 from deployments.http.server.body_parts import Ignored, Strict, refused
 from deployments.http.server.names import Location, notation
 from engines.errors import InvalidRequest
@@ -75,7 +75,7 @@ class Sealer:
         return Thought(said["text"], said["redacted"]) if said["tenant"] == self._tenant else None
 
 
-async def thoughts_of(items: Sequence[tuple[Item, Location]], sealer: Sealer) -> Mapping[int, Thought]:
+async def thoughts_of(items: Sequence[tuple[SaidItem, Location]], sealer: Sealer) -> Mapping[int, Thought]:
     """What was thought, of each item of reasoning, by its index.
 
     Args:

@@ -3,13 +3,13 @@
 Types are checked here; ranges are checked by `engines.requests`, whose errors come back in the caller's names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from deployments.http.responses.conversation import Conversation
-from deployments.http.responses.items import OF_HOSTED_TOOLS, Item, ItemReference, Items, MessageItem
+from deployments.http.responses.items import OF_HOSTED_TOOLS, Items
 from deployments.http.responses.reasoning import ReasoningBody
 from deployments.http.responses.tools import HOSTED, CustomTool, ToolChoiceBody, Tools, tools_for_engine
 from deployments.http.server.asking import Asking
@@ -23,7 +23,6 @@ from engines.requests import GenerateRequest, Sampling
 
 _HOSTING = "it is about OpenAI's own servers; leave it out"
 _HOSTED = "runs on OpenAI's servers alone"
-_NO_STORAGE = "nothing is stored here; send the whole conversation in input"
 
 
 class FormatBody(Strict):
@@ -85,8 +84,7 @@ class ContextBody(DispatchFields):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     UNSUPPORTED: ClassVar[Refusals] = {
-        "conversation": (_NO_STORAGE, ()),
-        "previous_response_id": (_NO_STORAGE, ()),
+        "conversation": ("there are no conversations by name here; go on with previous_response_id", ()),
         "truncation": ("nothing is left out of a conversation here; shorten it before it is sent", ("disabled",)),
         "personality": ("say it in instructions", ()),
     }
@@ -94,26 +92,12 @@ class ContextBody(DispatchFields):
     model: str = Field(min_length=1)
     input: str | Items | None = None
     instructions: str | None = None
+    previous_response_id: str | None = None
     tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoiceBody | None = None
     parallel_tool_calls: bool | None = None
     text: TextBody | None = None
     reasoning: ReasoningBody | None = None
-
-    def items(self) -> Sequence[tuple[Item, Location]]:
-        """The input's items, each with where it is.
-
-        Raises:
-            Unsupported: One is stored elsewhere.
-        """
-        if isinstance(self.input, str):
-            return [(MessageItem(role="user", content=self.input), ("input",))]
-        found: list[tuple[Item, Location]] = []
-        for index, item in enumerate(self.input or ()):
-            if isinstance(item, ItemReference):
-                raise Unsupported(f"input[{index}]: {_NO_STORAGE}.", param=f"input[{index}]")
-            found.append((item, ("input", index)))
-        return found
 
 
 class ResponseBody(ContextBody):
@@ -122,19 +106,19 @@ class ResponseBody(ContextBody):
     UNSUPPORTED: ClassVar[Refusals] = {
         **ContextBody.UNSUPPORTED,
         "access_programs": (_HOSTING, ()),
-        "background": ("nothing is stored here; ask for a stream", (False,)),
+        "background": ("nothing is answered in the background here; ask for a stream", (False,)),
         "context_management": ("nothing is left out of a conversation here; shorten it before it is sent", ([],)),
         "image": (_HOSTING, ({}, {"context_compression": "auto"}, {"context_compression": "disabled"})),
         "moderation": (_HOSTING, ()),
         "prompt": ("no templates of prompts are kept here; send the text itself", ()),
         "service_tier": ("there is one tier here; leave it out", ("auto", "default")),
-        "store": ("nothing is stored here; leave it out", (False,)),
     }
 
     include: Annotated[list[Includable], Field(fail_fast=True)] | None = None
     max_output_tokens: int | None = None
     max_tool_calls: int | None = Field(None, ge=1)
     metadata: Metadata | None = None
+    store: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = None
@@ -169,7 +153,7 @@ class ResponseBody(ContextBody):
             "model": self.model,
             "background": False,
             "conversation": None,
-            "previous_response_id": None,
+            "previous_response_id": self.previous_response_id,
             **{name: data.get(name) for name in same},
             "metadata": self.metadata or {},
             "parallel_tool_calls": self.parallel_tool_calls is not False,
@@ -200,7 +184,7 @@ def parse_context(model: type[Body], data: Mapping[str, Any]) -> Body:
     if type_of(data.get("tool_choice")) in HOSTED:
         raise Unsupported(f"tool_choice: this tool {_HOSTED}.", param="tool_choice")
     body = parse_body(model, fields)
-    if not body.input:
+    if not body.input and body.previous_response_id is None:
         raise InvalidRequest("input: give a text, or at least one item.", param="input")
     return body
 

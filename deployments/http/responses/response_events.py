@@ -7,9 +7,10 @@ A whole answer is made of the same events, which nobody reads then.
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from json import dumps
 
+from deployments.database.database import DatabaseUnavailable
 from deployments.http.openai_common.logprobs import token_logprob
 from deployments.http.responses.custom_input import CustomInput
 from deployments.http.responses.item_events import PREFIXES, EventWriter, ItemStatus, Kind, OutputItem
@@ -32,6 +33,8 @@ from engines.events import (
 )
 
 Seal = Callable[[Thought], str]
+Keep = Callable[[End], Awaitable[None]]
+"""Stores a response that has ended so; raises DatabaseUnavailable where that fails and was asked for."""
 
 
 class ResponseOutput(ChoiceFormat):
@@ -42,6 +45,7 @@ class ResponseOutput(ChoiceFormat):
         custom: Names of the tools that are custom ones.
         seal: Encrypts what was thought.
         encrypts: Whether the client asks for that; what only a provider can read comes no other way.
+        keeps_rhythm: Whether the stream is to be written again.
 
     Attributes:
         writer: Writes the events.
@@ -50,8 +54,10 @@ class ResponseOutput(ChoiceFormat):
 
     __slots__ = ("_calls", "_custom", "_encrypts", "_id", "_items", "_opened", "_seal", "ended_by", "writer")
 
-    def __init__(self, id: str, custom: Collection[str], seal: Seal, *, encrypts: bool) -> None:
-        self.writer = EventWriter()
+    def __init__(
+        self, id: str, custom: Collection[str], seal: Seal, *, encrypts: bool, keeps_rhythm: bool = False
+    ) -> None:
+        self.writer = EventWriter(keeps_rhythm=keeps_rhythm)
         self.ended_by: FinishReason = "stop"
         self._id = id
         self._custom = custom
@@ -131,7 +137,9 @@ class ResponseOutput(ChoiceFormat):
         """The chunk with log probabilities."""
         if extras.logprobs is None or self._opened is None:
             return chunk
-        return self._opened.with_logprobs(chunk, [dumps(token_logprob(token)) for token in extras.logprobs])
+        return self._opened.with_logprobs(
+            self.writer, chunk, [dumps(token_logprob(token)) for token in extras.logprobs]
+        )
 
     def hear(self, event: Event) -> None:
         """Takes an event of an answer that is not streamed."""
@@ -193,15 +201,21 @@ class ResponseStream(StreamFormat):
         response: The response.
         output: Its items.
         request_id: Id of the request, which an error names.
+        keep: Stores the response once it has ended; None: it is not stored.
     """
 
-    __slots__ = ("_output", "_request_id", "_response")
+    __slots__ = ("_end", "_keep", "_output", "_request_id", "_response")
 
-    def __init__(self, response: ResponseObject, output: ResponseOutput, *, request_id: str) -> None:
+    def __init__(
+        self, response: ResponseObject, output: ResponseOutput, *, request_id: str, keep: Keep | None = None
+    ) -> None:
         super().__init__(StreamReport())
         self._response = response
         self._output = output
         self._request_id = request_id
+        self._keep = keep
+        # How it has ended, and the events between that and the last that was said.
+        self._end: tuple[End, str] | None = None
 
     def beginning(self, started: Started) -> str:
         """The response as it is before anything was said."""
@@ -209,15 +223,39 @@ class ResponseStream(StreamFormat):
         writer = self._output.writer
         return writer.event("response.created", response) + writer.event("response.in_progress", response)
 
+    async def before_end(self, usage: Usage, error: PenstockError | None) -> None:
+        """Stores the response, so that whoever has read its end finds it.
+
+        Raises:
+            DatabaseUnavailable: It could not be stored, and its client has asked for that.
+        """
+        end, _ = self._end = self._broken(error) if error is not None else self._whole(usage)
+        if self._keep is None:
+            return
+        try:
+            await self._keep(end)
+        except DatabaseUnavailable:
+            if error is None:
+                # It has failed after all.
+                self._end = None
+                raise
+
     def ending(self, usage: Usage) -> str:
         """The whole response."""
-        return self._end(end_of(self._output.ended_by, usage, int(time.time())))
+        return self._last(self._end or self._whole(usage))
 
     def failure(self, error: PenstockError) -> str:
         """What was said by then, and why there is no more."""
-        ended = self._output.end("incomplete")
-        return ended + self._end(failed_by(error, self._request_id, int(time.time())))
+        return self._last(self._end or self._broken(error))
 
-    def _end(self, end: End) -> str:
+    def _whole(self, usage: Usage) -> tuple[End, str]:
+        return end_of(self._output.ended_by, usage, int(time.time())), ""
+
+    def _broken(self, error: PenstockError) -> tuple[End, str]:
+        ended = self._output.end("incomplete")
+        return failed_by(error, self._request_id, int(time.time())), ended
+
+    def _last(self, ended: tuple[End, str]) -> str:
+        end, events = ended
         response = f'"response":{self._response.text(self._output.json, end)}'
-        return self._output.writer.event(f"response.{end.status}", response)
+        return events + self._output.writer.event(f"response.{end.status}", response)

@@ -15,6 +15,13 @@ from deployments.http.server.refusals import MethodNotAllowed, NoSuchRoute
         ("GET", "/v1/models/demo", "/v1/models/{id}", ("demo",)),
         ("GET", "/v1/models/a/b\n", "/v1/models/{id}", ("a/b\n",)),
         ("GET", "/v1/models/", "/v1/models/{id}", ("",)),
+        ("POST", "/v1/responses", "/v1/responses", ()),
+        ("POST", "/v1/responses/input_tokens", "/v1/responses/input_tokens", ()),
+        ("GET", "/v1/responses/a", "/v1/responses/{id}", ("a",)),
+        ("DELETE", "/v1/responses/a", "/v1/responses/{id}", ("a",)),
+        ("GET", "/v1/responses/a/input_items", "/v1/responses/{id}/input_items", ("a",)),
+        ("POST", "/v1/responses/cancel/cancel", "/v1/responses/{id}/cancel", ("cancel",)),
+        ("GET", "/v1/responses/a/b/input_items", "/v1/responses/{id}", ("a/b/input_items",)),
     ],
 )
 def test_it_is_found(method: str, path: str, found: str, ids: tuple[str, ...]) -> None:
@@ -29,7 +36,13 @@ def test_nothing_lives_there(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "allowed"), [("PUT", "/v1/models/a", ("GET",)), ("GET", "/v1/responses", ("POST",))]
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/v1/models/a", ("GET",)),
+        ("GET", "/v1/responses", ("POST",)),
+        ("POST", "/v1/responses/a", ("GET", "DELETE")),
+        ("GET", "/v1/responses/a/cancel", ("POST",)),
+    ],
 )
 def test_a_method_is_not_taken(method: str, path: str, allowed: tuple[str, ...]) -> None:
     with pytest.raises(MethodNotAllowed) as caught:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from deployments.fleet_secret import FleetSecret
 from deployments.http.openai_common.error_body import error_json
 from deployments.http.responses.conversation import Conversation, conversation_of
+from deployments.http.responses.items import ItemReference, MessageItem
 from deployments.http.responses.reasoning import Sealer, thoughts_of
 from deployments.http.responses.response_body import (
     ContextBody,
@@ -68,7 +69,11 @@ ITEMS = st.lists(
 
 
 async def shown(body: ContextBody) -> Conversation:
-    items = body.items()
+    if isinstance(body.input, str):
+        items: Any = [(MessageItem(role="user", content=body.input), ("input",))]
+    else:
+        given = enumerate(body.input or ())
+        items = [(item, ("input", index)) for index, item in given if not isinstance(item, ItemReference)]
     return conversation_of(body.instructions, items, await thoughts_of(items, SEALER))
 
 

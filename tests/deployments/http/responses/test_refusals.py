@@ -70,11 +70,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"truncation": "auto"}, "truncation", "nothing is left out"),
     ({"service_tier": "flex"}, "service_tier", "one tier"),
     ({"prompt": {"id": "p"}}, "prompt", "no templates"),
-    ({"background": True}, "background", "nothing is stored"),
-    ({"conversation": "conv_1"}, "conversation", "nothing is stored"),
-    ({"store": True}, "store", "nothing is stored"),
-    ({"previous_response_id": "resp_1"}, "previous_response_id", "nothing is stored"),
-    ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]", "nothing is stored"),
+    ({"background": True}, "background", "nothing is answered in the background"),
+    ({"conversation": "conv_1"}, "conversation", "no conversations by name"),
+    ({"store": True}, "store", "stores no responses"),
+    ({"previous_response_id": "resp_1"}, "previous_response_id", "stores no responses"),
+    ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]", "stores no responses"),
     ({"temprature": 1}, "temprature", "temperature"),
 ]
 
