@@ -19,7 +19,7 @@ from deployments.http.server.names import Location, Names
 from deployments.http.server.validation import build, parse_body
 from engines.call_requests import TokenizeRequest
 from engines.errors import InvalidRequest, Unsupported
-from engines.requests import GenerateRequest, Sampling
+from engines.requests import GenerateRequest, Sampling, Thinking
 
 _HOSTING = "it is about OpenAI's own servers; leave it out"
 _HOSTED = "runs on OpenAI's servers alone"
@@ -246,7 +246,10 @@ def tokenize_asking(
     """What a tokenizer is asked for, and what the caller called the fields of it; as `response_asking`."""
     tools = tools_for_engine(body.tools or (), body.tool_choice)
     fields, names = _shown(body, data, hints, conversation, tools.names)
-    return build(TokenizeRequest, names, **fields, tools=tools.tools or None), names
+    effort = None if body.reasoning is None else body.reasoning.effort
+    # Chat templates are told of an effort as of thinking that is switched on or off.
+    thinking = None if effort is None else Thinking(enabled=effort != "none")
+    return build(TokenizeRequest, names, **fields, tools=tools.tools or None, thinking=thinking), names
 
 
 def _shown(
