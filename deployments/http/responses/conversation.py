@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deployments.http.responses.items import (
+    CompactionItem,
     CustomToolCallItem,
     CustomToolCallOutputItem,
     FunctionCallItem,
@@ -30,6 +31,8 @@ from deployments.http.server.json_guard import check_texts
 from deployments.http.server.names import Location, notation
 from engines.errors import InvalidRequest
 from engines.garbage import CollectorPaused
+
+_IN_SHORT = "The conversation so far, as you have summarized it:"
 
 
 @dataclass(slots=True)
@@ -53,7 +56,7 @@ def conversation_of(
     Args:
         instructions: What goes before it; None: nothing.
         items: What was said, each with where the caller has it.
-        thoughts: What was thought, of each item of reasoning, by its index.
+        thoughts: What was thought, of each item of reasoning, by its index; and so each conversation in short.
 
     Raises:
         InvalidRequest: An item stands where it does not belong; names it.
@@ -100,6 +103,9 @@ class _Builder:
             case MessageItem():
                 content = self._content(item.content, (*place, "content"))
                 self.add({"role": item.role, "content": content}, place)
+            case CompactionItem():
+                assert thought is not None
+                self.add({"role": "user", "content": f"{_IN_SHORT}\n\n{thought.text}"}, place)
             case ReasoningItem():
                 assert thought is not None
                 self._think(thought, place)

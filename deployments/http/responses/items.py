@@ -172,6 +172,16 @@ class ReasoningItem(Strict):
     status: Status | None = None
 
 
+class CompactionItem(Strict):
+    """A conversation in short, as it came from `/v1/responses/compact`."""
+
+    type: Literal["compaction"]
+    encrypted_content: str
+    id: Id | None = None
+    status: Status | None = None
+    created_by: Ignored = None
+
+
 class ItemReference(Strict):
     """An item that is stored, by its id."""
 
@@ -186,6 +196,7 @@ TAGS = {
     "custom_tool_call": "a custom tool's call",
     "custom_tool_call_output": "a custom tool's output",
     "reasoning": "reasoning",
+    "compaction": "a compaction",
     "item_reference": "a reference",
 }
 
@@ -196,6 +207,7 @@ SaidItem = (
     | CustomToolCallItem
     | CustomToolCallOutputItem
     | ReasoningItem
+    | CompactionItem
 )
 """An item that says something itself, and is no reference to another."""
 
@@ -218,6 +230,7 @@ Item = Annotated[
     | Annotated[CustomToolCallItem, Tag("a custom tool's call")]
     | Annotated[CustomToolCallOutputItem, Tag("a custom tool's output")]
     | Annotated[ReasoningItem, Tag("reasoning")]
+    | Annotated[CompactionItem, Tag("a compaction")]
     | Annotated[ItemReference, Tag("a reference")],
     tagged(TAGS, "an item", _kind),
 ]
@@ -225,7 +238,7 @@ Items = Annotated[list[Item], Field(fail_fast=True)]
 
 OF_HOSTED_TOOLS = frozenset(
     {
-        *("additional_tools", "apply_patch_call", "apply_patch_call_output", "code_interpreter_call", "compaction"),
+        *("additional_tools", "apply_patch_call", "apply_patch_call_output", "code_interpreter_call"),
         *("compaction_trigger", "computer_call", "computer_call_output", "configuration_update", "file_search_call"),
         *("image_generation_call", "local_shell_call", "local_shell_call_output", "mcp_approval_request"),
         *("mcp_approval_response", "mcp_call", "mcp_list_tools", "program", "program_output", "shell_call"),
@@ -241,6 +254,7 @@ _PREFIXES = {
     "custom_tool_call": "ctc",
     "custom_tool_call_output": "cto",
     "reasoning": "rs",
+    "compaction": "cmp",
 }
 
 
@@ -270,6 +284,8 @@ def written(item: SaidItem, made_of: str) -> dict[str, Any]:
             summary = [piece.model_dump() for piece in item.summary]
             content = None if item.content is None else [piece.model_dump() for piece in item.content]
             return {**head, "summary": summary, "content": content, "encrypted_content": item.encrypted_content}
+        case CompactionItem():
+            return {**head, "encrypted_content": item.encrypted_content}
 
 
 def _written_parts(content: str | Sequence[Part | InputPart], role: str) -> list[dict[str, Any]]:

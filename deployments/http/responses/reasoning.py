@@ -1,7 +1,7 @@
 """Reasoning: how much of it is asked for, and its encrypted form, which a client keeps for a server that keeps nothing.
 
 Encrypted, it is sealed with the fleet's secret, for one tenant: what it says stays with whoever was shown it, and only
-what a model of this fleet, or a provider's, has thought comes back that way.
+what a model of this fleet, or a provider's, has thought comes back that way. So is a conversation in short.
 """
 
 import json
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from deployments.fleet_secret import FleetSecret
-from deployments.http.responses.items import ReasoningItem, SaidItem
+from deployments.http.responses.items import CompactionItem, ReasoningItem, SaidItem
 from deployments.http.server.body_parts import Ignored, Strict, refused
 from deployments.http.server.names import Location, notation
 from engines.errors import InvalidRequest
 from engines.turns import Turns
 
-_PURPOSE = "responses reasoning"
+Purpose = Literal["responses reasoning", "responses compaction"]
+"""What is encrypted: what a model has thought, or a conversation in short."""
 _MOST_CHARS = 4 * 2**20
 """Of one encrypted text: it is opened in one go, while everybody else waits."""
 
@@ -56,19 +57,19 @@ class Sealer:
     """
 
     def __init__(self, secret: FleetSecret, tenant: str) -> None:
-        secret.sign(_PURPOSE, b"")
+        secret.sign("responses", b"")
         self._secret = secret
         self._tenant = tenant
 
-    def seal(self, thought: Thought) -> str:
-        """The encrypted text of a thought."""
+    def seal(self, thought: Thought, purpose: Purpose = "responses reasoning") -> str:
+        """The encrypted text of a thought, or of a conversation in short."""
         said = {"tenant": self._tenant, "text": thought.text, "redacted": thought.redacted}
         # A model may say half of a surrogate pair, which is no character and no UTF-8.
-        return self._secret.seal(_PURPOSE, json.dumps(said, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        return self._secret.seal(purpose, json.dumps(said, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
-    def open(self, sealed: str) -> Thought | None:
-        """The thought that was encrypted; None: not by this fleet, or for another tenant."""
-        data = self._secret.open(_PURPOSE, sealed)
+    def open(self, sealed: str, purpose: Purpose = "responses reasoning") -> Thought | None:
+        """What was encrypted; None: not by this fleet, or for another tenant or purpose."""
+        data = self._secret.open(purpose, sealed)
         if data is None:
             return None
         said: dict[str, Any] = json.loads(data.decode("utf-8", "surrogatepass"))
@@ -76,7 +77,7 @@ class Sealer:
 
 
 async def thoughts_of(items: Sequence[tuple[SaidItem, Location]], sealer: Sealer) -> Mapping[int, Thought]:
-    """What was thought, of each item of reasoning, by its index.
+    """What was thought, of each item of reasoning, by its index; and so each conversation that was made short.
 
     Args:
         items: Those of a conversation, each with where the caller has it.
@@ -89,19 +90,24 @@ async def thoughts_of(items: Sequence[tuple[SaidItem, Location]], sealer: Sealer
     turns = Turns()
     found: dict[int, Thought] = {}
     for index, (item, place) in enumerate(items):
-        if not isinstance(item, ReasoningItem):
-            continue
-        if item.encrypted_content is None:
+        if isinstance(item, ReasoningItem) and item.encrypted_content is None:
             found[index] = Thought("\n".join(piece.text for piece in item.content or ()))
-            continue
-        opened = sealer.open(item.encrypted_content) if len(item.encrypted_content) <= _MOST_CHARS else None
-        if opened is None:
-            param = notation((*place, "encrypted_content"))
-            raise InvalidRequest(
-                f"{param}: it is not what this reasoning came with. Send items of reasoning back as they came, to the "
-                "server that they came from and with a key of the same tenant, or leave them out.",
-                param=param,
-            )
-        found[index] = opened
-        await turns.pause()
+        elif isinstance(item, ReasoningItem):
+            found[index] = _opened(item.encrypted_content or "", sealer, "responses reasoning", place)
+            await turns.pause()
+        elif isinstance(item, CompactionItem):
+            found[index] = _opened(item.encrypted_content, sealer, "responses compaction", place)
+            await turns.pause()
     return found
+
+
+def _opened(sealed: str, sealer: Sealer, purpose: Purpose, place: Location) -> Thought:
+    opened = sealer.open(sealed, purpose) if len(sealed) <= _MOST_CHARS else None
+    if opened is None:
+        param = notation((*place, "encrypted_content"))
+        raise InvalidRequest(
+            f"{param}: it is not what this item came with. Send items back as they came, to the server that they came "
+            "from and with a key of the same tenant, or leave them out.",
+            param=param,
+        )
+    return opened

@@ -23,6 +23,11 @@ from engines.requests import GenerateRequest, Sampling, Thinking
 
 _HOSTING = "it is about OpenAI's own servers; leave it out"
 _HOSTED = "runs on OpenAI's servers alone"
+_IMAGE: tuple[str, tuple[Any, ...]] = (
+    _HOSTING,
+    ({}, {"context_compression": "auto"}, {"context_compression": "disabled"}),
+)
+_SERVICE_TIER = ("there is one tier here; leave it out", ("auto", "default"))
 
 
 class FormatBody(Strict):
@@ -75,13 +80,24 @@ Label = Annotated[str, StringConstraints(max_length=512)]
 Metadata = Annotated[dict[Annotated[str, StringConstraints(max_length=64)], Label], Field(max_length=16)]
 
 
-class ContextBody(DispatchFields):
-    """What a model is shown.
+class InputBody(DispatchFields):
+    """A conversation.
 
     `UNSUPPORTED` names the documented fields that cannot be honoured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    UNSUPPORTED: ClassVar[Refusals] = {}
+
+    model: str = Field(min_length=1)
+    input: str | Items | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+
+
+class ContextBody(InputBody):
+    """What a model is shown."""
 
     UNSUPPORTED: ClassVar[Refusals] = {
         "conversation": ("there are no conversations by name here; go on with previous_response_id", ()),
@@ -89,15 +105,21 @@ class ContextBody(DispatchFields):
         "personality": ("say it in instructions", ()),
     }
 
-    model: str = Field(min_length=1)
-    input: str | Items | None = None
-    instructions: str | None = None
-    previous_response_id: str | None = None
     tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoiceBody | None = None
     parallel_tool_calls: bool | None = None
     text: TextBody | None = None
     reasoning: ReasoningBody | None = None
+
+
+class CompactBody(InputBody):
+    """A conversation to be made short."""
+
+    UNSUPPORTED: ClassVar[Refusals] = {"image": _IMAGE, "service_tier": _SERVICE_TIER}
+
+    prompt_cache_key: Ignored = None
+    prompt_cache_options: Ignored = None
+    prompt_cache_retention: Ignored = None
 
 
 class ResponseBody(ContextBody):
@@ -108,10 +130,10 @@ class ResponseBody(ContextBody):
         "access_programs": (_HOSTING, ()),
         "background": ("nothing is answered in the background here; ask for a stream", (False,)),
         "context_management": ("nothing is left out of a conversation here; shorten it before it is sent", ([],)),
-        "image": (_HOSTING, ({}, {"context_compression": "auto"}, {"context_compression": "disabled"})),
+        "image": _IMAGE,
         "moderation": (_HOSTING, ()),
         "prompt": ("no templates of prompts are kept here; send the text itself", ()),
-        "service_tier": ("there is one tier here; leave it out", ("auto", "default")),
+        "service_tier": _SERVICE_TIER,
     }
 
     include: Annotated[list[Includable], Field(fail_fast=True)] | None = None
@@ -168,7 +190,7 @@ class ResponseBody(ContextBody):
         }
 
 
-Body = TypeVar("Body", bound=ContextBody)
+Body = TypeVar("Body", bound=InputBody)
 
 
 def parse_context(model: type[Body], data: Mapping[str, Any]) -> Body:

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from deployments.database.kept_responses import KeptResponses, Size
 from deployments.http.responses.items import ItemReference, Items, MessageItem, ReasoningItem, SaidItem
-from deployments.http.responses.response_body import ContextBody
+from deployments.http.responses.response_body import InputBody
 from deployments.http.server.bodies import BodyRoom
 from deployments.http.server.exchange import Exchange
 from deployments.http.server.json_guard import MAX_OBJECTS
@@ -69,7 +69,7 @@ def stored_responses(exchange: Exchange, param: str | None) -> KeptResponses:
     return storage.responses
 
 
-async def said_in(exchange: Exchange, body: ContextBody, room: BodyRoom) -> Said:
+async def said_in(exchange: Exchange, body: InputBody, room: BodyRoom) -> Said:
     """The conversation of a request.
 
     Args:

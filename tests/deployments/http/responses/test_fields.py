@@ -6,13 +6,25 @@ from typing import Any, get_args
 
 import pytest
 from openai.types import responses, shared_params
-from openai.types.responses import input_token_count_params, response_create_params, response_input_item_param
+from openai.types.responses import (
+    input_token_count_params,
+    response_compact_params,
+    response_create_params,
+    response_input_item_param,
+)
 from pydantic import BaseModel
 
 from deployments.http.responses import items
 from deployments.http.responses.items import OF_HOSTED_TOOLS
 from deployments.http.responses.reasoning import ReasoningBody
-from deployments.http.responses.response_body import ContextBody, FormatBody, Includable, ResponseBody, TextBody
+from deployments.http.responses.response_body import (
+    CompactBody,
+    ContextBody,
+    FormatBody,
+    Includable,
+    ResponseBody,
+    TextBody,
+)
 from deployments.http.responses.tools import HOSTED, CustomTool, FunctionTool, ToolChoiceBody
 from deployments.http.server.hints import DispatchFields
 from tests.deployments.http.responses.talking import EVENTS
@@ -32,6 +44,7 @@ BODIES: list[tuple[type[BaseModel], Any]] = [
     (ResponseBody, response_create_params.ResponseCreateParamsBase),
     (ResponseBody, response_create_params.ResponseCreateParamsStreaming),
     (ContextBody, input_token_count_params.InputTokenCountParams),
+    (CompactBody, response_compact_params.ResponseCompactParams),
 ]
 PARTS: list[tuple[type[BaseModel], Any]] = [
     (items.InputText, responses.ResponseInputTextParam),
@@ -47,6 +60,7 @@ PARTS: list[tuple[type[BaseModel], Any]] = [
     (items.CustomToolCallItem, responses.ResponseCustomToolCallParam),
     (items.CustomToolCallOutputItem, responses.ResponseCustomToolCallOutputParam),
     (items.ReasoningItem, responses.ResponseReasoningItemParam),
+    (items.CompactionItem, responses.ResponseCompactionItemParamParam),
     (items.ItemReference, response_input_item_param.ItemReference),
     (FunctionTool, responses.FunctionToolParam),
     (CustomTool, responses.CustomToolParam),

@@ -8,7 +8,7 @@ from openai.types.responses import Response
 from pydantic import BaseModel
 
 from engines.contract import Capabilities
-from engines.errors import InstanceLost
+from engines.errors import InstanceLost, Timeout
 from engines.events import (
     Finished,
     FinishReason,
@@ -307,9 +307,10 @@ async def test_tokens_are_counted(serving: Serving) -> None:
 async def test_an_error_in_a_stream_ends_it(serving: Serving) -> None:
     async with serving(["Hi", 0.01, InstanceLost("It died.")]) as served:
         answer = await ask(served, stream=True)
+    async with serving(["Hi", 0.01, Timeout("total", 3)]) as served:
         whole = await ask(served)
     *_, last = events_of(answer.body)
     assert last["type"] == "response.failed"
     assert last["response"]["error"] == {"code": "server_error", "message": "It died."}
     assert last["response"]["output"][0]["status"] == "incomplete"
-    assert (whole.status, whole.json["error"]["code"]) == (502, "instance_lost")
+    assert (whole.status, whole.json["error"]["code"]) == (504, "timeout")
