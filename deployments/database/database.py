@@ -81,6 +81,15 @@ class Database:
         if self._engine is not None:
             await self._engine.dispose()
 
+    def check(self) -> None:
+        """Returns if it is there, as far as is known.
+
+        Raises:
+            DatabaseUnavailable: It is not.
+        """
+        if self.problem or self._engine is None:
+            raise self._unavailable()
+
     async def run(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         """Runs statements that hold together, or not at all.
 
@@ -103,8 +112,8 @@ class Database:
             task.exception()
 
     async def _transaction(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
-        if self.problem or self._engine is None:
-            raise self._unavailable()
+        self.check()
+        assert self._engine is not None
         try:
             async with asyncio.timeout(TIMEOUT_S), self._engine.begin() as connection:
                 return await work(connection)

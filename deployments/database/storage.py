@@ -6,8 +6,9 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 
 from deployments.database.database import Database
+from deployments.database.kept_responses import KeptResponses
 from deployments.database.kept_sessions import KeptSessions
-from deployments.fleet_settings import DatabaseSettings, RealtimeSettings, check_database_url
+from deployments.fleet_settings import DatabaseSettings, RealtimeSettings, ResponsesSettings, check_database_url
 
 
 class Storage:
@@ -16,27 +17,35 @@ class Storage:
     Args:
         settings: Where.
         realtime: Bounds of sessions.
+        responses: Bounds of responses; None: the usual ones.
 
     Attributes:
         database: The database.
         sessions: Realtime sessions.
+        responses: Responses.
     """
 
-    def __init__(self, settings: DatabaseSettings, realtime: RealtimeSettings) -> None:
+    def __init__(
+        self, settings: DatabaseSettings, realtime: RealtimeSettings, responses: ResponsesSettings | None = None
+    ) -> None:
         try:
             url, problem = _url(settings), ""
         except ValueError as error:
             url, problem = None, str(error)
         self.database = Database(url, problem)
         self.sessions = KeptSessions(self.database, realtime.max_kept_bytes_per_tenant)
+        kept = responses or ResponsesSettings()
+        self.responses = KeptResponses(self.database, kept.keep_s, kept.max_kept_bytes_per_tenant)
 
     async def start(self) -> None:
         """Opens it. A database that is not there is tried again and again."""
         await self.database.start()
         self.sessions.start()
+        self.responses.start()
 
     async def stop(self) -> None:
         """Closes it."""
+        await self.responses.stop()
         await self.sessions.stop()
         await self.database.stop()
 

@@ -33,3 +33,33 @@ REALTIME_ITEMS = Table(
     # Item, as JSON.
     Column("item", Text, nullable=False),
 )
+
+RESPONSES = Table(
+    "responses",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", Text, nullable=False),
+    # The response that it goes on from, which may be gone by now.
+    Column("previous", String(64)),
+    # How many responses there are up to this one, and the bytes of what was said in all of them.
+    Column("depth", Integer, nullable=False),
+    Column("history_bytes", BigInteger, nullable=False),
+    # The response and the items of its input, as clients read them, and the rhythm of its stream, all as JSON.
+    Column("response", Text, nullable=False),
+    Column("input", Text, nullable=False),
+    Column("rhythm", Text, nullable=False),
+    # Of those three.
+    Column("bytes", BigInteger, nullable=False),
+    # Unix seconds.
+    Column("expires_at", Double, nullable=False),
+    Index("responses_expire", "expires_at"),
+    Index("responses_of_tenant", "tenant", "expires_at"),
+)
+
+RESPONSE_TENANTS = Table(
+    "response_tenants",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    # Of its responses.
+    Column("bytes", BigInteger, nullable=False),
+)

@@ -83,7 +83,7 @@ class Dispatcher:
                 endpoint: Endpoint | None = None
                 # Who asks without a key is not told that there is none.
                 with suppress(NoSuchRoute, MethodNotAllowed):
-                    endpoint, exchange.argument = find_endpoint(request.method, request.path)
+                    endpoint, exchange.ids = find_endpoint(request.method, request.path)
                     exchange.meter.endpoint = endpoint.path
                 if self._asks_for_key:
                     own = None if endpoint is None else endpoint.holder

@@ -17,7 +17,7 @@ import openai
 import pytest
 
 import clusters
-from tests.clusters import messages_flows
+from tests.clusters import messages_flows, responses_flows
 from tests.clusters.conftest import ROOT, Penstock, Terminal, ask, free_port
 from tests.clusters.realtime_flows import Counting, all_flows
 
@@ -271,6 +271,28 @@ async def test_answers_over_the_messages_api(port: int) -> None:
         "budget": "thinking.budget_tokens",
         "stopped": (counted(1, 4), "stop_sequence", " 5"),
         "short": (5, "max_tokens"),
+    }
+
+
+async def test_answers_over_the_responses_api(port: int) -> None:
+    seen = await responses_flows.all_flows(port, PERSON)
+    person = json.loads(seen.pop("person"))
+    assert set(person) == {"name", "age"}
+    assert seen == {
+        "whole": (counted(3, 7), "completed"),
+        "counted": True,
+        "stream": counted(4, 40),
+        "stream's end": (True, True, "completed"),
+        "call": ("get_weather", {"city": "Lisbon"}, "completed"),
+        "tool answer": "The temperature is 21 degrees.",
+        "stored answer": "The temperature is 21 degrees.",
+        "forced": "function_call",
+        "thinking": (True, counted(3, 9)),
+        "thought before": counted(4, 6),
+        "read again": True,
+        "its stream": (True, 4, "response.completed"),
+        "deleted": "response_not_found",
+        "short": (5, "incomplete", "max_output_tokens"),
     }
 
 

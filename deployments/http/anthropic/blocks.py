@@ -4,31 +4,11 @@ Each has the keys of its type and no others. `cache_control` may stand on any of
 cached without being asked for. What a client got in an answer it may send back as it came.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import Field, Tag
 
-Ignored = Any
-"""Of a field without effect: it may hold anything."""
-
-
-class Strict(BaseModel):
-    """A part of a body: its own keys, of their own types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-def refused(why: str, *neutral: Any) -> BeforeValidator:
-    """Of a field that may only ask for nothing: null, or one of `neutral`."""
-
-    def check(value: Any) -> Any:
-        if value is not None and value not in neutral:
-            raise ValueError(why)
-        return value
-
-    return BeforeValidator(check)
-
+from deployments.http.server.body_parts import Ignored, Strict, refused, tagged
 
 Citations = Annotated[Any, refused("citations are not made here; leave it out", {}, {"enabled": False})]
 
@@ -76,27 +56,13 @@ class TextSource(Strict):
     data: str
 
 
-def _tagged(names: Mapping[str, str], what: str) -> Discriminator:
-    """Tells members of a union by their `type`. Their tags are no keys: pydantic writes them between those."""
-
-    def tag(value: Any) -> str | None:
-        kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-        return names.get(kind) if isinstance(kind, str) else None
-
-    return Discriminator(
-        tag,
-        custom_error_type="unknown_type",
-        custom_error_message=f"{what} is of one of the types {', '.join(names)}",
-    )
-
-
 class ImageBlock(Block):
     """An image. Where it is too large for the model, that scales it down."""
 
     type: Literal["image"]
     source: Annotated[
         Annotated[Base64Source, Tag("base64 data")] | Annotated[UrlSource, Tag("a URL")],
-        _tagged({"base64": "base64 data", "url": "a URL"}, "the source of an image (there are no uploaded files)"),
+        tagged({"base64": "base64 data", "url": "a URL"}, "the source of an image (there are no uploaded files)"),
     ]
     transformations: Annotated[
         Any, refused("a large image is scaled down here; leave it out", {}, {"oversized_image": "downsize"})
@@ -116,7 +82,7 @@ class ContentSource(Strict):
             list[
                 Annotated[
                     Annotated[TextBlock, Tag(_TEXT)] | Annotated[ImageBlock, Tag(_IMAGE)],
-                    _tagged({"text": _TEXT, "image": _IMAGE}, "a block of a document"),
+                    tagged({"text": _TEXT, "image": _IMAGE}, "a block of a document"),
                 ]
             ],
             Field(fail_fast=True),
@@ -132,7 +98,7 @@ class DocumentBlock(Block):
         Annotated[PdfSource, Tag("a PDF")]
         | Annotated[TextSource, Tag("plain text")]
         | Annotated[ContentSource, Tag("blocks")],
-        _tagged(
+        tagged(
             {"text": "plain text", "content": "blocks", "base64": "a PDF"},
             "the source of a document (none is fetched, and there are no uploaded files)",
         ),
@@ -171,7 +137,7 @@ ResultContent = Annotated[
     | Annotated[ImageBlock, Tag(_IMAGE)]
     | Annotated[DocumentBlock, Tag(_DOCUMENT)]
     | Annotated[SearchResultBlock, Tag(_SEARCH)],
-    _tagged(_RESULTS, "a block of a tool's result"),
+    tagged(_RESULTS, "a block of a tool's result"),
 ]
 
 
@@ -216,7 +182,7 @@ ContentBlock = Annotated[
     | Annotated[ToolResultBlock, Tag("a tool result block")]
     | Annotated[ThinkingBlock, Tag("a thinking block")]
     | Annotated[RedactedThinkingBlock, Tag("a redacted block")],
-    _tagged({**_RESULTS, **_OTHERS}, "a content block (Anthropic's own tools do not run here)"),
+    tagged({**_RESULTS, **_OTHERS}, "a content block (Anthropic's own tools do not run here)"),
 ]
 
 

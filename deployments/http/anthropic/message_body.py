@@ -8,11 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
-from deployments.http.anthropic.blocks import Ignored, InputMessage, Strict, TextBlock
+from deployments.http.anthropic.blocks import InputMessage, TextBlock
 from deployments.http.anthropic.conversation import Conversation
 from deployments.http.anthropic.thinking import ThinkingBody
 from deployments.http.anthropic.tools import ToolChoiceBody, Tools, tools_for_engine
 from deployments.http.server.asking import Asking
+from deployments.http.server.body_parts import Ignored, Refusals, Strict, supported
 from deployments.http.server.hints import DispatchFields, DispatchHints
 from deployments.http.server.names import Location, Names
 from deployments.http.server.validation import build, parse_body
@@ -58,7 +59,7 @@ class ConversationBody(DispatchFields):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    UNSUPPORTED: ClassVar[Mapping[str, tuple[str, tuple[Any, ...]]]] = {
+    UNSUPPORTED: ClassVar[Refusals] = {
         "container": (_HOSTING, ()),
         "inference_geo": (_HOSTING, ()),
         "user_profile_id": (_HOSTING, ()),
@@ -113,15 +114,7 @@ def parse_conversation(model: type[Body], data: Mapping[str, Any]) -> Body:
         Unsupported: It asks for something that is documented and not offered here.
         InvalidRequest: It is wrong.
     """
-    supported = {}
-    for name, value in data.items():
-        why, neutral = model.UNSUPPORTED.get(name, ("", None))
-        if neutral is None:
-            supported[name] = value
-        elif value is not None and value not in neutral:
-            kind = ThreadUnsupported if name == "thread" else Unsupported
-            raise kind(f"{name}: {why}.", param=name)
-    return parse_body(model, supported)
+    return parse_body(model, supported(data, model.UNSUPPORTED, {"thread": ThreadUnsupported}))
 
 
 def message_asking(

@@ -13,7 +13,8 @@ from typing import Literal, Protocol, Self
 from pydantic import Field, model_validator
 
 from deployments.fleet_secret import FleetSecret
-from deployments.http.anthropic.blocks import InputMessage, Strict, ThinkingBlock
+from deployments.http.anthropic.blocks import InputMessage, ThinkingBlock
+from deployments.http.server.body_parts import Strict
 from deployments.http.server.names import Location, notation
 from engines.attachments import base64_text
 from engines.errors import InvalidRequest

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from deployments.http.anthropic.blocks import Ignored, Strict, refused
+from deployments.http.server.body_parts import Ignored, Strict, refused
 from deployments.http.server.names import Location
 from engines.messages import NamedFunction, NamedToolChoice, ToolChoice
 

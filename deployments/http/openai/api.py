@@ -3,10 +3,10 @@
 from deployments.http.openai.chat import chat
 from deployments.http.openai.completions import completions
 from deployments.http.openai.embeddings import embeddings
-from deployments.http.openai.error_body import error_json
 from deployments.http.openai.models import model, models
 from deployments.http.openai.tokens import detokenize, tokenize
-from deployments.http.server.api import REST, Api, Endpoint
+from deployments.http.openai_common.error_body import error_json
+from deployments.http.server.api import ID, Api, Endpoint
 
 OPENAI = Api(
     (
@@ -14,7 +14,7 @@ OPENAI = Api(
         Endpoint("/v1/completions", "POST", completions),
         Endpoint("/v1/embeddings", "POST", embeddings),
         Endpoint("/v1/models", "GET", models),
-        Endpoint("/v1/models/" + REST, "GET", model),
+        Endpoint("/v1/models/" + ID, "GET", model),
         Endpoint("/tokenize", "POST", tokenize),
         Endpoint("/detokenize", "POST", detokenize),
     ),

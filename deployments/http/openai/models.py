@@ -23,8 +23,8 @@ async def model(exchange: Exchange) -> web.StreamResponse:
     Raises:
         ModelNotFound: It is not served.
     """
-    card = exchange.model_of(exchange.argument).card()
-    return json_response(json.dumps(_model(exchange.argument, card)))
+    (name,) = exchange.ids
+    return json_response(json.dumps(_model(name, exchange.model_of(name).card())))
 
 
 def _model(name: str, card: ModelCard) -> dict[str, Any]:

@@ -7,8 +7,8 @@ are ASCII text, which costs nothing to encode.
 import json
 from json.encoder import encode_basestring_ascii as quoted
 
-from deployments.http.openai.error_body import error_json
 from deployments.http.openai.usage import usage_body
+from deployments.http.openai_common.error_body import error_json
 from deployments.http.server.stream_format import ChoiceFormat, Extras, StreamFormat, StreamReport
 from engines.errors import PenstockError
 from engines.events import Usage

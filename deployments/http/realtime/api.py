@@ -1,6 +1,6 @@
 """OpenAI's Realtime API."""
 
-from deployments.http.openai.error_body import error_json
+from deployments.http.openai_common.error_body import error_json
 from deployments.http.realtime import client_secrets, socket
 from deployments.http.server.api import Api, Endpoint
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from aiohttp import hdrs, web
@@ -24,30 +24,41 @@ from engines.sink import Sink
 logger = logging.getLogger(__name__)
 
 
+Hear = Callable[[Event], None]
+
+
 class _MeteredCollector(Collector):
     """Collects a whole answer, and takes its times."""
 
-    __slots__ = ("_meter",)
+    __slots__ = ("_hear", "_meter")
 
-    def __init__(self, meter: RequestMeter) -> None:
+    def __init__(self, meter: RequestMeter, hear: Hear | None) -> None:
         super().__init__()
         self._meter = meter
+        self._hear = hear
 
     def emit(self, event: Event) -> None:
         if not isinstance(event, Started | Finished):
             self._meter.first_token()
             self._meter.tokens += len(getattr(event, "token_ids", ()))
+        if self._hear is not None:
+            self._hear(event)
         super().emit(event)
 
 
-async def answer_whole(exchange: Exchange, askings: Sequence[Asking]) -> list[Completion]:
+async def answer_whole(exchange: Exchange, askings: Sequence[Asking], hear: Hear | None = None) -> list[Completion]:
     """The whole answer to each request.
+
+    Args:
+        exchange: What to answer.
+        askings: The requests.
+        hear: Is told each event, for whom it matters in which order an answer was said; must not raise.
 
     Raises:
         PenstockError: One of them failed; the others are killed.
     """
     with exchange.context() as context:
-        collectors = [_MeteredCollector(exchange.meter) for _ in askings]
+        collectors = [_MeteredCollector(exchange.meter, hear) for _ in askings]
         try:
             await _submit(exchange, askings, context, collectors)
             completions = await asyncio.gather(*(collector.completion for collector in collectors))
@@ -95,7 +106,7 @@ async def answer_stream(
 
 async def _until_ended(exchange: Exchange, stream: SseStream, context: Context, connection: Connection) -> None:
     try:
-        await stream.ended
+        await stream.settled()
     except PenstockError as error:
         exchange.failed_with = error
         context.kill()
@@ -103,8 +114,8 @@ async def _until_ended(exchange: Exchange, stream: SseStream, context: Context, 
         connection.attach(None)
 
 
-async def _open(exchange: Exchange, stream: SseStream, connection: Connection) -> web.StreamResponse:
-    request = exchange.request
+async def open_events(exchange: Exchange) -> web.StreamResponse:
+    """Sends the head of an answer of server-sent events."""
     response = web.StreamResponse(
         headers={
             hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
@@ -114,8 +125,13 @@ async def _open(exchange: Exchange, stream: SseStream, connection: Connection) -
         }
     )
     exchange.set_headers(response)
-    await response.prepare(request)
-    chunked = request.version >= HttpVersion11
+    await response.prepare(exchange.request)
+    return response
+
+
+async def _open(exchange: Exchange, stream: SseStream, connection: Connection) -> web.StreamResponse:
+    response = await open_events(exchange)
+    chunked = exchange.request.version >= HttpVersion11
     connection.attach(stream)
     stream.open(ChunkedOutlet(connection) if chunked else PlainOutlet(connection))
     return response

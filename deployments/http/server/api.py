@@ -10,8 +10,8 @@ from deployments.http.server.request_id import HEADER
 from deployments.tenants.key_file import Holder
 from engines.errors import PenstockError
 
-REST = "{id}"
-"""Ends the path of an endpoint that takes whatever follows, slashes included (`Exchange.argument`)."""
+ID = "{id}"
+"""Stands in a path for an id (`Exchange.ids`): one segment, or at the end whatever follows, slashes included."""
 
 Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
@@ -24,7 +24,7 @@ class Endpoint:
     """One thing that can be asked.
 
     Attributes:
-        path: Where, and its name in metrics.
+        path: Where, and its name in metrics. Several endpoints with methods of their own may have one path.
         method: HTTP method.
         handler: Answers it.
         is_operators: Whether it takes the scope `admin`.

@@ -11,7 +11,7 @@ from engines.errors import Forbidden
 
 _EXPOSED = ", ".join((HEADER, INSTANCE_HEADER, "retry-after"))
 """What a page may read of an answer, besides what every page may."""
-_METHODS = "GET, HEAD, POST"
+_METHODS = "GET, HEAD, POST, DELETE"
 _MAX_AGE_S = 7200
 """For how long a browser need not ask again; more than this Chrome does not remember."""
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,4096}")

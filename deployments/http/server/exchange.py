@@ -85,7 +85,7 @@ class Exchange:
         created_s: Unix time at which it came in.
         instance: The instance that answers, once known.
         model: The model that answers, once known, where the one that was asked for is made of others.
-        argument: The rest of the path, for routes that have one.
+        ids: Those in the path, of endpoints that have any.
         failed_with: The error that ended the answer after its head was sent.
         holder: Who asks, once known.
         brought: What its key says besides, where it is one of those that the endpoint hands out itself.
@@ -100,7 +100,7 @@ class Exchange:
     created_s: int = field(default_factory=lambda: int(time.time()))
     instance: str | None = None
     model: str | None = None
-    argument: str = ""
+    ids: tuple[str, ...] = ()
     failed_with: PenstockError | None = None
     holder: Holder | None = None
     brought: str = ""

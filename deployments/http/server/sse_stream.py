@@ -213,6 +213,7 @@ class SseStream:
         "_due",
         "_flusher",
         "_format",
+        "_late",
         "_meter",
         "_open",
         "_outlet",
@@ -237,6 +238,7 @@ class SseStream:
         self._due = False
         self._silent_ticks = 0
         self._usage = Usage()
+        self._late: PenstockError | None = None
         # What precedes all chunks, and what was measured already, in the order in which it will be written.
         self._backlog: list[str] = []
         self._backlog_chars = 0
@@ -288,8 +290,25 @@ class SseStream:
             self._silent_ticks = 0
             outlet.send(payload.encode("ascii"))
 
+    async def settled(self) -> None:
+        """Returns once everything was said, and what the format wants done before its end is told.
+
+        Raises:
+            PenstockError: What the answer breaks off with.
+        """
+        try:
+            await self.ended
+        except PenstockError as error:
+            await self._format.before_end(self._usage, error)
+            raise
+        try:
+            await self._format.before_end(self._usage, None)
+        except PenstockError as error:
+            self._late = error
+            raise
+
     def take(self) -> bytes:
-        """What is not written yet, after `ended`: the rest of the answer and its trailer."""
+        """What is not written yet, after `settled`: the rest of the answer and its trailer."""
         return self._taken().encode("ascii")
 
     def _caught_up(self) -> None:
@@ -364,7 +383,7 @@ class SseStream:
         return pieces + self._trailer() if self.ended.done() else pieces
 
     def _trailer(self) -> str:
-        error = self.ended.exception()
+        error = self._late or self.ended.exception()
         if isinstance(error, PenstockError):
             return self._format.failure(error)
         return self._format.ending(self._usage)

@@ -54,6 +54,18 @@ class StreamFormat(ABC):
         """What precedes all chunks, said as soon as one of the requests has started; empty: nothing does."""
         return ""
 
+    async def before_end(self, usage: Usage, error: PenstockError | None) -> None:
+        """Does what must be done before the end is told; everything else was said.
+
+        Args:
+            usage: What the answer cost, as far as that is known.
+            error: What it broke off with, in which case nothing may be raised; None: it did not.
+
+        Raises:
+            PenstockError: The answer breaks off with it after all.
+        """
+        return
+
     @abstractmethod
     def ending(self, usage: Usage) -> str:
         """What follows the last chunk of an answer that ended well."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deployments.http.openai.chat_body import ChatBody, parse_chat
 from deployments.http.openai.completion_body import CompletionBody, parse_completion
-from deployments.http.openai.error_body import error_json
+from deployments.http.openai_common.error_body import error_json
 from deployments.http.server.hints import DispatchHints
 from deployments.http.server.json_guard import parse_object
 from engines.errors import InvalidRequest

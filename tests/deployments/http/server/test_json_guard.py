@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.fleet_settings import MAX_TOKEN_IDS
-from deployments.http.openai.error_body import error_json
+from deployments.http.openai_common.error_body import error_json
 from deployments.http.server.json_guard import MAX_CONTAINERS, MAX_NODES, parse_in_slices, parse_object
 from engines.errors import InvalidRequest
 

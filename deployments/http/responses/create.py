@@ -1,0 +1,85 @@
+"""`POST /v1/responses`."""
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from deployments.database.kept_responses import Size
+from deployments.http.responses.conversation import conversation_of
+from deployments.http.responses.keeping import Keeper
+from deployments.http.responses.reasoning import Sealer, thoughts_of
+from deployments.http.responses.response_body import ResponseBody, parse_context, response_asking
+from deployments.http.responses.response_events import ResponseOutput, ResponseStream
+from deployments.http.responses.response_object import ResponseObject, end_of
+from deployments.http.responses.said import Placed, said_in, stored_responses
+from deployments.http.server.answer import answer_stream, answer_whole
+from deployments.http.server.asking import Asking
+from deployments.http.server.exchange import Exchange, json_response
+
+
+async def create(exchange: Exchange) -> web.StreamResponse:
+    """Answers a conversation.
+
+    Raises:
+        PenstockError: Nothing was sent yet.
+    """
+    data = await exchange.body()
+    body = parse_context(ResponseBody, data)
+    exchange.name_model(body.model)
+    is_stored = _is_stored(exchange, body)
+    sealer = Sealer(exchange.services.secret, exchange.tenant.name)
+    asking, given, history = await _asked(exchange, body, data, sealer)
+    # The client names its requests as it likes, and no two responses may have one id.
+    id = uuid.uuid4().hex
+    response = ResponseObject(f"resp_{id}", exchange.created_s, body.echo(data), is_stored=is_stored)
+    keeps_rhythm = is_stored and bool(body.stream)
+    output = ResponseOutput(id, body.custom_tools, sealer.seal, encrypts=body.encrypts, keeps_rhythm=keeps_rhythm)
+    keep = None
+    if is_stored:
+        kept = stored_responses(exchange, "store")
+        tenant, previous = exchange.tenant.name, body.previous_response_id
+        is_asked_for = bool(body.store)
+        keep = Keeper(kept, response, output, given, tenant, previous, history, is_asked_for=is_asked_for).keep
+    if body.stream:
+        stream = ResponseStream(response, output, request_id=exchange.id, keep=keep)
+        return await answer_stream(exchange, [asking], stream, [[output]])
+    (completion,) = await answer_whole(exchange, [asking], output.hear)
+    exchange.meter.finish(completion.usage, (choice.reason for choice in completion.choices))
+    end = end_of(output.ended_by, completion.usage, int(time.time()))
+    if keep is not None:
+        await keep(end)
+    return json_response(response.text(output.json, end))
+
+
+async def _asked(
+    exchange: Exchange, body: ResponseBody, data: Mapping[str, Any], sealer: Sealer
+) -> tuple[Asking, Sequence[Placed], Size | None]:
+    """What an engine is asked for; the items that the request adds to its conversation; how much there was of that.
+
+    The conversation itself, which may be large, is nobody's any more then.
+    """
+    with exchange.services.bodies.room() as room:
+        said = await said_in(exchange, body, room)
+        thoughts = await thoughts_of(said.items, sealer)
+        await exchange.turn()
+        conversation = conversation_of(body.instructions, said.items, thoughts)
+        await exchange.turn()
+        return response_asking(body, data, exchange.hints(), conversation), said.input, said.previous
+
+
+def _is_stored(exchange: Exchange, body: ResponseBody) -> bool:
+    """Whether the response is to be stored: where its client does not say, if that can be done.
+
+    Raises:
+        Unsupported: It is asked for, and there is no database.
+        DatabaseUnavailable: It is asked for, and the database is not there.
+    """
+    storage = exchange.services.storage
+    if body.store:
+        stored_responses(exchange, "store")
+        assert storage is not None
+        storage.database.check()
+    return body.store is not False and storage is not None and not storage.database.problem
