@@ -4,6 +4,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -136,9 +137,12 @@ def port() -> int:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port that nobody has, and no connection gets by itself: the system takes those from 32768 on."""
+    while True:
+        port = random.randint(20_000, 32_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def is_loopback(address: str) -> bool:
