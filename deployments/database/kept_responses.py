@@ -68,8 +68,9 @@ class KeptResponse:
 
     Attributes:
         id: Its id.
-        response: As clients read it, as JSON text.
+        response: As clients read it, without its output, as JSON text.
         input: The items of its input, likewise.
+        output: The items of its output, likewise.
         rhythm: How its stream was said, as JSON text; empty: it was none.
         previous: The id of the one that it goes on from; None: it is the first.
         history: The conversation up to it, itself included.
@@ -78,6 +79,7 @@ class KeptResponse:
     id: str
     response: str
     input: str
+    output: str
     rhythm: str
     previous: str | None
     history: Size
@@ -117,7 +119,7 @@ class KeptResponses:
         Raises:
             DatabaseUnavailable: The database does not answer.
         """
-        size = sum(len(text) for text in (response.response, response.input, response.rhythm))
+        size = sum(map(len, (response.response, response.input, response.output, response.rhythm)))
         row = {
             "id": response.id,
             "tenant": tenant,
@@ -126,6 +128,7 @@ class KeptResponses:
             "history_bytes": response.history.bytes,
             "response": response.response,
             "input": response.input,
+            "output": response.output,
             "rhythm": response.rhythm,
             "bytes": size,
             "expires_at": self._clock() + self._keep_s,
@@ -163,7 +166,13 @@ class KeptResponses:
         rows = await self._all(query)
         return {
             row.id: KeptResponse(
-                row.id, row.response, row.input, row.rhythm, row.previous, Size(row.depth, row.history_bytes)
+                row.id,
+                row.response,
+                row.input,
+                row.output,
+                row.rhythm,
+                row.previous,
+                Size(row.depth, row.history_bytes),
             )
             for row in rows
         }
@@ -209,7 +218,7 @@ class KeptResponses:
         return Size(row.depth, row.history_bytes)
 
     async def history(self, id: str, tenant: str) -> Sequence[tuple[str, str]]:
-        """What was said up to a response: the input of each and the response, as JSON texts, the first one first.
+        """What was said up to a response: each input and output, as JSON texts, the first one first.
 
         Raises:
             PreviousResponseNotFound: One of them is not stored any more.
@@ -220,13 +229,13 @@ class KeptResponses:
         chain = last.cte("chain", recursive=True)
         earlier = select(rows.c.id, rows.c.previous).where(rows.c.id == chain.c.previous, rows.c.tenant == tenant)
         chain = chain.union_all(earlier)
-        query = select(RESPONSES.c.input, RESPONSES.c.response, RESPONSES.c.depth)
+        query = select(RESPONSES.c.input, RESPONSES.c.output, RESPONSES.c.depth)
         query = query.where(RESPONSES.c.id.in_(select(chain.c.id))).order_by(RESPONSES.c.depth)
         found = await self._all(query)
         # One that is gone would be missed by nobody but the model.
         if not found or found[0].depth != 1:
             raise _no_previous(f"a response that {id[:64]!r} goes on from is not stored any more")
-        return [(row.input, row.response) for row in found]
+        return [(row.input, row.output) for row in found]
 
     async def _all(self, query: Select[Any]) -> Sequence[Row[Any]]:
         async def work(connection: AsyncConnection) -> Sequence[Row[Any]]:

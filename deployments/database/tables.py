@@ -44,11 +44,13 @@ RESPONSES = Table(
     # How many responses there are up to this one, and the bytes of what was said in all of them.
     Column("depth", Integer, nullable=False),
     Column("history_bytes", BigInteger, nullable=False),
-    # The response and the items of its input, as clients read them, and the rhythm of its stream, all as JSON.
+    # All as JSON: the response without its output, and the items of its input and of its output, as clients read them;
+    # and the rhythm of its stream.
     Column("response", Text, nullable=False),
     Column("input", Text, nullable=False),
+    Column("output", Text, nullable=False),
     Column("rhythm", Text, nullable=False),
-    # Of those three.
+    # Of those four.
     Column("bytes", BigInteger, nullable=False),
     # Unix seconds.
     Column("expires_at", Double, nullable=False),

@@ -56,9 +56,10 @@ class Keeper:
         response, output = self._response, self._output
         given = await self._given()
         before = self._history or Size(0, 0)
-        history = Size(before.links + 1, before.bytes + len(given) + len(output.json))
+        answered = f"[{output.json}]"
+        history = Size(before.links + 1, before.bytes + len(given) + len(answered))
         rhythm = "" if output.writer.rhythm is None else json.dumps(output.writer.rhythm, separators=(",", ":"))
-        kept = KeptResponse(response.id, response.text(output.json, end), given, rhythm, self._previous, history)
+        kept = KeptResponse(response.id, response.text("", end), given, answered, rhythm, self._previous, history)
         try:
             await self._kept.keep(kept, self._tenant)
         except DatabaseUnavailable:

@@ -68,13 +68,11 @@ class ResponseObject:
 
     Attributes:
         id: As given.
-        created_s: As given.
         is_stored: Whether it can be read again; may change until its end is told.
     """
 
     def __init__(self, id: str, created_s: int, fields: Mapping[str, Any], *, is_stored: bool) -> None:
         self.id = id
-        self.created_s = created_s
         self.is_stored = is_stored
         head = {"id": id, "object": "response", "created_at": created_s, **fields}
         self._head = json.dumps(head)[:-1]

@@ -106,7 +106,7 @@ async def _add_history(said: Said, exchange: Exchange, id: str, room: BodyRoom) 
     room.grow_to(room.bytes + said.previous.bytes)
     turns = Turns()
     for given, answered in await kept.history(id, tenant):
-        for items in (json.loads(given), json.loads(answered)["output"]):
+        for items in (json.loads(given), json.loads(answered)):
             said.history += [(_for_a_model(item), ("previous_response_id",)) for item in _parsed(items)]
             await turns.pause()
 
@@ -145,7 +145,7 @@ async def _referred(exchange: Exchange, referred: dict[int, str], room: BodyRoom
     room.grow_to(room.bytes + size)
     wanted, found, turns = set(referred.values()), {}, Turns()
     for response in (await kept.find(ids, tenant)).values():
-        items = [*json.loads(response.input), *json.loads(response.response)["output"]]
+        items = [*json.loads(response.input), *json.loads(response.output)]
         for raw in items:
             if raw["id"] in wanted:
                 (item,) = _parsed([raw])

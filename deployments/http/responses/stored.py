@@ -1,7 +1,7 @@
 """What can be asked of a stored response: `/v1/responses/{id}`, `.../input_items` and `.../cancel`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -35,9 +35,12 @@ async def retrieve(exchange: Exchange) -> web.StreamResponse:
         raise InvalidRequest("starting_after: it needs stream to be true.", param="starting_after")
     with exchange.services.bodies.room() as room:
         found = await _found(exchange, room)
+        response = {**json.loads(found.response), "output": json.loads(found.output)}
         if not is_stream:
-            return json_response(found.response)
-        return await _stream(exchange, found, after + 1)
+            return json_response(json.dumps(response))
+        rhythm = json.loads(found.rhythm or "[]")
+    # Who reads slowly holds no part of what others' bodies need.
+    return await _stream(exchange, replayed(response, rhythm), after + 1)
 
 
 async def delete(exchange: Exchange) -> web.StreamResponse:
@@ -104,9 +107,8 @@ async def _found(exchange: Exchange, room: BodyRoom) -> KeptResponse:
     return found
 
 
-async def _stream(exchange: Exchange, found: KeptResponse, first: int) -> web.StreamResponse:
-    """The events of a response, from one of them on."""
-    events = replayed(json.loads(found.response), json.loads(found.rhythm or "[]"))
+async def _stream(exchange: Exchange, events: Iterable[str], first: int) -> web.StreamResponse:
+    """Events of a response, from one of them on."""
     response = await open_events(exchange)
     waiting: list[str] = []
     chars = 0

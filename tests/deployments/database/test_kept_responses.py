@@ -27,7 +27,7 @@ FAR = 10**9
 def a_response(previous: KeptResponse | None = None, text: str = "{}") -> KeptResponse:
     history = Size(1, 4) if previous is None else Size(previous.history.links + 1, previous.history.bytes + 4)
     id = f"resp_{uuid.uuid4().hex}"
-    return KeptResponse(id, text, "[]", "", None if previous is None else previous.id, history)
+    return KeptResponse(id, "", "[]", text, "", None if previous is None else previous.id, history)
 
 
 class Kept:
@@ -74,7 +74,7 @@ async def test_what_was_kept_is_found(storage: Storage) -> None:
     response = a_response(text='{"a": "\\u0000 \\ud83d\\ude00"}')
     await kept.keep(response)
     assert await kept.store.find([response.id, "resp_" + "0" * 32, "\0"], "team") == {response.id: response}
-    assert await kept.store.bytes([response.id], "team") == len(response.response) + 2
+    assert await kept.store.bytes([response.id], "team") == len(response.output) + 2
     assert await kept.store.bytes([], "team") == 0
     await kept.store.delete(response.id, "team")
     with pytest.raises(ResponseNotFound):

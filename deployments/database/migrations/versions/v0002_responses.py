@@ -18,6 +18,7 @@ def upgrade() -> None:
         sa.Column("history_bytes", sa.BigInteger, nullable=False),
         sa.Column("response", sa.Text, nullable=False),
         sa.Column("input", sa.Text, nullable=False),
+        sa.Column("output", sa.Text, nullable=False),
         sa.Column("rhythm", sa.Text, nullable=False),
         sa.Column("bytes", sa.BigInteger, nullable=False),
         sa.Column("expires_at", sa.Double, nullable=False),
