@@ -71,7 +71,7 @@ class FleetSecret:
         Raises:
             SecretUnavailable: There is no secret yet.
         """
-        self._check()
+        self.check()
         return self._keys[0].fernet(purpose).encrypt(data).decode().rstrip("=")
 
     def open(self, purpose: str, sealed: str) -> bytes | None:
@@ -80,7 +80,7 @@ class FleetSecret:
         Raises:
             SecretUnavailable: There is no secret yet.
         """
-        self._check()
+        self.check()
         token = sealed + "=" * (-len(sealed) % 4)
         try:
             return MultiFernet([keys.fernet(purpose) for keys in self._keys]).decrypt(token.encode())
@@ -93,7 +93,7 @@ class FleetSecret:
         Raises:
             SecretUnavailable: There is no secret yet.
         """
-        self._check()
+        self.check()
         return base64.urlsafe_b64encode(self._keys[0].digest(purpose, data)).decode().rstrip("=")
 
     def verify(self, purpose: str, data: bytes, signature: str) -> bool:
@@ -102,14 +102,19 @@ class FleetSecret:
         Raises:
             SecretUnavailable: There is no secret yet.
         """
-        self._check()
+        self.check()
         try:
             given = base64.b64decode(signature + "=" * (-len(signature) % 4), b"-_", validate=True)
         except ValueError:
             return False
         return any(hmac.compare_digest(keys.digest(purpose, data), given) for keys in self._keys)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Returns if there is a secret: what has begun as a stream could not be refused any more.
+
+        Raises:
+            SecretUnavailable: There is none yet.
+        """
         if not self._keys:
             message = "The server cannot read its secret, and can do this only when it has."
             raise SecretUnavailable(message, retry_after_s=LOOK_S).hiding(self.problem)

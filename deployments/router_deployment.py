@@ -98,8 +98,7 @@ class RouterDeployment:
         metrics = Metrics(serve.get_replica_context().replica_tag, _DirectoryBoard(directory))
         self._fleet = cluster_fleet(settings, directory, metrics.report)
         await self._fleet.start()
-        http = settings.http
-        storage = None if settings.database is None else Storage(settings.database, http.realtime, http.responses)
+        storage = None if settings.database is None else Storage(settings.database, settings.http)
         quotas, pushed = Quotas(_lender(directory)), _pushed(directory)
         self._http = HttpIngress(self._fleet, settings.http, metrics, quotas, pushed, storage, _secret(settings))
         await self._http.start()

@@ -8,7 +8,7 @@ from sqlalchemy import URL, make_url
 from deployments.database.database import Database
 from deployments.database.kept_responses import KeptResponses
 from deployments.database.kept_sessions import KeptSessions
-from deployments.fleet_settings import DatabaseSettings, RealtimeSettings, ResponsesSettings, check_database_url
+from deployments.fleet_settings import DatabaseSettings, HttpSettings, check_database_url
 
 
 class Storage:
@@ -16,8 +16,7 @@ class Storage:
 
     Args:
         settings: Where.
-        realtime: Bounds of sessions.
-        responses: Bounds of responses; None: the usual ones.
+        bounds: What is kept, and for how long.
 
     Attributes:
         database: The database.
@@ -25,17 +24,15 @@ class Storage:
         responses: Responses.
     """
 
-    def __init__(
-        self, settings: DatabaseSettings, realtime: RealtimeSettings, responses: ResponsesSettings | None = None
-    ) -> None:
+    def __init__(self, settings: DatabaseSettings, bounds: HttpSettings) -> None:
         try:
             url, problem = _url(settings), ""
         except ValueError as error:
             url, problem = None, str(error)
         self.database = Database(url, problem)
-        self.sessions = KeptSessions(self.database, realtime.max_kept_bytes_per_tenant)
-        kept = responses or ResponsesSettings()
-        self.responses = KeptResponses(self.database, kept.keep_s, kept.max_kept_bytes_per_tenant)
+        sessions, responses = bounds.realtime, bounds.responses
+        self.sessions = KeptSessions(self.database, sessions.max_kept_bytes_per_tenant)
+        self.responses = KeptResponses(self.database, responses.keep_s, responses.max_kept_bytes_per_tenant)
 
     async def start(self) -> None:
         """Opens it. A database that is not there is tried again and again."""

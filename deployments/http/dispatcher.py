@@ -86,10 +86,8 @@ class Dispatcher:
                     endpoint, exchange.ids = find_endpoint(request.method, request.path)
                     exchange.meter.endpoint = endpoint.path
                 if self._asks_for_key:
-                    own = None if endpoint is None else endpoint.holder
-                    exchange.holder = await self._authentication.holder(
-                        request, (lambda _: None) if own is None else partial(own, exchange)
-                    )
+                    own = None if endpoint is None or endpoint.holder is None else partial(endpoint.holder, exchange)
+                    exchange.holder = await self._authentication.holder(request, own)
                 if exchange.holder is not None:
                     exchange.meter.tenant = exchange.tenant.name
                 if endpoint is None:

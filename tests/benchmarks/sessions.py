@@ -43,7 +43,7 @@ async def serve(sessions: int) -> None:
     await fleet.start()
     settings = HttpSettings(port=0, max_connections=2 * sessions, max_connections_per_peer=2 * sessions)
     with TemporaryDirectory() as folder:
-        storage = Storage(DatabaseSettings(file=f"{folder}/penstock.sqlite"), settings.realtime)
+        storage = Storage(DatabaseSettings(file=f"{folder}/penstock.sqlite"), settings)
         ingress = HttpIngress(fleet, settings, Metrics(), storage=storage)
         await ingress.start()
         try:

@@ -25,8 +25,8 @@ from deployments.http.anthropic.blocks import (
     ToolUseBlock,
     UrlSource,
 )
-from deployments.http.server.names import Location, notation
-from engines.errors import InvalidRequest
+from deployments.http.server.names import Location
+from deployments.http.server.validation import wrong_at
 from engines.garbage import CollectorPaused
 
 _Part = tuple[dict[str, Any], Location]
@@ -103,10 +103,10 @@ class _Builder:
             here: Location = (*place, "content", at)
             if isinstance(block, ToolResultBlock):
                 if has_begun:
-                    raise _misplaced(here, "the results of tools stand before everything else in a message")
+                    raise wrong_at(here, "the results of tools stand before everything else in a message.")
                 self._add_result(block, here)
             elif isinstance(block, (ToolUseBlock, ThinkingBlock, RedactedThinkingBlock)):
-                raise _misplaced(here, f"a block of type {block.type} is the assistant's")
+                raise wrong_at(here, f"a block of type {block.type} is the assistant's.")
             else:
                 has_begun = True
                 self._parts.extend(_parts(block, here))
@@ -134,7 +134,7 @@ class _Builder:
                     message.setdefault("redacted_reasoning", []).append(block.data)
                     self._name("redacted_reasoning", here)
                 case _:
-                    raise _misplaced(here, f"a block of type {block.type} is the user's")
+                    raise wrong_at(here, f"a block of type {block.type} is the user's.")
 
     def done(self) -> Conversation:
         self._end_user()
@@ -142,7 +142,7 @@ class _Builder:
         made = self._made
         if made.goes_on and made.messages[-1].get("tool_calls"):
             place = made.names["messages", len(made.messages) - 1]
-            raise _misplaced(place or (), "after a tool_use comes its tool_result, in a message of the user")
+            raise wrong_at(place or (), "after a tool_use comes its tool_result, in a message of the user.")
         return made
 
     def _add(self, message: dict[str, Any], place: Location) -> None:
@@ -179,8 +179,7 @@ class _Builder:
 
     def _add_result(self, block: ToolResultBlock, place: Location) -> None:
         if block.tool_use_id not in self._calls:
-            param = notation((*place, "tool_use_id"))
-            raise InvalidRequest(f"{param}: the message before has no tool_use with this id.", param=param)
+            raise wrong_at((*place, "tool_use_id"), "the message before has no tool_use with this id.")
         self._end_user()
         parts: list[_Part] = []
         if isinstance(block.content, str):
@@ -229,7 +228,7 @@ def _of_text(content: str | Sequence[ContentBlock], place: Location) -> str | li
     blocks = []
     for at, block in enumerate(content):
         if not isinstance(block, TextBlock):
-            raise _misplaced((*place, "content", at), "a system prompt is text only")
+            raise wrong_at((*place, "content", at), "a system prompt is text only.")
         blocks.append(block)
     return blocks
 
@@ -281,8 +280,3 @@ def _image(block: ImageBlock) -> dict[str, Any]:
     is_url = isinstance(source, UrlSource)
     url = source.url if isinstance(source, UrlSource) else f"data:{source.media_type};base64,{source.data}"
     return {"type": "image_url", "image_url": {"url": url}, "is_url": is_url}
-
-
-def _misplaced(place: Location, why: str) -> InvalidRequest:
-    param = notation(place)
-    return InvalidRequest(f"{param}: {why}.", param=param)

@@ -10,7 +10,7 @@ from deployments.http.anthropic.conversation import conversation_of
 from deployments.http.anthropic.message_body import MessageBody, message_asking, parse_conversation
 from deployments.http.anthropic.message_events import MessageBlocks, MessageStream, assistant_message
 from deployments.http.anthropic.stop_reason import Stop, stop_of
-from deployments.http.anthropic.thinking import Thought, check_secret, thinking_of
+from deployments.http.anthropic.thinking import Thought, thinking_of
 from deployments.http.anthropic.usage import usage_body
 from deployments.http.anthropic.version import check_version
 from deployments.http.server.answer import answer_stream, answer_whole
@@ -34,7 +34,7 @@ async def messages(exchange: Exchange) -> web.StreamResponse:
     body = parse_conversation(MessageBody, data)
     exchange.name_model(body.model)
     secret = exchange.services.secret
-    check_secret(secret)
+    secret.check()
     thinking = await thinking_of(body.messages, secret)
     await exchange.turn()
     conversation = conversation_of(body.system, body.messages, thinking)

@@ -15,9 +15,9 @@ from pydantic import Field, model_validator
 from deployments.fleet_secret import FleetSecret
 from deployments.http.anthropic.blocks import InputMessage, ThinkingBlock
 from deployments.http.server.body_parts import Strict
-from deployments.http.server.names import Location, notation
+from deployments.http.server.names import Location
+from deployments.http.server.validation import wrong_at
 from engines.attachments import base64_text
-from engines.errors import InvalidRequest
 from engines.requests import Thinking
 from engines.turns import Turns
 
@@ -41,15 +41,6 @@ class ThinkingBody(Strict):
     def for_engine(self) -> Thinking:
         """The same as engines take it."""
         return Thinking(enabled=self.type != "disabled", budget_tokens=self.budget_tokens)
-
-
-def check_secret(secret: FleetSecret) -> None:
-    """Returns if thinking can be signed: what has begun as a stream could not be refused any more.
-
-    Raises:
-        SecretUnavailable: There is no secret yet.
-    """
-    secret.sign(_PURPOSE, b"")
 
 
 class _Digest(Protocol):
@@ -102,11 +93,10 @@ async def thinking_of(messages: Sequence[InputMessage], secret: FleetSecret) -> 
                 place: Location = ("messages", index, "content", at)
                 text = await _verified(block, secret, turns)
                 if text is None:
-                    param = notation((*place, "signature"))
-                    raise InvalidRequest(
-                        f"{param}: it is not the signature that this thinking came with. Send blocks of thinking back "
-                        "as they came, or leave them out.",
-                        param=param,
+                    raise wrong_at(
+                        (*place, "signature"),
+                        "it is not the signature that this thinking came with. Send blocks of thinking back as they "
+                        "came, or leave them out.",
                     )
                 found[place] = text
                 await turns.pause()

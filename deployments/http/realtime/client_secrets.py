@@ -114,8 +114,7 @@ def holder_of_secret(exchange: Exchange, key: bytes) -> Holder | None:
     opened = exchange.services.secret.open(_PURPOSE, text.removeprefix(_PREFIX))
     if opened is None:
         raise Unauthorized("The client secret is not valid.")
-    brought = zlib.decompress(opened).decode()
-    sealed = _Sealed.model_validate_json(brought)
+    sealed = _Sealed.model_validate_json(zlib.decompress(opened))
     if time.time() > sealed.expires_at:
         raise Unauthorized("The client secret has expired.")
     keys = exchange.services.keys
@@ -124,13 +123,11 @@ def holder_of_secret(exchange: Exchange, key: bytes) -> Holder | None:
     holder = keys.holder_of(sealed.key)
     if holder is None or holder.tenant.name != sealed.tenant:
         raise Unauthorized("The key with which the client secret was made is not valid any more.")
-    exchange.brought = brought
+    exchange.brought = sealed
     return holder
 
 
 def session_brought(exchange: Exchange) -> tuple[str | None, TurnSettings]:
     """The model and the settings that came with a client secret."""
-    if not exchange.brought:
-        return None, TurnSettings()
-    sealed = _Sealed.model_validate_json(exchange.brought)
-    return sealed.model, sealed.settings
+    sealed = exchange.brought
+    return (sealed.model, sealed.settings) if isinstance(sealed, _Sealed) else (None, TurnSettings())

@@ -5,10 +5,9 @@ import uuid
 
 from aiohttp import web
 
-from deployments.http.responses.conversation import conversation_of
-from deployments.http.responses.reasoning import Sealer, Thought, thoughts_of
+from deployments.http.responses.reasoning import Sealer, Thought
 from deployments.http.responses.response_body import CompactBody, parse_context
-from deployments.http.responses.said import said_in
+from deployments.http.responses.said import conversation_in
 from deployments.http.responses.usage import usage_body
 from deployments.http.server.answer import answer_whole
 from deployments.http.server.asking import Asking
@@ -37,11 +36,7 @@ async def compact(exchange: Exchange) -> web.StreamResponse:
     sealer = Sealer(exchange.services.secret, exchange.tenant.name)
     hints = exchange.hints()
     with exchange.services.bodies.room() as room:
-        said = await said_in(exchange, body, room)
-        thoughts = await thoughts_of(said.items, sealer)
-        await exchange.turn()
-        conversation = conversation_of(body.instructions, said.items, thoughts)
-        await exchange.turn()
+        _, conversation = await conversation_in(exchange, body, sealer, room)
         names = Names(data, {**body.dispatch_names(hints), **conversation.names})
         messages = [*conversation.messages, {"role": "user", "content": _ASK}]
         request = build(GenerateRequest, names, model=body.model, messages=messages, **body.dispatch(hints))

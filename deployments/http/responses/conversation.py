@@ -29,7 +29,7 @@ from deployments.http.responses.reasoning import Thought
 from deployments.http.responses.tools import INPUT
 from deployments.http.server.json_guard import check_texts
 from deployments.http.server.names import Location, notation
-from engines.errors import InvalidRequest
+from deployments.http.server.validation import wrong_at
 from engines.garbage import CollectorPaused
 
 _IN_SHORT = "The conversation so far, as you have summarized it:"
@@ -116,11 +116,8 @@ class _Builder:
                 self._call(item.call_id, item.name, arguments, (*place, "input"), place)
             case FunctionCallOutputItem() | CustomToolCallOutputItem():
                 if self._open.pop(item.call_id, None) is None:
-                    param = notation((*place, "call_id"))
-                    message = (
-                        f"{param}: no call before this has the id {item.call_id[:80]!r}, or it has its output already."
-                    )
-                    raise InvalidRequest(message, param=param)
+                    why = f"no call before this has the id {item.call_id[:80]!r}, or it has its output already."
+                    raise wrong_at((*place, "call_id"), why)
                 content = self._content(item.output, (*place, "output"))
                 self.add({"role": "tool", "tool_call_id": item.call_id, "content": content}, place)
 
@@ -129,8 +126,7 @@ class _Builder:
         self._end_answer()
         if self._open:
             id, place = next(iter(self._open.items()))
-            param = notation(place)
-            raise InvalidRequest(f"{param}: the call {id[:80]!r} has no output; send it after the call.", param=param)
+            raise wrong_at(place, f"the call {id[:80]!r} has no output; send it after the call.")
         return self._made
 
     def _answer(self, place: Location) -> dict[str, Any]:
@@ -162,8 +158,7 @@ class _Builder:
 
     def _call(self, id: str, name: str, arguments: str, said: Location, place: Location) -> None:
         if id in self._open:
-            param = notation((*place, "call_id"))
-            raise InvalidRequest(f"{param}: another call has the id {id[:80]!r}, too.", param=param)
+            raise wrong_at((*place, "call_id"), f"another call has the id {id[:80]!r}, too.")
         self._open[id] = place
         calls = self._answer(place).setdefault("tool_calls", [])
         self._name("tool_calls", place, len(calls))
@@ -193,7 +188,7 @@ class _Builder:
                     made.append({"type": "file", "file": file})
                     names[*here, "file"] = names[*here, "file", "file_data"] = (*theirs, "file_data")
                 case _:
-                    raise _misplaced(theirs, f"what is of type {part.type} is the assistant's")
+                    raise wrong_at(theirs, f"what is of type {part.type} is the assistant's.")
         if not made:
             return ""
         # Some chat templates know text alone.
@@ -214,12 +209,7 @@ def _said(item: MessageItem, place: Location) -> str:
             case OutputText() | InputText():
                 pieces.append(part.text)
             case InputImage() | InputFile():
-                raise _misplaced((*place, "content", at), f"what is of type {part.type} is not the assistant's")
+                raise wrong_at((*place, "content", at), f"what is of type {part.type} is not the assistant's.")
             case _:
                 pieces.append(part.refusal)
     return "".join(pieces)
-
-
-def _misplaced(place: Location, why: str) -> InvalidRequest:
-    param = notation(place)
-    return InvalidRequest(f"{param}: {why}.", param=param)

@@ -8,13 +8,12 @@ from typing import Any
 from aiohttp import web
 
 from deployments.database.kept_responses import Size
-from deployments.http.responses.conversation import conversation_of
 from deployments.http.responses.keeping import Keeper
-from deployments.http.responses.reasoning import Sealer, thoughts_of
+from deployments.http.responses.reasoning import Sealer
 from deployments.http.responses.response_body import ResponseBody, parse_context, response_asking
 from deployments.http.responses.response_events import ResponseOutput, ResponseStream
 from deployments.http.responses.response_object import ResponseObject, end_of
-from deployments.http.responses.said import Placed, said_in, stored_responses
+from deployments.http.responses.said import Placed, conversation_in, stored_responses
 from deployments.http.server.answer import answer_stream, answer_whole
 from deployments.http.server.asking import Asking
 from deployments.http.server.exchange import Exchange, json_response
@@ -62,11 +61,7 @@ async def _asked(
     The conversation itself, which may be large, is nobody's any more then.
     """
     with exchange.services.bodies.room() as room:
-        said = await said_in(exchange, body, room)
-        thoughts = await thoughts_of(said.items, sealer)
-        await exchange.turn()
-        conversation = conversation_of(body.instructions, said.items, thoughts)
-        await exchange.turn()
+        said, conversation = await conversation_in(exchange, body, sealer, room)
         return response_asking(body, data, exchange.hints(), conversation), said.input, said.previous
 
 

@@ -4,10 +4,9 @@ import json
 
 from aiohttp import web
 
-from deployments.http.responses.conversation import conversation_of
-from deployments.http.responses.reasoning import Sealer, thoughts_of
+from deployments.http.responses.reasoning import Sealer
 from deployments.http.responses.response_body import ContextBody, parse_context, tokenize_asking
-from deployments.http.responses.said import said_in
+from deployments.http.responses.said import conversation_in
 from deployments.http.server.exchange import Exchange, json_response
 
 
@@ -22,11 +21,7 @@ async def input_tokens(exchange: Exchange) -> web.StreamResponse:
     exchange.name_model(body.model)
     sealer = Sealer(exchange.services.secret, exchange.tenant.name)
     with exchange.services.bodies.room() as room:
-        said = await said_in(exchange, body, room)
-        thoughts = await thoughts_of(said.items, sealer)
-        await exchange.turn()
-        conversation = conversation_of(body.instructions, said.items, thoughts)
-        await exchange.turn()
+        _, conversation = await conversation_in(exchange, body, sealer, room)
         request, names = tokenize_asking(body, data, exchange.hints(), conversation)
     await exchange.turn()
     with names.spoken():

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 from deployments.fleet_secret import FleetSecret
 from deployments.http.responses.items import CompactionItem, ReasoningItem, SaidItem
 from deployments.http.server.body_parts import Ignored, Strict, refused
-from deployments.http.server.names import Location, notation
-from engines.errors import InvalidRequest
+from deployments.http.server.names import Location
+from deployments.http.server.validation import wrong_at
 from engines.turns import Turns
 
 Purpose = Literal["responses reasoning", "responses compaction"]
@@ -57,7 +57,7 @@ class Sealer:
     """
 
     def __init__(self, secret: FleetSecret, tenant: str) -> None:
-        secret.sign("responses", b"")
+        secret.check()
         self._secret = secret
         self._tenant = tenant
 
@@ -104,10 +104,9 @@ async def thoughts_of(items: Sequence[tuple[SaidItem, Location]], sealer: Sealer
 def _opened(sealed: str, sealer: Sealer, purpose: Purpose, place: Location) -> Thought:
     opened = sealer.open(sealed, purpose) if len(sealed) <= _MOST_CHARS else None
     if opened is None:
-        param = notation((*place, "encrypted_content"))
-        raise InvalidRequest(
-            f"{param}: it is not what this item came with. Send items back as they came, to the server that they came "
-            "from and with a key of the same tenant, or leave them out.",
-            param=param,
+        raise wrong_at(
+            (*place, "encrypted_content"),
+            "it is not what this item came with. Send items back as they came, to the server that they came from and "
+            "with a key of the same tenant, or leave them out.",
         )
     return opened

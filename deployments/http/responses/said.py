@@ -12,7 +12,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from deployments.database.kept_responses import KeptResponses, Size
+from deployments.http.responses.conversation import Conversation, conversation_of
 from deployments.http.responses.items import ItemReference, Items, MessageItem, ReasoningItem, SaidItem
+from deployments.http.responses.reasoning import Sealer, thoughts_of
 from deployments.http.responses.response_body import InputBody
 from deployments.http.server.bodies import BodyRoom
 from deployments.http.server.exchange import Exchange
@@ -69,7 +71,29 @@ def stored_responses(exchange: Exchange, param: str | None) -> KeptResponses:
     return storage.responses
 
 
-async def said_in(exchange: Exchange, body: InputBody, room: BodyRoom) -> Said:
+async def conversation_in(
+    exchange: Exchange, body: InputBody, sealer: Sealer, room: BodyRoom
+) -> tuple[Said, Conversation]:
+    """The conversation of a request, as items and as what an engine is given of them.
+
+    Args:
+        exchange: The request.
+        body: Its body.
+        sealer: Opens what is encrypted.
+        room: What it takes of the budget for bodies.
+
+    Raises:
+        PenstockError: What is stored of it cannot be had, or an item is wrong or stands where it does not belong.
+    """
+    said = await _said_in(exchange, body, room)
+    thoughts = await thoughts_of(said.items, sealer)
+    await exchange.turn()
+    conversation = conversation_of(body.instructions, said.items, thoughts)
+    await exchange.turn()
+    return said, conversation
+
+
+async def _said_in(exchange: Exchange, body: InputBody, room: BodyRoom) -> Said:
     """The conversation of a request.
 
     Args:

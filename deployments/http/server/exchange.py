@@ -103,7 +103,7 @@ class Exchange:
     ids: tuple[str, ...] = ()
     failed_with: PenstockError | None = None
     holder: Holder | None = None
-    brought: str = ""
+    brought: object = None
     moves: int = 0
     id_header: str = HEADER
 

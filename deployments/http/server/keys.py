@@ -46,13 +46,14 @@ class Authentication:
         self._waiting = 0
 
     async def holder(
-        self, request: web.BaseRequest, own: Callable[[bytes], Holder | None] = lambda _: None
+        self, request: web.BaseRequest, own: Callable[[bytes], Holder | None] | None = None
     ) -> Holder | None:
         """Who asks; None: a probe, of which no key is asked.
 
         Args:
             request: What came.
-            own: Who comes with a key that the endpoint hands out itself; None: it is none of those.
+            own: Who comes with a key that the endpoint hands out itself, or None for another key; None: it hands out
+                none.
 
         Raises:
             Unauthorized: The request carries no key, or a wrong one.
@@ -63,7 +64,8 @@ class Authentication:
             return None
         key = _key(request)
         try:
-            return (own(key) if key is not None else None) or self._keys.holder(key)
+            holder = None if own is None or key is None else own(key)
+            return holder or self._keys.holder(key)
         except Unauthorized:
             if key is not None:
                 await self._answer_later(request.remote or "")

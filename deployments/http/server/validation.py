@@ -81,6 +81,12 @@ def invalid_request(error: ValidationError, names: Names) -> InvalidRequest:
     return InvalidRequest(f"{param}: {message}" if param else message, param=param)
 
 
+def wrong_at(place: Location, why: str) -> InvalidRequest:
+    """One error about what is at a place of what the caller sent."""
+    param = notation(place)
+    return InvalidRequest(f"{param}: {why}", param=param)
+
+
 def _path(details: ErrorDetails, names: Names) -> Location:
     """Where the error is, in what the caller sent: without the names of union members, which pydantic puts between."""
     location = tuple(piece for piece in details["loc"] if isinstance(piece, int) or not piece.startswith("list["))

@@ -16,12 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from deployments.database.database import Database, DatabaseUnavailable
 from deployments.database.storage import Storage
 from deployments.database.tables import METADATA
-from deployments.fleet_settings import DatabaseSettings, RealtimeSettings
+from deployments.fleet_settings import DatabaseSettings, HttpSettings
 from tests.postgresql import Server
 
 
 def database_of(settings: DatabaseSettings) -> Database:
-    return Storage(settings, RealtimeSettings()).database
+    return Storage(settings, HttpSettings()).database
 
 
 def executing(statement: str) -> Callable[[AsyncConnection], Awaitable[Result[Any]]]:

@@ -18,7 +18,7 @@ from deployments.database.kept_responses import (
 )
 from deployments.database.storage import Storage
 from deployments.database.tables import RESPONSE_TENANTS, RESPONSES
-from deployments.fleet_settings import DatabaseSettings, RealtimeSettings
+from deployments.fleet_settings import DatabaseSettings, HttpSettings
 from engines.errors import ConversationFull
 
 FAR = 10**9
@@ -61,7 +61,7 @@ class Kept:
 
 @pytest.fixture
 async def storage(settings: DatabaseSettings) -> Storage:
-    return Storage(settings, RealtimeSettings())
+    return Storage(settings, HttpSettings())
 
 
 async def opened(storage: Storage) -> Storage:
@@ -161,7 +161,7 @@ async def test_a_tenant_fills_its_own_share_alone(storage: Storage) -> None:
 
 
 async def test_replicas_keep_remove_and_expire_at_the_same_time(settings: DatabaseSettings) -> None:
-    storages = [await opened(Storage(settings, RealtimeSettings())) for _ in range(2)]
+    storages = [await opened(Storage(settings, HttpSettings())) for _ in range(2)]
     stores = [Kept(storage, tenant_bytes=10 * 4) for storage in storages]
 
     async def one(number: int) -> None:

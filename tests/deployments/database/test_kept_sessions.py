@@ -22,7 +22,7 @@ from deployments.database.kept_sessions import KeptSessions, SessionNotFound
 from deployments.database.session_record import SessionRecord, TakenUp
 from deployments.database.storage import Storage
 from deployments.database.tables import REALTIME_ITEMS, REALTIME_SESSIONS
-from deployments.fleet_settings import DatabaseSettings, RealtimeSettings
+from deployments.fleet_settings import DatabaseSettings, HttpSettings
 from engines.conversation.frames import START, Append, Item, TurnSettings
 from engines.conversation.journal import ConversationLimits, Journal
 from engines.errors import InvalidRequest
@@ -66,7 +66,7 @@ class Held:
 
 
 async def a_storage(settings: DatabaseSettings, **realtime: int) -> Storage:
-    storage = Storage(settings, RealtimeSettings(**realtime))  # type: ignore[arg-type]
+    storage = Storage(settings, HttpSettings.model_validate({"realtime": realtime}))
     await storage.start()
     return storage
 

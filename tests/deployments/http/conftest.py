@@ -98,7 +98,7 @@ async def serving_one(
     await fleet.start()
     metrics = Metrics()
     http = HttpSettings(port=0, **settings)
-    storage = None if database is None else Storage(database, http.realtime, http.responses)
+    storage = None if database is None else Storage(database, http)
     ingress = HttpIngress(fleet, http, metrics, storage=storage)
     await ingress.start()
     client = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
