@@ -1,13 +1,18 @@
 """Many small writes in few transactions: while one is under way, what is marked meanwhile gathers for the next."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from itertools import islice
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain, islice
 from typing import Generic, TypeVar
 
 from deployments.database.database import RETRY_S, DatabaseUnavailable
 
+logger = logging.getLogger(__name__)
+
 Written = TypeVar("Written")
+Batch = dict[Written, list[asyncio.Future[None]]]
+"""What is to be written, each with who waits for it."""
 
 END_S = 5.0
 """What the last of them get."""
@@ -17,14 +22,15 @@ class GroupCommit(Generic[Written]):
     """Writes what is marked, as soon as it can.
 
     Args:
-        write: Writes some; raises DatabaseUnavailable if none was, and they are tried again.
+        write: Writes some, or none and raises: DatabaseUnavailable, and they are tried again; anything else, and each
+            of them is tried alone.
         most: So many at a time.
     """
 
     def __init__(self, write: Callable[[Sequence[Written]], Awaitable[None]], most: int) -> None:
         self._write = write
         self._most = most
-        self._marked: dict[Written, list[asyncio.Future[None]]] = {}
+        self._marked: Batch[Written] = {}
         self._wakes = asyncio.Event()
         self._is_ending = False
         self._task: asyncio.Task[None] | None = None
@@ -42,8 +48,7 @@ class GroupCommit(Generic[Written]):
             await asyncio.wait([self._task], timeout=END_S)
             self._task.cancel()
             await asyncio.wait([self._task])
-        for waiting in self._marked.values():
-            _tell(waiting, DatabaseUnavailable("The server ends."))
+        _tell(self._marked, DatabaseUnavailable("The server ends."))
 
     def mark(self, written: Written) -> None:
         """It has changed."""
@@ -67,25 +72,39 @@ class GroupCommit(Generic[Written]):
             batch = {written: self._marked.pop(written) for written in list(islice(self._marked, self._most))}
             if not self._marked and not self._is_ending:
                 self._wakes.clear()
-            waiting = [future for futures in batch.values() for future in futures]
             try:
-                await self._write(list(batch))
-            except DatabaseUnavailable as error:
-                _tell(waiting, error)
-                if self._is_ending:
-                    return
-                for written in batch:
-                    self.mark(written)
-                await asyncio.sleep(RETRY_S)
-            except BaseException:
-                _tell(waiting, DatabaseUnavailable("The server ends."))
+                away = await self._commit(batch)
+            except asyncio.CancelledError:
+                _tell(batch, DatabaseUnavailable("The server ends."))
                 raise
-            else:
-                _tell(waiting, None)
+            if not away:
+                continue
+            if self._is_ending:
+                return
+            for written in batch:
+                self.mark(written)
+            await asyncio.sleep(RETRY_S)
+
+    async def _commit(self, batch: Batch[Written]) -> bool:
+        """Writes a batch and tells who waits; whether the database is away, and all of it is to be written again."""
+        try:
+            await self._write(list(batch))
+        except DatabaseUnavailable as error:
+            _tell(batch, error)
+            return True
+        except Exception:
+            if len(batch) > 1:
+                # One of them is wrong, and the others are not to be lost with it.
+                return any([await self._commit({written: waiting}) for written, waiting in batch.items()])
+            logger.exception("what cannot be written is left out")
+            _tell(batch, DatabaseUnavailable("This cannot be written."))
+            return False
+        _tell(batch, None)
+        return False
 
 
-def _tell(waiting: Iterable[asyncio.Future[None]], error: DatabaseUnavailable | None) -> None:
-    for future in waiting:
+def _tell(batch: Batch[Written], error: DatabaseUnavailable | None) -> None:
+    for future in chain.from_iterable(batch.values()):
         if future.done():
             continue
         if error is None:

@@ -123,10 +123,12 @@ class KeptSessions:
 
     async def _write(self, records: Sequence[SessionRecord]) -> None:
         """Writes what has changed of some, and tells those that were lost."""
-        changes = {record: record.take_changes() for record in records}
+        changes: dict[SessionRecord, Changes] = {}
         try:
+            for record in records:
+                changes[record] = record.take_changes()
             epochs = await self._database.run(lambda connection: self._write_held(connection, changes))
-        except DatabaseUnavailable:
+        except Exception:
             for record, change in changes.items():
                 record.give_back(change)
             raise

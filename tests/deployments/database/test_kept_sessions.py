@@ -221,6 +221,27 @@ async def test_many_sessions_go_into_few_transactions(
     await storage.stop()
 
 
+async def test_one_that_cannot_be_written_takes_no_other_along(
+    settings: DatabaseSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = await a_storage(settings)
+    bad, good = Held(storage, a_session()), Held(storage, a_session())
+    await asyncio.gather(bad.committed(), good.committed())
+    good.journal.append(said("a"))
+    # What no JSON holds, nor any text of a database.
+    bad.settings = TurnSettings.model_construct(instructions="\ud83d")
+    bad.record.touch()
+    done = await asyncio.gather(bad.committed(), good.committed(), return_exceptions=True)
+    assert isinstance(done[0], DatabaseUnavailable) and done[1] is None
+    assert "cannot be written" in caplog.text
+    # Nor does it end what writes them.
+    good.journal.append(said("b"))
+    await good.committed()
+    taken_up = await storage.sessions.take_up(good.record.id, "team", "demo")
+    assert [item.id for item in taken_up.items] == ["a", "b"]
+    await storage.stop()
+
+
 ITEMS = ["a", "b", "c", "d", "e"]
 STEPS = st.lists(
     st.one_of(
