@@ -16,7 +16,7 @@ from deployments.metrics import RequestMeter
 from engines.events import Finished, Started, TextDelta, Usage
 from engines.scripted.script import Hang
 from tests.deployments.http.conftest import HELLO, Serving, until
-from tests.deployments.http.server.test_sse_stream import Pipe
+from tests.deployments.http.server.scripted_streams import Pipe
 
 KEEP_ALIVE = CompletionStream.keep_alive.encode()
 

@@ -14,25 +14,16 @@ from deployments.http.server.hints import DispatchHints
 from deployments.http.server.json_guard import parse_object
 from engines.errors import InvalidRequest
 from engines.requests import Guided
+from tests.deployments.http.any_json import fields, values
 
 LIKELY = st.sampled_from(
     ["", "a", "auto", "required", "none", "text", "json_schema", "json_object", "function", "user", "{}", "5"]
 )
-NUMBERS = st.sampled_from([-1, 0, 1, 2, 16, 2**31, 2**63, 2**64, 10**40, 0.5, -0.5, 1e308])
 KEYS = st.sampled_from(
     ["role", "content", "type", "text", "function", "name", "json_schema", "schema", "regex", "choice", "5", "x", "id"]
 )
-VALUES = st.recursive(
-    st.none() | st.booleans() | LIKELY | NUMBERS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
-    max_leaves=12,
-)
+VALUES = values(LIKELY, KEYS)
 MESSAGES = [{"role": "user", "content": "hi"}]
-
-
-def fields(model: type[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    names = sorted({*model.model_fields, *model.UNSUPPORTED, "temprature"})
-    return st.dictionaries(st.sampled_from(names), VALUES, max_size=4)
 
 
 def check(parse: Any, body: dict[str, Any]) -> None:
@@ -44,13 +35,13 @@ def check(parse: Any, body: dict[str, Any]) -> None:
         assert "Traceback" not in error.message
 
 
-@given(fields(ChatBody))
+@given(fields(ChatBody, VALUES))
 @settings(max_examples=200, deadline=None)
 def test_any_chat_body(given_fields: dict[str, Any]) -> None:
     check(parse_chat, {"model": "demo", "messages": MESSAGES, **given_fields})
 
 
-@given(fields(CompletionBody))
+@given(fields(CompletionBody, VALUES))
 @settings(max_examples=150, deadline=None)
 def test_any_completion_body(given_fields: dict[str, Any]) -> None:
     check(parse_completion, {"model": "demo", "prompt": "p", **given_fields})

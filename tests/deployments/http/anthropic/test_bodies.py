@@ -22,6 +22,7 @@ from deployments.http.server.hints import DispatchHints
 from deployments.http.server.json_guard import parse_object
 from engines.errors import InvalidRequest
 from tests.deployments.http.anthropic.talking import PATH, ask, said
+from tests.deployments.http.any_json import fields, values
 from tests.deployments.http.conftest import HELLO, Serving
 
 SECRET = FleetSecret()
@@ -32,18 +33,13 @@ LIKELY = st.sampled_from(
         *("system", "enabled", "adaptive", "disabled", "custom", "image/png", "text/plain", "application/pdf", "AAAA"),
     ]
 )
-NUMBERS = st.sampled_from([-1, 0, 1, 2, 16, 2**31, 2**63, 2**64, 10**40, 0.5, -0.5, 1e308])
 KEYS = st.sampled_from(
     [
         *("role", "content", "type", "text", "name", "input", "id", "tool_use_id", "source", "media_type", "data"),
         *("url", "thinking", "signature", "schema", "format", "effort", "input_schema", "budget_tokens", "title", "x"),
     ]
 )
-VALUES = st.recursive(
-    st.none() | st.booleans() | LIKELY | NUMBERS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
-    max_leaves=12,
-)
+VALUES = values(LIKELY, KEYS)
 BLOCKS = st.fixed_dictionaries(
     {"type": LIKELY},
     optional={
@@ -68,12 +64,7 @@ async def shown(body: ConversationBody) -> Conversation:
     return conversation_of(body.system, body.messages, await thinking_of(body.messages, SECRET))
 
 
-def fields(model: type[ConversationBody]) -> st.SearchStrategy[dict[str, Any]]:
-    names = sorted({*model.model_fields, *model.UNSUPPORTED, "temprature"})
-    return st.dictionaries(st.sampled_from(names), VALUES, max_size=4)
-
-
-@given(fields(MessageBody), st.none() | MESSAGES, st.booleans())
+@given(fields(MessageBody, VALUES), st.none() | MESSAGES, st.booleans())
 @settings(max_examples=400, deadline=None)
 async def test_any_body(given_fields: dict[str, Any], messages: list[Any] | None, is_counted: bool) -> None:
     body = {"model": "demo", "max_tokens": 9, "messages": HELLO, **given_fields}

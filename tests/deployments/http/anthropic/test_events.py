@@ -10,92 +10,25 @@ from deployments.fleet_secret import FleetSecret
 from deployments.http.anthropic.message_events import MessageBlocks, MessageStream
 from deployments.http.anthropic.stop_reason import stop_of
 from deployments.http.anthropic.thinking import Thought
-from deployments.http.server.sse_stream import Flusher, SseStream
-from deployments.metrics import RequestMeter
 from engines.completion import Completion, CompletionBuilder
 from engines.errors import InstanceLost, PenstockError
 from engines.events import (
-    Event,
-    Finished,
     FinishReason,
-    ReasoningDelta,
-    RedactedReasoning,
-    Started,
-    TextDelta,
-    ToolCallArgumentsDelta,
-    ToolCallFinished,
-    ToolCallStarted,
     Usage,
 )
 from tests.deployments.http.anthropic.talking import events_of
-from tests.deployments.http.server.test_sse_stream import Pipe
+from tests.deployments.http.server.scripted_streams import TEXT, Script, answers, played
 
 SECRET = FleetSecret()
-TEXT = st.text(max_size=12)
-REASONS: list[FinishReason] = ["stop", "length", "tool_calls", "content_filter", "cancelled"]
+ANSWERS = answers(stop_reasons=st.none() | TEXT)
 
 
-@st.composite
-def answers(draw: st.DrawFn) -> list[Event | str]:
-    """The events of one answer, with `turn`, `block`, `unblock` and `measure` between them."""
-    script: list[Event | str] = [Started("engine", "model", draw(st.none() | st.integers(0, 9)))]
-    calls, open_calls = 0, set[int]()
-    kinds = ["text", "reason", "redact", "call", "args", "end", "turn", "block", "unblock", "measure"]
-    for kind in draw(st.lists(st.sampled_from(kinds), max_size=25)):
-        match kind:
-            case "text":
-                script.append(TextDelta(draw(TEXT)))
-            case "reason":
-                script.append(ReasoningDelta(draw(TEXT)))
-            case "redact":
-                script.append(RedactedReasoning(draw(TEXT)))
-            case "call":
-                script.append(ToolCallStarted(calls, draw(TEXT), draw(TEXT)))
-                open_calls.add(calls)
-                calls += 1
-            case "args" if open_calls:
-                script.append(ToolCallArgumentsDelta(draw(st.sampled_from(sorted(open_calls))), draw(TEXT)))
-            case "end" if open_calls:
-                ended = draw(st.sampled_from(sorted(open_calls)))
-                open_calls.remove(ended)
-                script.append(ToolCallFinished(ended))
-            case ("turn" | "block" | "unblock" | "measure") as word:
-                script.append(word)
-    usage = Usage(draw(st.integers(0, 9)), 5, 1, 2)
-    script.append(Finished((draw(st.sampled_from(REASONS)),), usage, "engine", (draw(st.none() | TEXT),)))
-    return script
-
-
-async def streamed(script: list[Event | str], error: PenstockError | None = None, *, shown: bool = True) -> bytes:
+async def streamed(script: Script, error: PenstockError | None = None, *, shown: bool = True) -> bytes:
     def stop(reason: FinishReason, stop_reason: int | str | None, usage: Usage) -> Any:
         return stop_of(reason, stop_reason, usage, 0)
 
     events = MessageStream("msg_1", 'mo"del\u2603', stop, request_id="1")
-    stream = SseStream(events, Flusher(), RequestMeter("test"))
-    sink = stream.sink([MessageBlocks(events, lambda: Thought(SECRET, shown=shown))])
-    pipe = Pipe()
-    stream.open(pipe)
-    for step in script:
-        match step:
-            case "turn":
-                stream.flush()
-            case "block":
-                pipe.writable = False
-            case "measure":
-                stream.measure()
-            case "unblock":
-                pipe.writable = True
-                stream.flush()
-            case _:
-                assert not isinstance(step, str)
-                if error is None or not isinstance(step, Finished):
-                    sink.emit(step)
-    if error is not None:
-        sink.fail(error)
-    assert stream.ended.done()
-    rest = b"".join(pipe.writes) + stream.take()
-    stream.close()
-    return rest
+    return played(script, events, MessageBlocks(events, lambda: Thought(SECRET, shown=shown)), error)
 
 
 def read(events: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -144,16 +77,16 @@ def add(block: dict[str, Any], delta: dict[str, Any]) -> None:
     block[name] = block.get(name, "") + piece
 
 
-def whole(script: list[Event | str]) -> Completion:
+def whole(script: Script) -> Completion:
     builder = CompletionBuilder()
     found = [builder.add(step) for step in script if not isinstance(step, str)]
     assert found[-1] is not None
     return found[-1]
 
 
-@given(answers())
+@given(ANSWERS)
 @settings(max_examples=300, deadline=None)
-async def test_a_stream_says_what_the_whole_answer_says(script: list[Event | str]) -> None:
+async def test_a_stream_says_what_the_whole_answer_says(script: Script) -> None:
     blocks, end = read(events_of(await streamed(script)))
     completion = whole(script)
     (choice,) = completion.choices
@@ -172,16 +105,16 @@ async def test_a_stream_says_what_the_whole_answer_says(script: list[Event | str
     assert end["delta"]["stop_sequence"] == (choice.stop_reason if is_stop else None)
 
 
-@given(answers())
+@given(ANSWERS)
 @settings(max_examples=100, deadline=None)
-async def test_a_stream_that_breaks_is_well_formed_up_to_its_error(script: list[Event | str]) -> None:
+async def test_a_stream_that_breaks_is_well_formed_up_to_its_error(script: Script) -> None:
     _, end = read(events_of(await streamed(script, InstanceLost("It died."))))
     assert end["error"]["message"] == "It died."
 
 
-@given(answers())
+@given(ANSWERS)
 @settings(max_examples=100, deadline=None)
-async def test_thinking_that_is_not_shown_is_signed_all_the_same(script: list[Event | str]) -> None:
+async def test_thinking_that_is_not_shown_is_signed_all_the_same(script: Script) -> None:
     shown, _ = read(events_of(await streamed(script)))
     hidden, _ = read(events_of(await streamed(script, shown=False)))
     assert [block["type"] for block in hidden] == [block["type"] for block in shown]

@@ -22,6 +22,7 @@ from deployments.http.responses.response_body import (
 from deployments.http.server.hints import DispatchHints
 from deployments.http.server.json_guard import parse_object
 from engines.errors import InvalidRequest
+from tests.deployments.http.any_json import fields, values
 from tests.deployments.http.conftest import Serving
 from tests.deployments.http.responses.talking import ASKED, PATH, ask
 
@@ -34,7 +35,6 @@ LIKELY = st.sampled_from(
         *("user", "assistant", "system", "developer", "json_schema", "json_object", "text", "low", "web_search"),
     ]
 )
-NUMBERS = st.sampled_from([-1, 0, 1, 2, 16, 2**31, 2**63, 2**64, 10**40, 0.5, -0.5, 1e308])
 KEYS = st.sampled_from(
     [
         *("role", "content", "type", "text", "name", "input", "id", "call_id", "output", "arguments", "summary"),
@@ -42,11 +42,7 @@ KEYS = st.sampled_from(
         *("tools", "strict", "async", "async_", "status", "x"),
     ]
 )
-VALUES = st.recursive(
-    st.none() | st.booleans() | LIKELY | NUMBERS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
-    max_leaves=12,
-)
+VALUES = values(LIKELY, KEYS)
 ITEMS = st.lists(
     st.fixed_dictionaries(
         {},
@@ -77,12 +73,7 @@ async def shown(body: ContextBody) -> Conversation:
     return conversation_of(body.instructions, items, await thoughts_of(items, SEALER))
 
 
-def fields(model: type[ContextBody]) -> st.SearchStrategy[dict[str, Any]]:
-    names = sorted({*model.model_fields, *model.UNSUPPORTED, "temprature"})
-    return st.dictionaries(st.sampled_from(names), VALUES, max_size=4)
-
-
-@given(fields(ResponseBody), st.none() | ITEMS, st.booleans())
+@given(fields(ResponseBody, VALUES), st.none() | ITEMS, st.booleans())
 @settings(max_examples=400, deadline=None)
 async def test_any_body(given_fields: dict[str, Any], items: list[Any] | None, is_counted: bool) -> None:
     body = {**ASKED, **given_fields}

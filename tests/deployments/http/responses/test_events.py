@@ -10,64 +10,16 @@ from deployments.fleet_secret import FleetSecret
 from deployments.http.responses.reasoning import Sealer, Thought
 from deployments.http.responses.response_events import ResponseOutput, ResponseStream
 from deployments.http.responses.response_object import ResponseObject, end_of
-from deployments.http.server.sse_stream import Flusher, SseStream
-from deployments.metrics import RequestMeter
 from engines.completion import Completion, CompletionBuilder
 from engines.errors import InstanceLost, PenstockError
-from engines.events import (
-    Event,
-    Finished,
-    FinishReason,
-    ReasoningDelta,
-    RedactedReasoning,
-    Started,
-    TextDelta,
-    TokenLogprob,
-    ToolCallArgumentsDelta,
-    ToolCallFinished,
-    ToolCallStarted,
-    Usage,
-)
 from tests.deployments.http.responses.talking import checked, events_of
-from tests.deployments.http.server.test_sse_stream import Pipe
+from tests.deployments.http.server.scripted_streams import LOGPROBS, TEXT, Script, answers, played
 
 SEALER = Sealer(FleetSecret(), "team")
-TEXT = st.text(max_size=12)
 PIECES = TEXT | st.sampled_from(['{"input": "', '{"inp', 'ut":"', "\\", "u00e9", "\\ud83d", "\\ude00", '"}', '{"a":'])
-REASONS: list[FinishReason] = ["stop", "length", "tool_calls", "content_filter", "cancelled"]
-LOGPROBS = st.none() | st.lists(
-    st.builds(TokenLogprob, TEXT, st.integers(0, 9), st.floats(-50, 0), st.binary(max_size=4)), max_size=2
-).map(tuple)
 
 
-@st.composite
-def answers(draw: st.DrawFn) -> list[Event | str]:
-    """The events of one answer, with `turn`, `block`, `unblock` and `measure` between them."""
-    script: list[Event | str] = [Started("engine", "model", draw(st.none() | st.integers(0, 9)))]
-    calls, open_calls = 0, set[int]()
-    kinds = ["text", "reason", "redact", "call", "args", "end", "turn", "block", "unblock", "measure"]
-    for kind in draw(st.lists(st.sampled_from(kinds), max_size=25)):
-        match kind:
-            case "text":
-                script.append(TextDelta(draw(TEXT), logprobs=draw(LOGPROBS)))
-            case "reason":
-                script.append(ReasoningDelta(draw(TEXT)))
-            case "redact":
-                script.append(RedactedReasoning(draw(TEXT)))
-            case "call":
-                script.append(ToolCallStarted(calls, draw(TEXT), draw(st.sampled_from(["add", "shell"]) | TEXT)))
-                open_calls.add(calls)
-                calls += 1
-            case "args" if open_calls:
-                script.append(ToolCallArgumentsDelta(draw(st.sampled_from(sorted(open_calls))), draw(PIECES)))
-            case "end" if open_calls:
-                ended = draw(st.sampled_from(sorted(open_calls)))
-                open_calls.remove(ended)
-                script.append(ToolCallFinished(ended))
-            case ("turn" | "block" | "unblock" | "measure") as word:
-                script.append(word)
-    script.append(Finished((draw(st.sampled_from(REASONS)),), Usage(draw(st.integers(0, 9)), 5, 1, 2), "engine"))
-    return script
+ANSWERS = answers(names=st.sampled_from(["add", "shell"]) | TEXT, arguments=PIECES, logprobs=LOGPROBS)
 
 
 def a_response() -> tuple[ResponseObject, ResponseOutput]:
@@ -76,34 +28,10 @@ def a_response() -> tuple[ResponseObject, ResponseOutput]:
     return ResponseObject("resp_1", 1, fields, is_stored=False), output
 
 
-async def streamed(script: list[Event | str], error: PenstockError | None = None) -> bytes:
+async def streamed(script: Script, error: PenstockError | None = None) -> bytes:
     response, output = a_response()
     events = ResponseStream(response, output, request_id="1")
-    stream = SseStream(events, Flusher(), RequestMeter("test"))
-    sink = stream.sink([output])
-    pipe = Pipe()
-    stream.open(pipe)
-    for step in script:
-        match step:
-            case "turn":
-                stream.flush()
-            case "block":
-                pipe.writable = False
-            case "measure":
-                stream.measure()
-            case "unblock":
-                pipe.writable = True
-                stream.flush()
-            case _:
-                assert not isinstance(step, str)
-                if error is None or not isinstance(step, Finished):
-                    sink.emit(step)
-    if error is not None:
-        sink.fail(error)
-    assert stream.ended.done()
-    rest = b"".join(pipe.writes) + stream.take()
-    stream.close()
-    return rest
+    return played(script, events, output, error)
 
 
 def read(events: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -174,7 +102,7 @@ def text_of(item: dict[str, Any]) -> str:
     return said
 
 
-def whole(script: list[Event | str]) -> tuple[Completion, dict[str, Any]]:
+def whole(script: Script) -> tuple[Completion, dict[str, Any]]:
     """The whole answer to the same events."""
     builder = CompletionBuilder()
     response, output = a_response()
@@ -196,9 +124,9 @@ def without_nonces(response: dict[str, Any]) -> dict[str, Any]:
     return {**response, "completed_at": response["completed_at"] is not None}
 
 
-@given(answers())
+@given(ANSWERS)
 @settings(max_examples=300, deadline=None)
-async def test_a_stream_says_what_the_whole_answer_says(script: list[Event | str]) -> None:
+async def test_a_stream_says_what_the_whole_answer_says(script: Script) -> None:
     _, response = read(events_of(await streamed(script)))
     completion, answered = whole(script)
     assert without_nonces(response) == without_nonces(answered)
@@ -219,9 +147,9 @@ async def test_a_stream_says_what_the_whole_answer_says(script: list[Event | str
     assert response["status"] == ("completed" if is_whole else "incomplete")
 
 
-@given(answers())
+@given(ANSWERS)
 @settings(max_examples=100, deadline=None)
-async def test_a_stream_that_breaks_is_well_formed_up_to_its_error(script: list[Event | str]) -> None:
+async def test_a_stream_that_breaks_is_well_formed_up_to_its_error(script: Script) -> None:
     items, response = read(events_of(await streamed(script, InstanceLost("It died."))))
     assert response["status"] == "failed"
     assert response["error"] == {"code": "server_error", "message": "It died."}

@@ -22,36 +22,15 @@ from engines.events import (
     RedactedReasoning,
     Started,
     TextDelta,
-    TokenLogprob,
     ToolCallArgumentsDelta,
     ToolCallFinished,
     ToolCallStarted,
     Usage,
 )
+from tests.deployments.http.server.scripted_streams import LOGPROBS, TEXT, Pipe
 
-TEXT = st.text(max_size=12)
 IDS = st.lists(st.integers(0, 2**31 - 1), max_size=3).map(tuple)
-LOGPROBS = st.none() | st.lists(
-    st.builds(TokenLogprob, TEXT, st.integers(0, 9), st.floats(-50, 0), st.binary(max_size=4)), max_size=2
-).map(tuple)
 CHOICES = 3
-
-
-class Pipe:
-    """An outlet that can be blocked."""
-
-    def __init__(self) -> None:
-        self.writable = True
-        self.writes: list[bytes] = []
-        self.unsent = 0
-        self.aborted = False
-
-    def abort(self) -> None:
-        self.aborted = True
-
-    def send(self, data: bytes) -> None:
-        assert self.writable
-        self.writes.append(data)
 
 
 @st.composite

@@ -20,7 +20,7 @@ from engines.registry import EngineSpec
 from engines.simulated.engine import SimulatedEngine
 from engines.simulated.options import SimulatedOptions
 from tests.deployments.http.conftest import HELLO, Served, Serving, until
-from tests.deployments.http.server.test_sse_stream import Pipe
+from tests.deployments.http.server.scripted_streams import Pipe
 
 
 class Stream:
