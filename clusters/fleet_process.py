@@ -23,7 +23,7 @@ from actors.directory.client import DirectoryClient
 from actors.instance.placement import cluster_nodes
 from clusters import process_session
 from clusters.api_client import trusting_anybody
-from clusters.boot_failure import reason
+from clusters.boot_failure import has_given_up, reason
 from clusters.cluster_room import missing_resources, share_gpus
 from clusters.errors import ClusterError, first_line
 from clusters.fleet_protocol import ClusterUp, Failed, InstanceRow, Instances, Job, Phase, Ready, Report, encode
@@ -169,7 +169,7 @@ class FleetProcess:
         if application is None:
             return
         messages = [deployment.message for deployment in application.deployments.values() if deployment.message]
-        gave_up = application.status in ("DEPLOY_FAILED", "UNHEALTHY")
+        gave_up = has_given_up(application)
         # Serve boots a replica several times before it gives up; the person who sits here is told at once.
         tried = self._job.address is None and any(_FAILED_ONCE in message for message in messages)
         if gave_up or tried:

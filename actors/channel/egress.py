@@ -241,9 +241,9 @@ class Egress(PushEngine):
         Raises:
             PenstockError: It did not.
         """
-        call = result(self._actor.check_health.remote(0.0, timeout_s), self.name)
         try:
-            await asyncio.wait_for(call, 2 * timeout_s)
+            async with asyncio.timeout(2 * timeout_s):
+                await result(self._actor.check_health.remote(0.0, timeout_s), self.name)
         except TimeoutError:
             raise InstanceLost(f"The instance {self.name} does not answer.", instance=self.name) from None
 

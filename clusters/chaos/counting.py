@@ -222,7 +222,8 @@ class CountingLoad:
             # From when the last one was due, not from when it came: what is late does not thin the load out.
             due_s += self._random.expovariate(self._arrivals.per_s)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), max(0.0, due_s - time.monotonic()))
+                async with asyncio.timeout(max(0.0, due_s - time.monotonic())):
+                    await self._stopping.wait()
                 return
             if len(self._asked) < MOST_OPEN:
                 self._begin(self._ask_once())

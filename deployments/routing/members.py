@@ -255,7 +255,8 @@ class Members:
         unsubscribe = context.on_stop(wake)
         try:
             with suppress(TimeoutError):
-                await asyncio.wait_for(changed, timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await changed
         finally:
             unsubscribe()
             self._waiting.discard(wake)

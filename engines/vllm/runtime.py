@@ -118,10 +118,16 @@ class Runtime:
         """Answers into a sink; returns once the request is accepted. Raises a PenstockError before that."""
         if not self.capabilities.generate:
             raise Unsupported(f"The model {request.model!r} does not generate.", param="model")
+        task = asyncio.current_task()
+        assert task is not None
+        cancelled = task.cancelling()
         self._grammars.check(request.sampling.guided)
         rendered = await self._rendering.generate(request)
         core = await self._core_request(request, rendered, context)
         self._check_resume(request)
+        if task.cancelling() > cancelled:
+            # VLLM renders under `asyncio.wait_for`, which in Python 3.11 loses a cancel that comes with the result.
+            raise asyncio.CancelledError
         if context.is_killed:
             raise Cancelled("The request was cancelled.")
         started = Started(self._name, self._model, len(rendered.token_ids), self._vocabulary, resumable=True)

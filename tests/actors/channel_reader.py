@@ -17,7 +17,7 @@ from engines.events import Event, Finished, Started, TextDelta
 from engines.registry import EngineSpec
 from engines.requests import GenerateRequest
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 async def until(condition: Callable[[], object], timeout_s: float = TIMEOUT_S) -> None:

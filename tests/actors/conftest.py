@@ -79,7 +79,7 @@ async def share(shared_actors: dict[str, tuple[Any, Instance]]) -> AsyncIterator
         async def is_free(instance: Instance = instance) -> bool:
             return (await instance.actor.describe.remote()).load.running == 0  # type: ignore[no-any-return]
 
-        await eventually(is_free, 30.0)
+        await eventually(is_free)
 
 
 @pytest.fixture

@@ -50,5 +50,5 @@ async def test_a_channel_works_by_rays_public_way_too(start: Start, monkeypatch:
         assert completion.text == " ".join(map(str, range(1, 101)))
     assert not heard.losses
     ray.kill(instance.actor)
-    await until(lambda: heard.losses, 30.0)
+    await until(lambda: heard.losses)
     assert not egress.ready

@@ -23,7 +23,10 @@ def deploy(serve_cluster: None) -> Iterator[Callable[[FleetSettings], Any]]:
 
     def run(settings: FleetSettings) -> Any:
         names.append(settings.name)
-        handle = serve.run(build(settings), name=settings.name, route_prefix=None)
+        target = serve.RunTarget(build(settings), name=settings.name, route_prefix=None)
+        # Not until Serve says that it runs: a health check that a busy machine fails meanwhile is a failure to Serve,
+        # which then replaces the instance and goes on.
+        (handle,) = serve.run_many([target], wait_for_applications_running=False)
 
         async def all_ready() -> None:
             fleet = FleetHandle(handle)

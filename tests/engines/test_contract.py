@@ -97,7 +97,7 @@ class TestPushOutOfPull:
         recorder = Recorder()
         await engine.submit(REQUEST, Context(), recorder)
         await recorder.over()
-        await asyncio.wait_for(engine.closed.wait(), 30)
+        await asyncio.wait_for(engine.closed.wait(), 60)
         assert recorder.events == [STARTED, FINISHED]
 
 

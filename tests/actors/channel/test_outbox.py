@@ -183,7 +183,7 @@ async def test_a_start_waits_for_its_first_piece_but_not_for_long() -> None:
     assert await waiting
     assert len(outbox.take()[1]) == 2
     outbox.emit_in_company(2, Started("demo-0", "m"))
-    assert await asyncio.wait_for(outbox.ready(), 5.0)
+    assert await asyncio.wait_for(outbox.ready(), 60)
     assert len(outbox.take()[1]) == 1
 
 

@@ -72,7 +72,7 @@ async def test_a_server_that_was_away_is_found_again(server: Server, monkeypatch
         assert database.problem
     finally:
         await asyncio.to_thread(server.start)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while database.problem:  # noqa: ASYNC110 - it sets no event
             await asyncio.sleep(0.05)
     assert (await database.run(executing("SELECT 1"))).scalar() == 1

@@ -140,7 +140,7 @@ async def test_it_is_kept_for_its_time_and_no_longer(
     now_s += 1
     with pytest.raises(SessionNotFound):
         await sessions.take_up(id, "team", "demo")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await rows(storage):  # noqa: ASYNC110 - a database sets no event
             await asyncio.sleep(0.01)
     await storage.stop()
@@ -169,7 +169,7 @@ async def test_a_tenant_fills_its_own_share_alone(settings: DatabaseSettings, mo
         held.journal.append(said("a", "x" * 4_000))
         await held.committed()
         greedy.append(held)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await rows(storage) > 6:  # noqa: ASYNC110 - a database sets no event
             await asyncio.sleep(0.01)
     # Those that would go first have gone; who holds one goes on, and it is not kept any more.

@@ -72,7 +72,7 @@ class Served:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.ingress.port)
         try:
             writer.write(data)
-            return await asyncio.wait_for(reader.read(), 20)
+            return await asyncio.wait_for(reader.read(), 60)
         finally:
             writer.close()
 
@@ -116,7 +116,7 @@ def serving() -> Serving:
     return serving_one
 
 
-async def until(condition: Callable[[], bool], deadline_s: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], deadline_s: float = 60.0) -> None:
     """Returns when the condition holds."""
     async with asyncio.timeout(deadline_s):
         while not condition():  # noqa: ASYNC110 - what is waited for sets no event

@@ -18,7 +18,7 @@ async def test_a_client_that_says_nothing_is_let_go(serving: Serving, monkeypatc
     async with serving(["Hi"]) as served:
         reader, writer = await asyncio.open_connection("127.0.0.1", served.ingress.port)
         await served.still_serves()
-        assert await asyncio.wait_for(reader.read(), 20) == b""
+        assert await asyncio.wait_for(reader.read(), 60) == b""
         writer.close()
 
 
@@ -31,7 +31,7 @@ async def test_a_handshake_that_does_not_come_ends_its_connection(
         for beginning in (b"", b"\x16\x03\x01\x02\x00\x01"):
             reader, writer = await asyncio.open_connection("127.0.0.1", served.ingress.port)
             writer.write(beginning)
-            assert await asyncio.wait_for(reader.read(), 20) == b""
+            assert await asyncio.wait_for(reader.read(), 60) == b""
             writer.close()
 
 
@@ -47,7 +47,7 @@ async def test_a_body_that_trickles_is_408_however_long_it_could(serving: Servin
 
         trickling = asyncio.create_task(trickle())
         await served.still_serves()
-        assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 408 ")
+        assert (await asyncio.wait_for(reader.readline(), 60)).startswith(b"HTTP/1.1 408 ")
         trickling.cancel()
         writer.close()
         await until(lambda: served.ingress.in_flight == 0)
@@ -73,7 +73,7 @@ async def test_a_client_that_half_closes_is_answered_and_keeps_nothing(serving: 
         reader, writer = await asyncio.open_connection("127.0.0.1", served.ingress.port)
         writer.write(HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         writer.write_eof()
-        await asyncio.wait_for(reader.read(), 20)
+        await asyncio.wait_for(reader.read(), 60)
         writer.close()
         await until(lambda: served.ingress.in_flight == 0 and not served.ingress._servers[0].connections)
         await served.still_serves()

@@ -297,7 +297,7 @@ class TestPulled:
         events = one.converse(frames(), Context())
         await anext(events)
         await events.aclose()  # type: ignore[attr-defined]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await closed.wait()
         await eventually(lambda: not one.load().running)
 

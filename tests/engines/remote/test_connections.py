@@ -87,7 +87,7 @@ async def closing(server: Closing) -> AsyncIterator[Engine]:
 
 
 async def answer(engine: Engine) -> str:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return (await collect(engine.generate(request(), Context()))).text
 
 

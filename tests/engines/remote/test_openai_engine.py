@@ -56,7 +56,7 @@ async def remote(replay: Replay, kind: str = "openai", **options: Any) -> AsyncI
 
 
 async def answer(engine: Engine, **fields: Any) -> str:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return (await collect(engine.generate(request(**fields), Context()))).text
 
 

@@ -85,6 +85,28 @@ async def test_submit_that_is_cancelled_leaves_nothing(vllm_engine: VllmEngine) 
     await eventually(lambda: vllm_engine.load() == Load())
 
 
+async def test_submit_that_is_cancelled_while_its_prompt_comes_is_cancelled(
+    vllm_engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.11 loses a cancel that comes in the turn in which what `asyncio.wait_for` waits for is done."""
+    online = vllm_engine._working()._rendering.online
+    render = online.render_chat
+
+    async def rendered(chat: object) -> object:
+        result = await render(chat)
+        made: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(lambda: (made.set_result(result), task.cancel()))
+        return await asyncio.wait_for(made, 10.0)
+
+    monkeypatch.setattr(online, "render_chat", rendered)
+    recorder = Recorder()
+    task = asyncio.create_task(vllm_engine.submit(counting(1, 400), Context(), recorder))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert recorder.events == []
+    assert vllm_engine.load() == Load()
+
+
 async def cancelled_from_inside(engine: VllmEngine, how: str, said: str) -> None:
     """Cancels from inside of the event that says this, or of Started."""
     context = Context()

@@ -1,6 +1,5 @@
 """What one request costs vLLM's front, which all streams of the instance share, in one turn of its event loop."""
 
-import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -11,12 +10,11 @@ from engines.errors import InvalidRequest
 from engines.requests import GenerateRequest
 from engines.vllm.engine import VllmEngine
 from tests.engines.vllm.asking import ask
-from tests.turns import longest_turn, slowness
+from tests.turns import no_turn_is_longer
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 BOUND_S = 0.25
-TRIES = 3
 
 
 def conversation(**fields: Any) -> Callable[[VllmEngine], Coroutine[Any, Any, object]]:
@@ -45,13 +43,10 @@ ASKS: dict[str, Callable[[VllmEngine], Coroutine[Any, Any, object]]] = {
 
 @pytest.mark.parametrize("name", ASKS)
 async def test_no_turn_is_long(vllm_engine: VllmEngine, name: str) -> None:
-    for left in reversed(range(TRIES)):
-        bound_s = BOUND_S * slowness()
-        with longest_turn() as longest:
-            try:
-                await asyncio.create_task(ASKS[name](vllm_engine))  # in a turn that is measured
-            except InvalidRequest as error:
-                assert "/" not in error.message.replace("/tokenize", "")
-        if longest.s < bound_s or not left:
-            break
-    assert longest.s < bound_s, longest
+    async def asked() -> None:
+        try:
+            await ASKS[name](vllm_engine)
+        except InvalidRequest as error:
+            assert "/" not in error.message.replace("/tokenize", "")
+
+    await no_turn_is_longer(asked, BOUND_S)

@@ -152,7 +152,7 @@ async def test_a_stream_begins_with_the_first_prompt_that_does(serving: Serving)
         body = {"model": "demo", "prompt": ["b", "a"], "stream": True}
         async with served.client.post(f"{served.url}/v1/completions", json=body) as answer:
             assert answer.headers["x-penstock-instance"] == "demo-0"
-            first = await asyncio.wait_for(answer.content.readuntil(b"\n\n"), 10)
+            first = await asyncio.wait_for(answer.content.readuntil(b"\n\n"), 60)
         assert json.loads(first[6:])["choices"][0]["text"] == "Hi"
         assert json.loads(first[6:])["choices"][0]["index"] == 1
         await until(lambda: not served.engine.active and served.ingress.in_flight == 0)
