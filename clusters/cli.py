@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from clusters.chaos.streamed_apis import Api
 from clusters.errors import ClusterError
 from clusters.fleet_file import DEMO_FLEET, load_fleet
 from clusters.keys_command import keys_app
@@ -137,9 +138,9 @@ def chaos(
         float | None,
         typer.Option("--open", min=0.1, help="Instead: so many requests a second, whatever becomes of the others."),
     ] = None,
-    realtime: Annotated[
-        bool, typer.Option("--realtime", help="Requests are turns of realtime sessions, each of its own.")
-    ] = False,
+    api: Annotated[
+        Api, typer.Option(help="The API that is asked; realtime: each request is a turn of a session of its own.")
+    ] = Api.CHAT,
     length: Annotated[
         int | None, typer.Option(min=2, max=999, help="Numbers of each answer; default: 300, or 100 with --open.")
     ] = None,
@@ -162,7 +163,7 @@ def chaos(
     from clusters.chaos.command import Where, chaos_command
     from clusters.chaos.counting import Arrivals
 
-    arrivals = Arrivals(clients=clients if open_per_s is None else 0, per_s=open_per_s or 0.0, realtime=realtime)
+    arrivals = Arrivals(clients=clients if open_per_s is None else 0, per_s=open_per_s or 0.0, api=api)
     raise typer.Exit(
         chaos_command(
             Where(url, name, address),

@@ -10,20 +10,20 @@ do, and as it takes to see that a fleet notices what stands still while new work
 """
 
 import asyncio
-import json
 import random
-import re
 import socket
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 
 from clusters.api_client import auth_headers, error_message
+from clusters.chaos.answer import Answer, Tally
 from clusters.chaos.realtime_counting import count_in_session
+from clusters.chaos.streamed_apis import Api, counting_question, streamed_api
 from clusters.errors import ClusterError
 from deployments.http.server.hints import INSTANCE_HEADER
 
@@ -40,17 +40,6 @@ _READ_WITHIN_S = 5.0
 _POLL_S = 0.01
 _STILL_S = 120.0
 """A connection that brings nothing for so long is given up."""
-_NUMBER = re.compile(r"\d+")
-
-
-def counting_request(model: str, first: int, last: int) -> dict[str, Any]:
-    """The body of a request for these numbers, streamed."""
-    return {
-        "model": model,
-        "messages": [{"role": "user", "content": f"count from {first} to {last}"}],
-        "temperature": 0,
-        "stream": True,
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,59 +49,12 @@ class Arrivals:
     Attributes:
         clients: Closed: so many clients, each of which asks again once it was answered.
         per_s: Open: so many a second, at random (a Poisson process).
-        realtime: Each is a turn of a realtime session of its own, and none of the chat API.
+        api: By which API; realtime: each is a turn of a session of its own.
     """
 
     clients: int = 0
     per_s: float = 0.0
-    realtime: bool = False
-
-
-@dataclass(slots=True)
-class Tally:
-    """What became of the requests of a load.
-
-    Attributes:
-        served: Answers that came to their end.
-        refused: Refused before they began (429, 503), or not even sent (MOST_OPEN). A client asks again, later.
-        failed: Ended by an error, before or after their first token.
-        cut: Connections that broke, as they do when the router behind them dies.
-        taken_up: Realtime sessions that broke so, and went on at another router.
-        lost: Numbers that an answer should have said and did not.
-        repeated: Numbers that an answer said more than once, or that nobody asked for.
-        reasons: What the errors said, each once.
-        first_s: The longest wait for the first piece of an answer.
-        pause_s: The longest pause between two pieces of an answer.
-    """
-
-    served: int = 0
-    refused: int = 0
-    failed: int = 0
-    cut: int = 0
-    taken_up: int = 0
-    lost: int = 0
-    repeated: int = 0
-    reasons: set[str] = field(default_factory=set)
-    first_s: float = 0.0
-    pause_s: float = 0.0
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether no answer failed, lost or repeated anything."""
-        return not (self.failed or self.lost or self.repeated)
-
-    def add(self, other: "Tally") -> None:
-        """Adds another tally to this one."""
-        self.served += other.served
-        self.refused += other.refused
-        self.failed += other.failed
-        self.cut += other.cut
-        self.taken_up += other.taken_up
-        self.lost += other.lost
-        self.repeated += other.repeated
-        self.reasons |= other.reasons
-        self.first_s = max(self.first_s, other.first_s)
-        self.pause_s = max(self.pause_s, other.pause_s)
+    api: Api = Api.CHAT
 
 
 class CountingLoad:
@@ -128,13 +70,15 @@ class CountingLoad:
         open: Answers that are being read now.
     """
 
-    open: set["Answer"]
+    open: set[Answer]
 
     def __init__(self, url: str, model: str, arrivals: Arrivals, length: int) -> None:
+        # Those who read late read a stream, whatever the others do.
+        self._streamed = streamed_api(Api.CHAT if arrivals.api is Api.REALTIME else arrivals.api)
         self._tally = Tally()
         self._asked: set[Answer] = set()
         self.open = set()
-        self._url = f"{url}/v1/chat/completions"
+        self._url = url + self._streamed.path
         self._sessions_url = f"{url}/v1/realtime"
         self._model = model
         self._length = min(length, LAST)
@@ -237,18 +181,18 @@ class CountingLoad:
     async def _count(self, first: int, session: aiohttp.ClientSession, late_s: float = 0.0) -> tuple[Tally, float]:
         """Asks one question, reads from `late_s` on; what became of it, and how long to wait before the next."""
         numbers = range(first, first + self._length)
-        body = counting_request(self._model, numbers[0], numbers[-1])
+        question = counting_question(numbers[0], numbers[-1])
         answer = Answer()
         if not late_s:
             self._asked.add(answer)
         try:
-            if self._arrivals.realtime and not late_s:
-                question, wait_s = body["messages"][0]["content"], _RETRY_S
+            if self._arrivals.api is Api.REALTIME and not late_s:
+                wait_s = _RETRY_S
                 refusal = await count_in_session(
                     session, self._sessions_url, self._model, question, answer, self.open.add
                 )
             else:
-                refusal, wait_s = await self._count_in_chat(body, session, answer, late_s)
+                refusal, wait_s = await self._count_in_stream(question, session, answer, late_s)
             if refusal is not None:
                 return Tally(refused=1, reasons={refusal}), wait_s
             tally = answer.tally(numbers)
@@ -267,10 +211,11 @@ class CountingLoad:
             tally.first_s, tally.pause_s = answer.first_s, answer.pause_s
         return tally, _RETRY_S if answer.error else 0.0
 
-    async def _count_in_chat(
-        self, body: dict[str, Any], session: aiohttp.ClientSession, answer: "Answer", late_s: float
+    async def _count_in_stream(
+        self, question: str, session: aiohttp.ClientSession, answer: Answer, late_s: float
     ) -> tuple[str | None, float]:
-        """Asks by the chat API; why it was refused before it began (None: it was not), and how long to wait then."""
+        """Asks for a stream; why it was refused before it began (None: it was not), and how long to wait then."""
+        body = self._streamed.body(self._model, question)
         async with session.post(self._url, json=body, allow_redirects=False) as response:
             if response.status in (429, 503):
                 return _refusal(await response.text()), float(response.headers.get("retry-after", _RETRY_S))
@@ -281,90 +226,8 @@ class CountingLoad:
                 self.open.add(answer)
                 await asyncio.sleep(late_s)
                 async for data in _events(response.content):
-                    answer.take(data)
+                    self._streamed.take(answer, data)
         return None, 0.0
-
-
-class Answer:
-    """What has come of one answer.
-
-    Attributes:
-        instance: Where it began.
-        text: What it said.
-        error: What ended it, if that was an error.
-        taken_up: How often its session was taken up.
-    """
-
-    def __init__(self) -> None:
-        self.instance = ""
-        self.taken_up = 0
-        self.text = ""
-        self.error = ""
-        self._is_over = False
-        self._first_s = self._pause_s = 0.0
-        self._since_s = time.monotonic()  # The last piece, or the request.
-        self._ended_s: float | None = None
-
-    @property
-    def first_s(self) -> float:
-        """How long it took to its first piece, or until now."""
-        return self._first_s if self.text else self._stands_still_s()
-
-    @property
-    def pause_s(self) -> float:
-        """The longest pause after one of its pieces, until now."""
-        return max(self._pause_s, self._stands_still_s()) if self.text else 0.0
-
-    def take(self, data: str) -> None:
-        """Takes the next event."""
-        if data == "[DONE]":
-            self.finish()
-            return
-        event = json.loads(data)
-        if "error" in event:
-            self.error = str(event["error"]["message"])
-            return
-        for choice in event["choices"]:
-            piece = choice["delta"].get("content")
-            if piece:
-                self.say(piece)
-
-    def say(self, piece: str) -> None:
-        """Takes the next piece of its text."""
-        self._first_s, self._pause_s = self.first_s, self.pause_s
-        self._since_s = time.monotonic()
-        self.text += piece
-
-    def begin_again(self) -> None:
-        """Its client asks for it anew."""
-        self.text = ""
-
-    def finish(self) -> None:
-        """It is complete."""
-        self._is_over = True
-
-    def end(self) -> None:
-        """Nothing comes of it any more."""
-        self._ended_s = time.monotonic()
-
-    def tally(self, wanted: range) -> Tally:
-        """What became of the request, now that its answer is over."""
-        said = [int(number) for number in _NUMBER.findall(self.text)]
-        right = set(said) & set(wanted)
-        tally = Tally(repeated=len(said) - len(right), taken_up=self.taken_up)
-        error = self.error or ("" if self._is_over else "The answer ended without its end.")
-        if error:
-            tally.failed = 1
-            tally.reasons.add(error)
-            # What had been said by then must be whole.
-            tally.lost = len(set(wanted[: len(right)]) - right)
-        else:
-            tally.served = 1
-            tally.lost = len(wanted) - len(right)
-        return tally
-
-    def _stands_still_s(self) -> float:
-        return (time.monotonic() if self._ended_s is None else self._ended_s) - self._since_s
 
 
 def _refusal(body: str) -> str:

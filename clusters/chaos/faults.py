@@ -12,7 +12,9 @@ import aiohttp
 
 from actors.directory.known_instance import Instance
 from clusters.api_client import auth_headers
-from clusters.chaos.counting import LAST, Answer, CountingLoad, counting_request
+from clusters.chaos.answer import Answer
+from clusters.chaos.counting import LAST, CountingLoad
+from clusters.chaos.streamed_apis import Api, counting_question, streamed_api
 from clusters.chaos.targets import Targets
 
 STILL_S = 10.0
@@ -152,10 +154,11 @@ async def _read_late(scene: Scene) -> list[str]:
 
 async def _disconnect(scene: Scene) -> list[str]:
     """Many clients that ask for a long answer and leave in the middle of it."""
-    body = counting_request(scene.model, 1, LAST)
+    chat = streamed_api(Api.CHAT)
+    body = chat.body(scene.model, counting_question(1, LAST))
 
     async def leave(session: aiohttp.ClientSession) -> None:
-        async with session.post(f"{scene.url}/v1/chat/completions", json=body, allow_redirects=False) as response:
+        async with session.post(scene.url + chat.path, json=body, allow_redirects=False) as response:
             await response.content.readany()
             await asyncio.sleep(scene.random.random() * STORM_S)
             response.close()

@@ -3,12 +3,11 @@
 import asyncio
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 
-if TYPE_CHECKING:
-    from clusters.chaos.counting import Answer
+from clusters.chaos.answer import Answer
 
 _REFUSED = (429, 503)
 _REFUSALS = frozenset(
@@ -28,8 +27,8 @@ async def count_in_session(
     url: str,
     model: str,
     question: str,
-    answer: "Answer",
-    began: Callable[["Answer"], None],
+    answer: Answer,
+    began: Callable[[Answer], None],
 ) -> str | None:
     """Opens a session, asks, and reads the answer.
 
@@ -82,9 +81,7 @@ class _Session:
         is_taken_up: Whether the connection that there was last was that of a session which was there before.
     """
 
-    def __init__(
-        self, url: str, model: str, question: str, answer: "Answer", began: Callable[["Answer"], None]
-    ) -> None:
+    def __init__(self, url: str, model: str, question: str, answer: Answer, began: Callable[[Answer], None]) -> None:
         self.id: str | None = None
         self.is_taken_up = False
         self._url = url

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from clusters.api_client import ApiClient
 from clusters.boot_screen import plain_table
-from clusters.chaos.counting import Arrivals, CountingLoad, Tally
+from clusters.chaos.answer import Tally
+from clusters.chaos.counting import Arrivals, CountingLoad
 from clusters.chaos.faults import Fault, NotHere, Scene
 from clusters.chaos.targets import Targets
 from clusters.errors import ClusterError

@@ -17,7 +17,8 @@ from ray import serve
 from rich.console import Console
 
 from clusters.api_client import ApiClient
-from clusters.chaos.counting import Answer, Arrivals, CountingLoad
+from clusters.chaos.answer import Answer
+from clusters.chaos.counting import Arrivals, CountingLoad
 from clusters.chaos.targets import Targets
 from clusters.errors import ClusterError
 from clusters.status import scrape

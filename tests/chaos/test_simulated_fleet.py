@@ -22,9 +22,17 @@ def test_no_client_sees_anything_of_it(fleet: ChaosFleet, faults: tuple[str, ...
         assert row.moved > 0 or row.fault not in MOVES, row
 
 
+@pytest.mark.parametrize("api", ["responses", "messages"])
+def test_no_client_of_another_api_sees_anything_of_it(fleet: ChaosFleet, api: str) -> None:
+    code, (row,), output = fleet.strike("kill-all", "--model", "moves", "--api", api, *LOAD)
+    assert code == 0, output
+    assert row.open > 0 and row.served > 0 and row.moved > 0, output
+    assert (row.broken, row.cut, row.lost, row.repeated) == (0, 0, 0, 0), output
+
+
 def test_realtime_sessions_see_nothing_of_it_either(fleet: ChaosFleet) -> None:
     faults = ("kill-actor", "kill-all")
-    code, rows, output = fleet.strike(*faults, "--model", "moves", "--realtime", *LOAD)
+    code, rows, output = fleet.strike(*faults, "--model", "moves", "--api", "realtime", *LOAD)
     assert code == 0, output
     assert all(row.open > 0 and row.served > 0 and row.moved > 0 for row in rows), output
     assert {(row.broken, row.cut, row.lost, row.repeated) for row in rows} == {(0, 0, 0, 0)}, output
@@ -32,17 +40,22 @@ def test_realtime_sessions_see_nothing_of_it_either(fleet: ChaosFleet) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("load", [LOAD, ("--open", "3", "--length", "300")], ids=["closed", "open"])
-def test_realtime_sessions_see_nothing_of_any_fault(fleet: ChaosFleet, load: tuple[str, ...]) -> None:
-    faults = (*MOVES, "kill-directory", "kill-controller", "kill-router", "rolling-upgrade")
-    code, rows, output = fleet.strike(*faults, "--model", "moves", "--realtime", *load)
+@pytest.mark.parametrize("api", ["responses", "messages", "realtime"])
+def test_no_client_of_another_api_sees_anything_of_any_fault(
+    fleet: ChaosFleet, api: str, load: tuple[str, ...]
+) -> None:
+    faults = [*MOVES, "kill-directory", "kill-controller", "rolling-upgrade"]
+    if api == "realtime":
+        faults.append("kill-router")  # Of which the others see that their connections break.
+    code, rows, output = fleet.strike(*faults, "--model", "moves", "--api", api, *load)
     assert code == 0, output
-    assert [row.fault for row in rows] == list(faults), output
+    assert [row.fault for row in rows] == faults, output
     assert all(row.open > 0 and row.served > 0 for row in rows), output
     assert {(row.broken, row.cut, row.lost, row.repeated) for row in rows} == {(0, 0, 0, 0)}, output
 
 
 def test_a_realtime_session_outlives_its_router(fleet: ChaosFleet) -> None:
-    code, rows, output = fleet.strike("kill-all-and-router", "--model", "moves", "--realtime", *LOAD)
+    code, rows, output = fleet.strike("kill-all-and-router", "--model", "moves", "--api", "realtime", *LOAD)
     assert code == 0, output
     [row] = rows
     assert row.taken_up > 0 and row.served > 0, output
