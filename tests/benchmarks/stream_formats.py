@@ -11,31 +11,58 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import count
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from rich.console import Console
 
-from clusters.chaos.streamed_apis import Api, StreamedApi, streamed_api
+from clusters.chaos.streamed_apis import Api, counting_question, streamed_api
 from tests.benchmarks.processes import CpuMeter, Role
-from tests.benchmarks.prompts import prompt
 from tests.benchmarks.report import table
 from tests.benchmarks.servers import HOST, running
 from tests.benchmarks.sides import simulated_plan
 
 CLIENTS = 32
-TOKENS = 256
+LAST = 80
+"""The number to which each answer counts."""
+TOKENS = 1000
+"""More than that takes."""
 ROUNDS = 7
 ROUND_S = 4.0
-LENGTH_FIELDS = {Api.CHAT: "max_tokens", Api.RESPONSES: "max_output_tokens", Api.MESSAGES: "max_tokens"}
-USAGE: dict[Api, Callable[[dict[str, Any]], Any]] = {
-    Api.CHAT: lambda event: (event.get("usage") or {}).get("completion_tokens"),
-    Api.RESPONSES: lambda event: ((event.get("response") or {}).get("usage") or {}).get("output_tokens"),
-    Api.MESSAGES: lambda event: (event.get("usage") or {}).get("output_tokens"),
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to ask.
+
+    Attributes:
+        api: Which API.
+        fields: What the body has besides the question.
+        usage: The tokens of an answer by the event that says them; nothing by the others.
+    """
+
+    api: Api
+    fields: dict[str, Any]
+    usage: Callable[[dict[str, Any]], Any]
+
+
+def _of_response(event: dict[str, Any]) -> Any:
+    return ((event.get("response") or {}).get("usage") or {}).get("output_tokens")
+
+
+CHAT = "chat"
+WAYS = {
+    CHAT: Way(
+        Api.CHAT,
+        {"stream_options": {"include_usage": True}},
+        lambda event: (event.get("usage") or {}).get("completion_tokens"),
+    ),
+    "messages": Way(Api.MESSAGES, {}, lambda event: (event.get("usage") or {}).get("output_tokens")),
+    "responses": Way(Api.RESPONSES, {"store": False}, _of_response),
+    "responses, stored": Way(Api.RESPONSES, {"store": True}, _of_response),
 }
-"""The tokens of an answer by the event that says them; nothing by the others."""
 
 
 class Load:
@@ -51,41 +78,35 @@ class Load:
         self._http = http
         self._url = url
         self._model = model
-        self._numbers = count()
 
-    async def tokens(self, api: Api) -> int:
+    async def tokens(self, way: Way) -> int:
         """Asks for a while; how many tokens the answers had."""
         end_s = time.monotonic() + ROUND_S
-        return sum(await asyncio.gather(*(self._client(api, end_s) for _ in range(CLIENTS))))
+        return sum(await asyncio.gather(*(self._client(way, end_s) for _ in range(CLIENTS))))
 
-    async def _client(self, api: Api, end_s: float) -> int:
+    async def _client(self, way: Way, end_s: float) -> int:
         tokens = 0
         while time.monotonic() < end_s:
-            tokens += await self._ask(api, streamed_api(api))
+            tokens += await self._ask(way)
         return tokens
 
-    async def _ask(self, api: Api, streamed: StreamedApi) -> int:
-        body = streamed.body(self._model, prompt(1, next(self._numbers))) | {
-            LENGTH_FIELDS[api]: TOKENS,
-            "temperature": 1.0,
-            "ignore_eos": True,
-        }
-        if api is Api.CHAT:
-            body["stream_options"] = {"include_usage": True}
+    async def _ask(self, way: Way) -> int:
+        streamed = streamed_api(way.api)
+        body = streamed.body(self._model, counting_question(1, LAST)) | way.fields
         async with self._http.post(self._url + streamed.path, json=body) as response:
             text = await response.read()
             if response.status != 200:
-                raise ValueError(f"{api}: {text[:500]!r}")
+                raise ValueError(f"{way.api}: {text[:500]!r}")
         events = (json.loads(line[6:]) for line in reversed(text.splitlines()) if line.startswith(b"data: {"))
-        said = next((tokens for event in events if (tokens := USAGE[api](event))), None)
-        if said != TOKENS:
-            raise ValueError(f"{api}: an answer has {said} tokens by its usage, not {TOKENS}")
-        return TOKENS
+        said = next((tokens for event in events if (tokens := way.usage(event))), None)
+        if said is None:
+            raise ValueError(f"{way.api}: an answer without its usage: {text[-500:]!r}")
+        return int(said)
 
 
 async def main(console: Console) -> None:
     """Measures, and prints the table."""
-    costs: dict[Api, list[float]] = {api: [] for api in LENGTH_FIELDS}
+    costs: dict[str, list[float]] = {name: [] for name in WAYS}
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
         plan = simulated_plan(Path(folder), streams=CLIENTS, tokens=TOKENS)
         async with (
@@ -94,17 +115,17 @@ async def main(console: Console) -> None:
         ):
             load = Load(http, f"http://{HOST}:{plan.port}", plan.model)
             for number in range(ROUNDS + 1):
-                for api, made in costs.items():
+                for name, made in costs.items():
                     meter = CpuMeter(server.pid)
-                    tokens = await load.tokens(api)
+                    tokens = await load.tokens(WAYS[name])
                     if number:  # The first warms up.
                         made.append(meter.read_s()[Role.ROUTER] / tokens)
-    console.print(f"CPU of the router per token, {CLIENTS} clients, {TOKENS} tokens each: medians of {ROUNDS} rounds")
+    console.print(f"CPU of the router per token, {CLIENTS} clients: medians of {ROUNDS} rounds")
     shown = table("API", "us per token", "to chat", "spread")
-    for api, made in costs.items():
-        ratios = [one / chat for one, chat in zip(made, costs[Api.CHAT], strict=True)]
+    for name, made in costs.items():
+        ratios = [one / chat for one, chat in zip(made, costs[CHAT], strict=True)]
         shown.add_row(
-            api.value,
+            name,
             f"{statistics.median(made) * 1e6:.1f}",
             f"{statistics.median(ratios):.2f}",
             f"{min(ratios):.2f} to {max(ratios):.2f}",
