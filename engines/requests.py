@@ -260,6 +260,7 @@ class GenerateRequest(RequestModel):
             `engines.operators.attachments`. No attachments: the data is in the parts, as the caller wrote it.
         resume: Set by Migration only.
         alone: Set by a router only: the request may be the end of engines, and an instance runs one such at a time.
+        adapter: Set by a router only: the LoRA adapter of the model that answers, by name; None: the model itself.
     """
 
     model: str
@@ -284,6 +285,7 @@ class GenerateRequest(RequestModel):
     attachments: AttachmentList = []
     resume: Resume | None = None
     alone: bool = False
+    adapter: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

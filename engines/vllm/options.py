@@ -49,6 +49,9 @@ class VllmOptions(EngineOptions):
             cores, at most 8; what takes longer is refused. Others' wait for theirs grows with it.
         token_cache_bytes: Most memory, in bytes, for the token ids of earlier chats and their texts, so that only what
             is new of a history is tokenized. 0: none are kept.
+        max_loras: LoRA adapters that are loaded at a time; the least recently used goes for another. Memory is taken for
+            as many, or as many as the model has.
+        max_lora_rank: Highest rank of an adapter; the memory is for adapters of this rank. None: 16.
         engine_args: Any other argument of vLLM's `AsyncEngineArgs`, by name. Wins over the options above.
     """
 
@@ -79,6 +82,8 @@ class VllmOptions(EngineOptions):
     free_grammars: bool = False
     guided_compile_s: float = Field(1.0, gt=0, le=60)
     token_cache_bytes: int = Field(32 * 2**20, ge=0)
+    max_loras: int = Field(4, ge=1)
+    max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] | None = None
     engine_args: dict[str, Any] = {}
 
     def memory_bytes(self, ranks: int) -> int:
