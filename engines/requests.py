@@ -329,6 +329,11 @@ class GenerateRequest(RequestModel):
         return self.tenant.cache_salt if self.tenant is not None else ""
 
     @property
+    def runs_model(self) -> bool:
+        """Whether it is work for the model, as not all calls are."""
+        return True
+
+    @property
     def generated(self) -> list[list[int]]:
         """Of each choice, the ids that it goes on from; empty ones where it starts."""
         return (self.resume and self.resume.choices) or [[] for _ in range(self.sampling.n)]

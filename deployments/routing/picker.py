@@ -6,12 +6,22 @@ from collections.abc import Callable, Container, Sequence
 
 from actors.directory.known_instance import InstanceState
 from deployments.model_settings import RoutingSettings
+from deployments.routing.adapter_affinity import prefer
 from deployments.routing.affinity import Affinity
 from deployments.routing.faults import Faults, is_fault
 from deployments.routing.members import BUSY_S, InstanceEgress, Member
 from deployments.routing.policies import Direct, make_policy
 from engines.call_requests import Request
-from engines.errors import Draining, InstanceNotFound, NoInstance, OtherVocabulary, Overload, Overloaded, PenstockError
+from engines.errors import (
+    AdapterFailed,
+    Draining,
+    InstanceNotFound,
+    NoInstance,
+    OtherVocabulary,
+    Overload,
+    Overloaded,
+    PenstockError,
+)
 from engines.requests import Session
 
 STARTING_RETRY_S = 5.0
@@ -81,9 +91,17 @@ class InstancePicker:
         # about to die, or to hang, comes last as well: a stream that has just moved must not move again.
         candidates = [member for member in candidates if not member.is_shaky] or candidates
         candidates = [member for member in candidates if member.busy_until_s <= now_s] or candidates
+        if request.adapter is not None and request.runs_model:
+            candidates = self._with_adapter(candidates, request.adapter, session)
         if session is not None:
             return self.affinity.choose(session.id, "soft", candidates, ())
         return self._policy.choose(candidates, request)
+
+    def _with_adapter(self, candidates: list[Member], adapter: str, session: Session | None) -> list[Member]:
+        """Those that should have a request for an adapter, and the home of its session, which has its prefix cached."""
+        preferred = prefer(candidates, adapter, self.settings.sticky.load_factor)
+        home = None if session is None else self.affinity.bound(session.id)
+        return [member for member in candidates if member.id == home or member in preferred]
 
     def note(self, member: Member, error: PenstockError) -> bool:
         """Learns from a setup error; returns whether the request may be tried on another instance."""
@@ -113,7 +131,7 @@ class InstancePicker:
             request: The request.
             refusals: What the instances said that were tried; may be empty.
         """
-        if refusals and all(isinstance(error, OtherVocabulary) for error in refusals):
+        if refusals and all(isinstance(error, OtherVocabulary | AdapterFailed) for error in refusals):
             return refusals[-1]
         busy = [error for error in refusals if isinstance(error, Overload)]
         if busy:

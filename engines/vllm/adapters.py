@@ -15,10 +15,11 @@ from vllm.lora.utils import get_adapter_absolute_path
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from engines.adapters.adapter import Adapter
-from engines.adapters.adapter_files import AdapterFilesError, is_local, read_adapter_files
+from engines.adapters.adapter_files import AdapterFilesError, read_adapter_files
 from engines.adapters.residency import AdapterUse, ResidentAdapters
 from engines.context import Context
 from engines.errors import AdapterFailed, EngineDead, PenstockError, QueueFull
+from engines.vllm.options import VllmOptions
 from engines.vllm.scheduler import ADAPTER_PROBLEM, REMOVE_ADAPTER
 
 logger = logging.getLogger(__name__)
@@ -35,12 +36,16 @@ class VllmAdapters:
     Args:
         llm: The vLLM.
         adapters: All that its model has.
+        options: The engine's.
         limit: How many are loaded at a time.
         most_waiting: How many requests may wait for theirs.
     """
 
-    def __init__(self, llm: Any, adapters: Sequence[Adapter], limit: int, most_waiting: int) -> None:
+    def __init__(
+        self, llm: Any, adapters: Sequence[Adapter], options: VllmOptions, limit: int, most_waiting: int
+    ) -> None:
         self._llm = llm
+        self._options = options
         self._adapters = {adapter.name: adapter for adapter in adapters}
         # vLLM knows them by numbers, from 1 on. They stay the same: its prefix cache goes by name and path.
         self._numbers = {name: number for number, name in enumerate(self._adapters, start=1)}
@@ -70,11 +75,10 @@ class VllmAdapters:
     async def look(self) -> None:
         """Looks at the files of those that are on this machine, and warns of what is wrong with them."""
         for adapter in self._adapters.values():
-            if is_local(adapter.path):
-                try:
-                    await asyncio.to_thread(read_adapter_files, _folder(adapter.path), self._max_rank)
-                except AdapterFilesError as error:
-                    logger.warning("The adapter %s cannot be loaded, and requests for it will fail: %s", adapter, error)
+            try:
+                await asyncio.to_thread(self._options.check_adapter, adapter)
+            except AdapterFilesError as error:
+                logger.warning("The adapter %s cannot be loaded, and requests for it will fail: %s", adapter, error)
 
     def close(self, error: PenstockError) -> None:
         """Loads nothing any more; whoever waits gets the error."""
@@ -138,10 +142,6 @@ class VllmAdapters:
         except OSError as error:
             raise _failed(adapter.name, f"its weights cannot be read: {error.strerror}", str(folder)) from error
         return folder
-
-
-def _folder(path: str) -> Path:
-    return Path(path).expanduser()
 
 
 def _failed(name: str, why: str, detail: str = "") -> AdapterFailed:

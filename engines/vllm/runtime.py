@@ -71,7 +71,7 @@ class Runtime:
         self._sampling = SamplingMapper(self._config)
         self._grammars = Grammars(self._llm.vllm_config, self._llm.renderer.tokenizer, options)
         # What waits for its adapter has its place at the gate: most of those are for requests that can run.
-        self._adapters = VllmAdapters(self._llm, spec.adapters, self._max_loras, max(1, self.slots // 4))
+        self._adapters = VllmAdapters(self._llm, spec.adapters, options, self._max_loras, max(1, self.slots // 4))
         self._embedding = Embedding(name, self._llm, self._rendering, self._adapters)
         self._rendering.online.warmup()
         self._tasks: tuple[str, ...] = ()
