@@ -1,7 +1,7 @@
 """Which instance of a model takes a request, and what to say when none does."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Sequence
 
 from actors.directory.known_instance import InstanceState
@@ -10,7 +10,7 @@ from deployments.routing.adapter_affinity import prefer
 from deployments.routing.affinity import Affinity
 from deployments.routing.faults import Faults, is_fault
 from deployments.routing.members import BUSY_S, InstanceEgress, Member
-from deployments.routing.policies import Direct, make_policy
+from deployments.routing.policies import Direct, Policy, make_policy
 from engines.call_requests import Request
 from engines.errors import (
     AdapterFailed,
@@ -51,7 +51,8 @@ class InstancePicker:
         self.affinity = Affinity(settings.sticky, clock)
         self._members = members
         self._clock = clock
-        self._policy = make_policy(settings.policy)
+        # By adapter: each has the turn of its policy among other instances than the rest.
+        self._policies: defaultdict[str | None, Policy] = defaultdict(lambda: make_policy(settings.policy))
         self._direct = Direct()
 
     def session(self, request: Request) -> Session | None:
@@ -91,11 +92,12 @@ class InstancePicker:
         # about to die, or to hang, comes last as well: a stream that has just moved must not move again.
         candidates = [member for member in candidates if not member.is_shaky] or candidates
         candidates = [member for member in candidates if member.busy_until_s <= now_s] or candidates
-        if request.adapter is not None and request.runs_model:
-            candidates = self._with_adapter(candidates, request.adapter, session)
+        adapter = request.adapter if request.runs_model else None
+        if adapter is not None:
+            candidates = self._with_adapter(candidates, adapter, session)
         if session is not None:
             return self.affinity.choose(session.id, "soft", candidates, ())
-        return self._policy.choose(candidates, request)
+        return self._policies[adapter].choose(candidates, request)
 
     def _with_adapter(self, candidates: list[Member], adapter: str, session: Session | None) -> list[Member]:
         """Those that should have a request for an adapter, and the home of its session, which has its prefix cached."""
