@@ -14,7 +14,7 @@ from engines.context import Context
 from engines.contract import Load, Progress
 from engines.errors import AdapterFailed, PenstockError
 from engines.events import Started, TextDelta
-from engines.requests import GenerateRequest
+from engines.requests import GenerateRequest, Resume
 from engines.vllm.engine import VllmEngine
 from tests.engines.vllm.asking import (
     Recorder,
@@ -164,8 +164,7 @@ async def test_a_stream_goes_on_with_its_adapter(engine: VllmEngine) -> None:
     events = await listen(engine, request)
     whole = ids_of(*events)
     vocabulary = events[0].vocabulary
-    resumed = request.model_copy(update={"resume": {"choices": [whole[:10]], "vocabulary": vocabulary}})
-    resumed = GenerateRequest.model_validate(resumed.model_dump())
+    resumed = request.model_copy(update={"resume": Resume(choices=[whole[:10]], vocabulary=vocabulary)})
     assert ids_of(*await listen(engine, resumed)) == whole[10:]
 
 
