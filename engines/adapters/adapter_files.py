@@ -24,11 +24,13 @@ class AdapterFiles:
         folder: Where it is.
         rank: The highest rank of its matrices.
         weights: Its file of weights.
+        version: Another one when its files have been replaced.
     """
 
     folder: Path
     rank: int
     weights: Path
+    version: str
 
 
 def is_local(path: str) -> bool:
@@ -63,7 +65,11 @@ def read_adapter_files(folder: Path, max_rank: int) -> AdapterFiles:
     weights = next((file for name in _WEIGHTS if (file := folder / name).is_file()), None)
     if weights is None:
         raise AdapterFilesError(f"it has no {_WEIGHTS[0]}")
-    return AdapterFiles(folder, rank, weights)
+    try:
+        times = [file.stat().st_mtime_ns for file in (folder / _CONFIG, weights)]
+    except OSError as error:
+        raise AdapterFilesError(f"its files cannot be read: {error.strerror}") from error
+    return AdapterFiles(folder, rank, weights, version="-".join(f"{time:x}" for time in times))
 
 
 def _config(file: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from vllm.lora.utils import get_adapter_absolute_path
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from engines.adapters.adapter import Adapter
-from engines.adapters.adapter_files import AdapterFilesError, read_adapter_files
+from engines.adapters.adapter_files import AdapterFiles, AdapterFilesError, read_adapter_files
 from engines.adapters.residency import AdapterUse, ResidentAdapters
 from engines.context import Context
 from engines.errors import AdapterFailed, EngineDead, PenstockError, QueueFull
@@ -47,7 +47,7 @@ class VllmAdapters:
         self._llm = llm
         self._options = options
         self._adapters = {adapter.name: adapter for adapter in adapters}
-        # vLLM knows them by numbers, from 1 on. They stay the same: its prefix cache goes by name and path.
+        # vLLM knows them by numbers, from 1 on.
         self._numbers = {name: number for number, name in enumerate(self._adapters, start=1)}
         self._loaded: dict[str, LoRARequest] = {}
         self._resident = ResidentAdapters(self._adapters.keys(), limit, self._load, self._unload, most_waiting)
@@ -89,8 +89,10 @@ class VllmAdapters:
         return int(self._llm.vllm_config.lora_config.max_lora_rank)
 
     async def _load(self, name: str) -> None:
-        folder = await asyncio.to_thread(self._ready_folder, self._adapters[name])
-        request = LoRARequest(lora_name=name, lora_int_id=self._numbers[name], lora_path=str(folder))
+        files = await asyncio.to_thread(self._ready_files, self._adapters[name])
+        # vLLM's prefix cache goes by name and path: what other weights made of a prompt must not be found again.
+        version = f"{name} {files.version}"
+        request = LoRARequest(lora_name=version, lora_int_id=self._numbers[name], lora_path=str(files.folder))
         try:
             await self._llm.add_lora(request)
             problems: list[str] = await self._llm.collective_rpc(ADAPTER_PROBLEM, args=(request.lora_int_id,))
@@ -118,8 +120,8 @@ class VllmAdapters:
         except EngineDeadError:
             raise EngineDead("The engine died.") from None
 
-    def _ready_folder(self, adapter: Adapter) -> Path:
-        """The adapter's folder, looked at, its weights in the system's cache. Blocks, also for a download.
+    def _ready_files(self, adapter: Adapter) -> AdapterFiles:
+        """The adapter's files, looked at, its weights in the system's cache. Blocks, also for a download.
 
         The core reads them between two steps of all its requests: for them it must not be a disk, or a network, that
         takes its time.
@@ -141,7 +143,7 @@ class VllmAdapters:
             raise _failed(adapter.name, str(error), str(folder)) from error
         except OSError as error:
             raise _failed(adapter.name, f"its weights cannot be read: {error.strerror}", str(folder)) from error
-        return folder
+        return files
 
 
 def _failed(name: str, why: str, detail: str = "") -> AdapterFailed:

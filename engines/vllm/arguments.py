@@ -89,7 +89,7 @@ def engine_args(options: VllmOptions, tensor_parallel_size: int, adapters: int =
     }
     arguments = {name: value for name, value in arguments.items() if value is not None}
     if adapters:
-        arguments |= _lora_arguments(adapters, options.max_lora_rank, is_cpu=is_cpu)
+        arguments |= _lora_arguments(adapters, options.max_lora_rank)
     _check_names(options.engine_args)
     arguments |= options.engine_args
     # The one section that vLLM takes as a dictionary on its command line, and here does not.
@@ -97,10 +97,11 @@ def engine_args(options: VllmOptions, tensor_parallel_size: int, adapters: int =
     return AsyncEngineArgs(**arguments)
 
 
-def _lora_arguments(adapters: int, max_rank: int | None, *, is_cpu: bool) -> dict[str, Any]:
+def _lora_arguments(adapters: int, max_rank: int | None) -> dict[str, Any]:
     # On the CPU vLLM looks the weights of each token up by the number of its adapter's slot, which is -1 for a token of
-    # the base model: in a step that has both, that is the last slot. One that nothing is ever put into holds zeros.
-    slots = adapters + 1 if is_cpu else adapters
+    # the base model: in a step that has both, that is the last slot. One that nothing is ever put into holds zeros. The
+    # kernels for GPUs leave such tokens out.
+    slots = adapters if current_platform.is_cuda_alike() else adapters + 1
     # As many in the host's memory as in slots: what vLLM would take out of it, it would load again in the middle of a
     # step, and die where that fails. Which are loaded is decided here (`engines.vllm.adapters`).
     arguments: dict[str, Any] = {"enable_lora": True, "max_loras": slots, "max_cpu_loras": slots}

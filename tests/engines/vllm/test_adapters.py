@@ -226,6 +226,18 @@ async def test_one_whose_files_come_later_is_tried_again(
     assert (await ask(engine, asking("late", max_tokens=2))).usage.completion_tokens == 2
 
 
+async def test_what_other_weights_made_of_a_prompt_is_not_found_again(engine: VllmEngine, folder: Path) -> None:
+    text = "count from 1 to 9 " * 40
+    before = await ids(engine, "three", text)
+    for name in ("one", "two"):
+        await ask(engine, asking(name, max_tokens=1))
+    shutil.rmtree(folder / "three")
+    adapter(folder, "three", seed=77)
+    replaced = await ask(engine, asking("three", text))
+    assert replaced.usage.cached_tokens == 0
+    assert list(replaced.choices[0].token_ids) != before
+
+
 async def test_nothing_is_left_behind(engine: VllmEngine) -> None:
     await eventually(lambda: engine.load() == Load(adapters=engine.load().adapters))
     assert len(engine.load().adapters) <= LOADED
