@@ -28,6 +28,7 @@ class ModelCard:
     Attributes:
         name: What clients ask for.
         aliases: Other names for it.
+        parent: Of a LoRA adapter, the name of its model.
         created_s: Unix time at which the router first knew it.
         ready: Its ready instances; of a model made of others, the ready ones of those.
         instances: All its instances, or others.
@@ -40,6 +41,7 @@ class ModelCard:
     ready: int
     instances: int
     capabilities: Capabilities
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Model:
         source: Its route, where it has instances; a provider's engine; or a fallback or pool of other models.
         aliases: Other names for it.
         created_s: Unix time at which this process first knew it.
+        parent: Of a LoRA adapter, the name of its model, whose instances answer; None: it is none.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Model:
     source: Engine
     aliases: tuple[str, ...] = ()
     created_s: int = field(default_factory=lambda: int(time.time()))
+    parent: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,6 +84,7 @@ class Model:
             ready=ready,
             instances=instances,
             capabilities=self.engine.capabilities,
+            parent=self.parent,
         )
 
     @property
@@ -88,8 +93,8 @@ class Model:
         return not isinstance(self.source, Route | Fallback)
 
     def instances(self) -> Sequence[Instance]:
-        """Its instances that are not gone, with their latest load; none where others answer for it."""
-        return self.source.instances() if isinstance(self.source, Route) else ()
+        """Its instances that are not gone, with their latest load; none where those of others answer for it."""
+        return self.source.instances() if isinstance(self.source, Route) and self.parent is None else ()
 
 
 class Fleet:

@@ -302,7 +302,7 @@ class FleetSettings(Settings):
     def _names_are_unique(self) -> Self:
         seen: set[str] = set()
         for model in self.models:
-            for name in (model.name, *model.aliases):
+            for name in model.names:
                 if name in seen:
                     raise ValueError(f"two models are called {name!r}")
                 seen.add(name)
@@ -310,7 +310,7 @@ class FleetSettings(Settings):
 
     @model_validator(mode="after")
     def _models_are_made_of_others(self) -> Self:
-        names = {name: model.name for model in self.models for name in (model.name, *model.aliases)}
+        names = {name: model.name for model in self.models for name in model.names}
         made_of: dict[str, list[str]] = {}
         for model in self.models:
             for member in () if isinstance(model, ModelSettings) else model.members:

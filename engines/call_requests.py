@@ -41,7 +41,7 @@ class CallRequest(RequestModel, Generic[Answer]):
         purpose: What a model does with it, for messages: it "does not make embeddings".
         runs_model: Whether it is work for the model, and so for the accelerator, rather than for its tokenizer.
         model: Name of the model.
-        session, instance, priority, tenant: As in `GenerateRequest`.
+        session, instance, priority, tenant, adapter: As in `GenerateRequest`.
     """
 
     capability: ClassVar[str]
@@ -53,6 +53,7 @@ class CallRequest(RequestModel, Generic[Answer]):
     instance: str | None = None
     priority: int = Field(0, ge=-100, le=100)
     tenant: TenantShare | None = None
+    adapter: str | None = None
 
     @property
     def cache_salt(self) -> str:

@@ -55,6 +55,7 @@ class Capabilities:
         resume: Can go on from generated token ids; whether one stream can, its `Started` says.
         vision, audio, documents: Which kinds of attachments it takes.
         guided: Can be held to a schema, regex, choice or grammar.
+        max_loras: How many LoRA adapters it has loaded at a time; 0: it has none.
     """
 
     generate: bool = True
@@ -71,6 +72,7 @@ class Capabilities:
     context_length: int = 0
     accelerator: str = "cpu"
     memory_bytes: int = 0
+    max_loras: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +85,14 @@ class Load:
         kv_use: Share of its KV cache in use, 0 to 1.
         lag_s: The longest that the event loop of its process stood still lately. No part of the comparison: it is
             different every time.
+        adapters: The LoRA adapters that it has loaded, by name.
     """
 
     running: int = 0
     queued: int = 0
     kv_use: float = 0.0
     lag_s: float = field(default=0.0, compare=False)
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

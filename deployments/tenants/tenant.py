@@ -85,7 +85,7 @@ class Tenant(Settings):
     Attributes:
         name: In metrics, logs and the names of its sessions.
         keys: Its keys: two while one replaces the other.
-        models: Names or aliases of the models that it may use; None: all.
+        models: Names or aliases of the models that it may use, or names of their adapters; None: all.
         scopes: What it may do.
         priority: Which priorities its requests may have. One that says none has the one nearest to 0.
         max_n: Most choices of a request; None: as the API has it.

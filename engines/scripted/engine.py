@@ -197,7 +197,7 @@ class ScriptedEngine(PushEngine):
             play.outcome = _killed(context)
             raise
         script = items if first is None else chain((first,), items)
-        player = _Player(self, play, sink, atoms(script, request), self._model or request.model)
+        player = _Player(self, play, sink, atoms(script, request), request.adapter or self._model or request.model)
         self._players[play] = player
         player.begin()
 

@@ -6,14 +6,24 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import TypeVar
 
+from engines.adapters.residency import AdapterUse, ResidentAdapters
 from engines.call_requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
 from engines.context import Context
 from engines.contract import Answers, Capabilities, Load, Progress, PushEngine, unsupported
-from engines.errors import Cancelled, ContextOverflow, EngineDead, InstanceLost, InvalidRequest, NotReady, Unsupported
-from engines.events import Started
+from engines.errors import (
+    AdapterFailed,
+    Cancelled,
+    ContextOverflow,
+    EngineDead,
+    InstanceLost,
+    InvalidRequest,
+    NotReady,
+    Unsupported,
+)
+from engines.events import Finished, Started
 from engines.registry import EngineSpec
 from engines.requests import GenerateRequest
-from engines.simulated.answer import call_prefix, writer
+from engines.simulated.answer import Writer, call_prefix, writer
 from engines.simulated.embedding import embeddings
 from engines.simulated.faults import Faults
 from engines.simulated.kv_cache import KVCache, block_hashes, root_hash
@@ -53,6 +63,7 @@ class SimulatedEngine(PushEngine):
             logprobs=True,
             resume=True,
             context_length=options.context_length,
+            max_loras=min(options.max_loras, len(spec.adapters)),
         )
         self._model = spec.model
         self._options = options
@@ -65,6 +76,13 @@ class SimulatedEngine(PushEngine):
         )
         self._clock = StepClock(options.step_time, options.speed)
         self._faults = Faults(options.faults)
+        self._adapters = ResidentAdapters(
+            [adapter.name for adapter in spec.adapters],
+            options.max_loras,
+            self._load_adapter,
+            _forget_adapter,
+            max(1, options.max_num_seqs // 4),
+        )
         self._streams: dict[SimulatedStream, None] = {}
         self._by_context: dict[Context, SimulatedStream] = {}
         self._arrivals = count()
@@ -109,6 +127,7 @@ class SimulatedEngine(PushEngine):
             loop.cancel()
             await asyncio.wait((loop,), timeout=timeout_s)
             self._thread.shutdown(wait=False, cancel_futures=True)
+        self._adapters.close(InstanceLost(f"The engine {self.name} was stopped.", instance=self.name))
         for stream in list(self._streams):
             stream.fail(InstanceLost(f"The engine {self.name} was stopped.", instance=self.name))
 
@@ -125,7 +144,7 @@ class SimulatedEngine(PushEngine):
             lambda: [(call_prefix(prompt, index), writer(request, prompt, index, context.id)) for index in range(n)],
             n * len(prompt),
         )
-        root = root_hash(request.cache_salt)
+        root = root_hash(request.cache_salt, request.adapter or "")
         hashes = await self._beside(lambda: block_hashes(prompt, self._options.block_size, root), len(prompt))
         if context.is_killed:
             raise Cancelled(f"The request {context.id} was killed.", instance=self.name)
@@ -135,7 +154,42 @@ class SimulatedEngine(PushEngine):
             for token_ids in request.resume.choices:
                 check_ids(token_ids, "resume.choices")
         await self._faults.arrives(prompt)
-        stream = SimulatedStream(self.name, context, sink, self._scheduler, self._ended)
+        started = Started(self.name, request.adapter or self._model, len(prompt), VOCABULARY, resumable=True)
+        use: AdapterUse | None = None
+        if request.adapter is not None:
+            try:
+                use = await self._adapters.use(request.adapter, context)
+            except Cancelled:
+                if context.is_killed:
+                    raise
+                sink.emit(started)
+                sink.emit(Finished.cancelled(n, self.name))
+                return
+        stream = SimulatedStream(self.name, context, sink, self._scheduler, lambda stream: self._ended(stream, use))
+        try:
+            sequences = self._sequences(stream, request, prompt, max_tokens, spoken, hashes, root)
+        except BaseException:
+            if use is not None:
+                use.release()
+            raise
+        self._faults.accepted(sequences, prompt)
+        self._streams[stream] = None
+        self._by_context[context] = stream
+        sink.emit(started)
+        stream.open(sequences)
+        self._work.set()
+
+    def _sequences(
+        self,
+        stream: SimulatedStream,
+        request: GenerateRequest,
+        prompt: list[int],
+        max_tokens: int,
+        spoken: list[tuple[str, Writer]],
+        hashes: list[int],
+        root: int,
+    ) -> list[Sequence]:
+        """The choices of a request, each where it goes on."""
         arrival = next(self._arrivals)
         sequences = []
         for index, ((prefix, words), resumed) in enumerate(zip(spoken, request.generated, strict=True)):
@@ -150,12 +204,7 @@ class SimulatedEngine(PushEngine):
                 output.feed(token_id)
             key = (request.priority, arrival, index)
             sequences.append(Sequence(key, stream, prompt, resumed, words, output, hashes, root))
-        self._faults.accepted(sequences, prompt)
-        self._streams[stream] = None
-        self._by_context[context] = stream
-        sink.emit(Started(self.name, self._model, len(prompt), VOCABULARY, resumable=True))
-        stream.open(sequences)
-        self._work.set()
+        return sequences
 
     @property
     def answers(self) -> Answers:
@@ -180,6 +229,9 @@ class SimulatedEngine(PushEngine):
         await asyncio.sleep(self._clock.step_s(tokens, 0, 0))
         if context.is_stopped:
             raise Cancelled(f"The request {context.id} was cancelled.", instance=self.name)
+        if request.adapter is not None:
+            (await self._adapters.use(request.adapter, context)).release()
+            inputs = [[*request.adapter.encode(), *ids] for ids in inputs]
         vectors = await embeddings(inputs, size)
         return Embeddings(vectors=vectors, dimension=size, prompt_tokens=tokens, engine=self.name)
 
@@ -208,12 +260,16 @@ class SimulatedEngine(PushEngine):
 
     def load(self) -> Load:
         """How busy it is now; each choice of a request counts."""
-        return Load(len(self._scheduler.running), len(self._scheduler.waiting), self._cache.use)
+        return Load(
+            len(self._scheduler.running), len(self._scheduler.waiting), self._cache.use, adapters=self._adapters.names
+        )
 
     def progress(self, context: Context) -> Progress | None:
         """How far the stream of this context is, in tokens computed; None where there is no such stream."""
         stream = self._by_context.get(context)
-        return stream.progress() if stream is not None else None
+        if stream is None:
+            return Progress(0, scheduled=False) if self._adapters.is_waiting(context) else None
+        return stream.progress()
 
     async def check_health(self) -> None:
         """Returns when it can work. Raises NotReady while it boots, EngineDead when it is finished."""
@@ -253,9 +309,17 @@ class SimulatedEngine(PushEngine):
             if output.reason is not None and not sequence.over:
                 sequence.stream.choice_ended(sequence)
 
-    def _ended(self, stream: SimulatedStream) -> None:
+    def _ended(self, stream: SimulatedStream, use: AdapterUse | None) -> None:
         del self._streams[stream]
         self._by_context.pop(stream.context, None)
+        if use is not None:
+            use.release()
+
+    async def _load_adapter(self, name: str) -> None:
+        if self._options.lora_load_s:
+            await asyncio.sleep(self._options.lora_load_s)
+        if name in self._options.broken_loras:
+            raise AdapterFailed(f"The adapter {name!r} cannot be loaded: it is broken.", instance=self.name)
 
     def _step_s(self, batch: list[tuple[Sequence, int]]) -> float:
         prefill_tokens = sequences = context_tokens = 0
@@ -308,6 +372,10 @@ class SimulatedEngine(PushEngine):
             raise self._dead
         if self._loop is None:
             raise NotReady(f"The engine {self.name} is not ready.", instance=self.name)
+
+
+async def _forget_adapter(_: str) -> None:
+    return None
 
 
 def _refuse_unsupported(request: GenerateRequest) -> None:

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+from vllm.lora.request import LoRARequest
 from vllm.pooling_params import PoolingParams
 
 from engines.call_requests import FLOAT_BYTES, Embeddings, EmbedRequest
 from engines.context import Context
 from engines.errors import Cancelled, InvalidRequest
+from engines.vllm.adapters import VllmAdapters
 from engines.vllm.failures import refusal
 from engines.vllm.rendering import Rendered, Rendering
 
@@ -20,10 +22,11 @@ _AT_ONCE = 16
 class Embedding:
     """Embeds with one model. The inputs of a request run side by side."""
 
-    def __init__(self, name: str, llm: Any, rendering: Rendering) -> None:
+    def __init__(self, name: str, llm: Any, rendering: Rendering, adapters: VllmAdapters) -> None:
         self._name = name
         self._llm = llm
         self._rendering = rendering
+        self._adapters = adapters
         self._numbers = 0
 
     async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
@@ -31,12 +34,24 @@ class Embedding:
 
         Raises:
             InvalidRequest: An input is too long, or the model cannot make vectors of that length.
+            AdapterFailed: Its adapter cannot be loaded.
             Cancelled: The context was stopped.
             EngineDead: The engine is finished.
         """
         # Before anything runs: a wrong parameter is wrong for all the inputs.
         params = self._params(request.dimensions)
         prompts = await self._prompts(request)
+        if request.adapter is None:
+            return await self._vectors(prompts, params, context, None)
+        lora, use = await self._adapters.use(request.adapter, context)
+        try:
+            return await self._vectors(prompts, params, context, lora)
+        finally:
+            use.release()
+
+    async def _vectors(
+        self, prompts: Sequence[Rendered], params: PoolingParams, context: Context, lora: LoRARequest | None
+    ) -> Embeddings:
         loop = asyncio.get_running_loop()
         tasks: list[asyncio.Task[bytes]] = []
 
@@ -49,7 +64,7 @@ class Embedding:
             for number, prompt in enumerate(prompts):
                 if context.is_stopped:
                     break
-                tasks.append(loop.create_task(self._vector(prompt, params, context)))
+                tasks.append(loop.create_task(self._vector(prompt, params, context, lora)))
                 if number % _AT_ONCE == _AT_ONCE - 1:
                     await asyncio.sleep(0)
             vectors = await asyncio.gather(*tasks)
@@ -110,9 +125,12 @@ class Embedding:
             await asyncio.sleep(0)
         return prompts
 
-    async def _vector(self, prompt: Rendered, params: PoolingParams, context: Context) -> bytes:
+    async def _vector(
+        self, prompt: Rendered, params: PoolingParams, context: Context, lora: LoRARequest | None
+    ) -> bytes:
         self._numbers += 1
-        outputs = self._llm.encode(prompt.engine_input, params.clone(), f"{context.id}-{self._numbers}")
+        id = f"{context.id}-{self._numbers}"
+        outputs = self._llm.encode(prompt.engine_input, params.clone(), id, lora_request=lora)
         try:
             async for output in outputs:
                 vector: bytes = output.outputs.data.to(torch.float32).numpy().astype("<f4", copy=False).tobytes()

@@ -2,18 +2,23 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
+from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from engines.adapters.residency import AdapterUse
 from engines.call_requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
 from engines.context import Context
 from engines.contract import Answers, Capabilities, Load, Progress, unsupported
 from engines.errors import Cancelled, EngineDead, EngineFailed, Unsupported
-from engines.events import Started
+from engines.events import Finished, Started
+from engines.registry import EngineSpec
 from engines.requests import GenerateRequest
 from engines.sink import Sink
+from engines.vllm.adapters import VllmAdapters
 from engines.vllm.arguments import chat_template, child_environment, engine_args
 from engines.vllm.embedding import Embedding
 from engines.vllm.failures import refusal
@@ -42,16 +47,16 @@ class Runtime:
     def __init__(
         self,
         name: str,
-        model: str,
+        spec: EngineSpec,
         options: VllmOptions,
-        tensor_parallel_size: int,
         processes: ProcessTree,
     ) -> None:
         self._name = name
-        self._model = model
+        self._model = spec.model
         self._options = options
         template = chat_template(options)
-        args = engine_args(options, tensor_parallel_size)
+        self._max_loras = min(options.max_loras, len(spec.adapters))
+        args = engine_args(options, spec.tensor_parallel_size, self._max_loras)
         check_core()
         self._gauges = Gauges()
         with child_environment(options), processes.starting(), core_ends_with_host():
@@ -65,7 +70,9 @@ class Runtime:
         self._parsing = Parsing(self._llm, options, self._rendering.online.parser)
         self._sampling = SamplingMapper(self._config)
         self._grammars = Grammars(self._llm.vllm_config, self._llm.renderer.tokenizer, options)
-        self._embedding = Embedding(name, self._llm, self._rendering)
+        # What waits for its adapter has its place at the gate: most of those are for requests that can run.
+        self._adapters = VllmAdapters(self._llm, spec.adapters, options, self._max_loras, max(1, self.slots // 4))
+        self._embedding = Embedding(name, self._llm, self._rendering, self._adapters)
         self._rendering.online.warmup()
         self._tasks: tuple[str, ...] = ()
         self._streams: set[VllmStream] = set()
@@ -77,6 +84,7 @@ class Runtime:
         await self._prepare_workers()
         self._tasks = await self._llm.get_supported_tasks()
         self._frontend.listen()
+        await self._adapters.look()
         self.capabilities = self._capabilities()
 
     @property
@@ -96,16 +104,19 @@ class Runtime:
 
     def progress(self, context: Context) -> Progress | None:
         """How far the stream of this context is, in tokens computed; None where there is no such stream."""
+        if self._adapters.is_waiting(context):
+            return Progress(0, scheduled=False)
         return self._progress.of(context)
 
     def load(self) -> Load:
         """How busy it is."""
-        return self._gauges.load(self._frontend.requests)
+        return replace(self._gauges.load(self._frontend.requests), adapters=self._adapters.resident)
 
     def end_streams(self, error: EngineDead) -> None:
         """Fails every stream with this error, and stops listening to the engine."""
         for stream in list(self._streams):
             stream.fail(error)
+        self._adapters.close(error)
         self._progress.close()
         self._frontend.stop_listening()
 
@@ -118,19 +129,46 @@ class Runtime:
         """Answers into a sink; returns once the request is accepted. Raises a PenstockError before that."""
         if not self.capabilities.generate:
             raise Unsupported(f"The model {request.model!r} does not generate.", param="model")
-        task = asyncio.current_task()
-        assert task is not None
-        cancelled = task.cancelling()
         self._grammars.check(request.sampling.guided)
+        cancels = _cancels()
         rendered = await self._rendering.generate(request)
-        core = await self._core_request(request, rendered, context)
+        _notice_cancel(cancels)
+        name = request.adapter or self._model
+        started = Started(self._name, name, len(rendered.token_ids), self._vocabulary, resumable=True)
+        lora, use = None, None
+        if request.adapter is not None:
+            try:
+                lora, use = await self._adapters.use(request.adapter, context)
+            except Cancelled:
+                if context.is_killed:
+                    raise
+                sink.emit(started)
+                sink.emit(Finished.cancelled(request.sampling.n, self._name))
+                return
+        try:
+            await self._begin(request, context, sink, rendered, started, lora, use)
+        except BaseException:
+            if use is not None:
+                use.release()
+            raise
+
+    async def _begin(
+        self,
+        request: GenerateRequest,
+        context: Context,
+        sink: Sink,
+        rendered: Rendered,
+        started: Started,
+        lora: LoRARequest | None,
+        use: AdapterUse | None,
+    ) -> None:
+        """Hands a rendered request to the core; its adapter is in use until its stream has ended."""
+        cancels = _cancels()
+        core = await self._core_request(request, rendered, context, lora)
+        _notice_cancel(cancels)
         self._check_resume(request)
-        if task.cancelling() > cancelled:
-            # VLLM renders under `asyncio.wait_for`, which in Python 3.11 loses a cancel that comes with the result.
-            raise asyncio.CancelledError
         if context.is_killed:
             raise Cancelled("The request was cancelled.")
-        started = Started(self._name, self._model, len(rendered.token_ids), self._vocabulary, resumable=True)
         choices = self._parsing.choices(request, rendered)
         stream = VllmStream(
             started,
@@ -138,7 +176,7 @@ class Runtime:
             sink,
             context,
             abort=lambda: self._frontend.abort_soon(stream),
-            release=self._release,
+            release=lambda stream: self._release(stream, use),
         )
         starts = await self._starts(core, request, choices)
         if not starts:
@@ -178,7 +216,9 @@ class Runtime:
         except Exception as error:
             raise EngineFailed(f"vLLM could not boot {self._options.model!r}: {error}") from error
 
-    async def _core_request(self, request: GenerateRequest, rendered: Rendered, context: Context) -> EngineCoreRequest:
+    async def _core_request(
+        self, request: GenerateRequest, rendered: Rendered, context: Context, lora: LoRARequest | None
+    ) -> EngineCoreRequest:
         """The request as vLLM's core takes it, validated."""
         sampling = request.sampling
         param: str = request.kind
@@ -186,7 +226,8 @@ class Runtime:
         try:
             max_tokens = self._sampling.max_tokens(sampling, len(rendered.token_ids), prompt=param)
             params = self._sampling.params(sampling, max_tokens, **rendered.overrides)
-            arguments = (context.id, rendered.engine_input, params, self._tasks)
+            # The fifth is the time of its arrival: now.
+            arguments = (context.id, rendered.engine_input, params, self._tasks, None, lora)
             if params.structured_outputs is None:
                 return process.process_inputs(*arguments)
             param = guided_field(sampling.guided) if sampling.guided is not None else "tools"
@@ -226,9 +267,11 @@ class Runtime:
             starts[index] = start
         return starts
 
-    def _release(self, stream: VllmStream) -> None:
+    def _release(self, stream: VllmStream, use: AdapterUse | None) -> None:
         self._streams.discard(stream)
         self._progress.discard(stream)
+        if use is not None:
+            use.release()
 
     def _capabilities(self) -> Capabilities:
         generate = "generate" in self._tasks
@@ -245,6 +288,21 @@ class Runtime:
             logprobs=generate,
             resume=generate,
             context_length=self._config.max_model_len,
+            max_loras=self._max_loras,
             accelerator="cpu" if is_cpu else current_platform.get_device_name(),
             memory_bytes=0 if is_cpu else ranks * current_platform.get_device_total_memory(),
         )
+
+
+def _cancels() -> int:
+    """How often the running task was asked to end."""
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancelling()
+
+
+def _notice_cancel(before: int) -> None:
+    """Ends the task that was asked to since then."""
+    # VLLM renders under `asyncio.wait_for`, which in Python 3.11 loses a cancel that comes with the result.
+    if _cancels() > before:
+        raise asyncio.CancelledError

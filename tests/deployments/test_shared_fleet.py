@@ -94,16 +94,17 @@ async def test_a_wrong_dict_names_the_field(fleet: FleetHandle, shared_fleet: An
 async def test_errors_arrive_as_they_were_raised(fleet: FleetHandle) -> None:
     with pytest.raises(ModelNotFound) as caught:
         await fleet.complete({"model": "nope", "prompt": "x"})
-    assert caught.value.served == ("echo", "parrot", "org/slow")
+    assert caught.value.served == ("echo", "parrot", "org/slow", "mimic")
     with pytest.raises(InstanceNotFound) as missing:
         await anext(aiter(fleet.generate({**ECHO, "instance": "echo-none"})))
     assert missing.value.param == "instance"
 
 
 async def test_who_serves_what(fleet: FleetHandle) -> None:
-    assert [(card.name, card.aliases, card.ready) for card in await fleet.models()] == [
-        ("echo", ("parrot",), 3),
-        ("org/slow", (), 1),
+    assert [(card.name, card.aliases, card.parent, card.ready) for card in await fleet.models()] == [
+        ("echo", ("parrot",), None, 3),
+        ("org/slow", (), None, 1),
+        ("mimic", (), "echo", 3),
     ]
     instances = await fleet.instances()
     assert Counter(instance.model for instance in instances) == {"echo": 3, "org/slow": 1}
@@ -111,6 +112,12 @@ async def test_who_serves_what(fleet: FleetHandle) -> None:
     for instance in instances:
         if instance.model == "echo":
             assert (await fleet.complete({**ECHO, "instance": instance.id})).engine == instance.id
+
+
+async def test_an_adapter_answers_under_its_name(fleet: FleetHandle) -> None:
+    completion = await fleet.complete({**ECHO, "model": "mimic"})
+    assert completion.model == "mimic"
+    assert completion.engine in {instance.id for instance in await fleet.instances() if instance.model == "echo"}
 
 
 async def test_a_burst_spreads_over_the_instances(fleet: FleetHandle) -> None:

@@ -34,7 +34,7 @@ def _model(name: str, card: ModelCard) -> dict[str, Any]:
         "created": card.created_s,
         "owned_by": "penstock",
         "root": card.name,
-        "parent": None,
+        "parent": card.parent,
         "max_model_len": card.capabilities.context_length or None,
         "capabilities": asdict(card.capabilities),
         "permission": [],

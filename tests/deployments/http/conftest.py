@@ -90,11 +90,13 @@ async def serving_one(
     *,
     engines: list[Engine] | None = None,
     aliases: dict[str, str] | None = None,
+    adapters: dict[str, str] | None = None,
     database: DatabaseSettings | None = None,
     **settings: Any,
 ) -> AsyncIterator[Served]:
     engine = ScriptedEngine("demo-0", script=script)
-    fleet = LocalFleet({"demo": engines if engines is not None else [engine]}, aliases, RoutingSettings(inhibit_s=0))
+    models = {"demo": engines if engines is not None else [engine]}
+    fleet = LocalFleet(models, aliases, RoutingSettings(inhibit_s=0), adapters=adapters)
     await fleet.start()
     metrics = Metrics()
     http = HttpSettings(port=0, **settings)

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -10,23 +11,26 @@ import pytest_asyncio
 from engines.call_requests import EmbedRequest, TokenizeRequest
 from engines.context import Context
 from engines.contract import Load
-from engines.errors import Cancelled, ContextOverflow, InvalidRequest, Unsupported
+from engines.errors import AdapterFailed, Cancelled, ContextOverflow, InvalidRequest, Unsupported
 from engines.vllm.engine import VllmEngine
 from tests.engines.vllm.asking import Recorder, counting, eventually
 from tests.engines.vllm.booted import booted
+from tests.engines.vllm.tiny_adapters import adapter
 from tests.turns import no_turn_is_longer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def engine() -> AsyncIterator[VllmEngine]:
+async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmEngine]:
+    folder = tmp_path_factory.mktemp("adapters")
+    adapters = [adapter(folder, "one", seed=1), adapter(folder, "two", seed=2), adapter(folder, "torn", inputs=64)]
     options = {"model": "demo", "runner": "pooling", "convert": "embed", "max_model_len": 512, "enforce_eager": True}
-    async with booted("pooling-0", kv_cache_bytes=64 * 2**20, **options) as engine:
+    async with booted("pooling-0", adapters, kv_cache_bytes=64 * 2**20, **options) as engine:
         yield engine
 
 
-def request(*inputs: str | list[int], **fields: int) -> EmbedRequest:
+def request(*inputs: str | list[int], **fields: Any) -> EmbedRequest:
     return EmbedRequest.model_validate({"model": "demo", "inputs": inputs} | fields)
 
 
@@ -45,6 +49,20 @@ async def test_texts_and_ids_say_the_same(engine: VllmEngine) -> None:
     assert by_ids == pytest.approx(made.floats(0), abs=1e-2)
     assert made.floats(0) != pytest.approx(made.floats(1), abs=1e-2)
     assert math.hypot(*by_ids) == pytest.approx(1.0, abs=1e-2)
+
+
+async def test_each_adapter_makes_its_own_vectors_whoever_shares_its_steps(engine: VllmEngine) -> None:
+    texts = [f"the cat and the dog {number}" for number in range(4)]
+    asked = [request(*texts, adapter=name) for name in (None, "one", "two")]
+    alone = [await embed(engine, one) for one in asked]
+    together = await asyncio.gather(*(embed(engine, one) for one in asked))
+    for vectors, again in zip(alone, together, strict=True):
+        assert again == [pytest.approx(vector, abs=5e-2) for vector in vectors]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert alone[first][0] != pytest.approx(alone[second][0], abs=0.1)
+    with pytest.raises(AdapterFailed, match="'torn' cannot be loaded"):
+        await embed(engine, request("x", adapter="torn"))
+    assert await embed(engine, request(texts[0])) == [pytest.approx(alone[0][0], abs=5e-2)]
 
 
 async def test_its_steps_show_that_it_works(engine: VllmEngine) -> None:
