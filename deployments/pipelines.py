@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from deployments.fill_in_the_middle import FillInTheMiddle
 from deployments.fleet import Model
 from deployments.fleet_settings import FleetSettings
 from deployments.model_settings import AttachmentSettings, FallbackSettings, ModelSettings, PoolSettings
@@ -56,7 +57,14 @@ def build_models(settings: FleetSettings, routes: Mapping[str, Route], report: R
                 operator.report = partial(report, model.name)
             behind = source(model)
             around = link(Attachments(_reader(model.attachments)), *operators, behind)
-            built[model.name] = Model(model.name, around, behind, tuple(model.aliases))
+            template = model.fill_in_the_middle
+            built[model.name] = Model(
+                model.name,
+                around,
+                behind,
+                tuple(model.aliases),
+                fill_in_the_middle=None if template is None else FillInTheMiddle.parse(template),
+            )
         return built[model.name]
 
     return [build(model) for model in settings.models]
