@@ -74,32 +74,33 @@ class KeptChatCompletions(TenantRows):
     ) -> None:
         super().__init__(database, CHAT_COMPLETIONS, CHAT_COMPLETION_TENANTS, is_id, keep_s, tenant_bytes, clock)
 
-    async def keep(self, completion: KeptChatCompletion, model: str, messages: str, tenant: str) -> None:
+    async def keep(self, completion: KeptChatCompletion, model: str, messages: Sequence[str], tenant: str) -> None:
         """Stores a completion.
 
         Args:
             completion: The completion.
             model: The name of its model.
-            messages: Those that it answers, as JSON text.
+            messages: Those that it answers, each as JSON text in one line.
             tenant: Whose it is.
 
         Raises:
             DatabaseUnavailable: The database does not answer.
         """
-        metadata = json.dumps(completion.metadata)
+        metadata, said = json.dumps(completion.metadata), "\n".join(messages)
         listed = len(completion.completion) + len(metadata)
         row = {
             "id": completion.id,
+            "model": model,
             "completion": completion.completion,
             "metadata": metadata,
-            "messages": messages,
+            "messages": said,
             "listed_bytes": listed,
         }
 
         async def label(connection: AsyncConnection) -> None:
             await _label(connection, completion.id, _labels(tenant, model, completion.metadata))
 
-        await self._insert(row, tenant, listed + len(messages), label)
+        await self._insert(row, tenant, listed + len(said), label)
 
     async def find(self, ids: Collection[str], tenant: str) -> dict[str, KeptChatCompletion]:
         """Those of some completions that are stored, by id.
@@ -114,8 +115,8 @@ class KeptChatCompletions(TenantRows):
             for row in await self._all(query)
         }
 
-    async def messages(self, id: str, tenant: str) -> str:
-        """The messages that a completion answers, as JSON text.
+    async def messages(self, id: str, tenant: str) -> Sequence[str]:
+        """The messages that a completion answers, each as JSON text.
 
         Raises:
             ChatCompletionNotFound: It is not stored.
@@ -124,8 +125,8 @@ class KeptChatCompletions(TenantRows):
         rows = await self._all(select(CHAT_COMPLETIONS.c.messages).where(self._are([id], tenant)))
         if not rows:
             raise ChatCompletionNotFound(id)
-        found: str = rows[0].messages
-        return found
+        said: str = rows[0].messages
+        return said.split("\n")
 
     async def list(
         self,
@@ -159,7 +160,7 @@ class KeptChatCompletions(TenantRows):
         query = query.order_by(columns.id.desc() if is_descending else columns.id.asc()).limit(most)
         return [(row.id, row.listed_bytes) for row in await self._all(query)]
 
-    async def note(self, id: str, metadata: Mapping[str, str], model: str, tenant: str) -> None:
+    async def note(self, id: str, metadata: Mapping[str, str], tenant: str) -> None:
         """Notes other metadata on a completion, in place of what there was.
 
         Raises:
@@ -170,15 +171,16 @@ class KeptChatCompletions(TenantRows):
 
         async def work(connection: AsyncConnection) -> bool:
             columns = CHAT_COMPLETIONS.c
-            query = select(columns.metadata, columns.listed_bytes, columns.bytes).where(self._are([id], tenant))
-            row = (await connection.execute(query.with_for_update())).one_or_none()
+            query = select(columns.model, columns.metadata, columns.listed_bytes, columns.bytes)
+            query = query.where(self._are([id], tenant)).with_for_update()
+            row = (await connection.execute(query)).one_or_none()
             if row is None:
                 return False
             more = len(text) - len(row.metadata)
             sizes = {"listed_bytes": row.listed_bytes + more, "bytes": row.bytes + more}
             await connection.execute(update(CHAT_COMPLETIONS).where(columns.id == id).values(metadata=text, **sizes))
             await connection.execute(delete(LABELS).where(LABELS.c.completion == id))
-            await _label(connection, id, _labels(tenant, model, metadata))
+            await _label(connection, id, _labels(tenant, row.model, metadata))
             await self._count(connection, tenant, more)
             return True
 

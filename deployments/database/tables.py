@@ -72,7 +72,9 @@ CHAT_COMPLETIONS = Table(
     # In the order of their ids they were made.
     Column("id", String(64), primary_key=True),
     Column("tenant", Text, nullable=False),
-    # All as JSON: the completion as clients read it, without its metadata; that; and the messages that it answers.
+    Column("model", Text, nullable=False),
+    # All as JSON: the completion as clients read it, without its metadata; that; and the messages that it answers, one
+    # a line.
     Column("completion", Text, nullable=False),
     Column("metadata", Text, nullable=False),
     Column("messages", Text, nullable=False),

@@ -1,6 +1,7 @@
 """A chat completion that is being made, on its way into the database."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deployments.database.kept_chat_completions import KeptChatCompletion, KeptChatCompletions, new_id
@@ -11,6 +12,7 @@ from deployments.http.server.long_answer import pieces_of, whole
 from deployments.http.server.validation import parse_body
 from engines.completion import Completion, CompletionBuilder
 from engines.events import Event
+from engines.turns import Turns
 
 _ASKED = ("tool_choice", "seed", "top_p", "temperature", "presence_penalty", "frequency_penalty", "response_format")
 """What a stored completion says of its request, besides its tools and who its user was."""
@@ -25,7 +27,7 @@ class ChatKeeper:
         body: Its body.
         metadata: What its client notes on it.
         asked: What is said of the request, as JSON text.
-        messages: Those of the request, likewise.
+        messages: Those of the request, each as JSON text.
 
     Attributes:
         id: The completion's.
@@ -38,7 +40,7 @@ class ChatKeeper:
         body: ChatBody,
         metadata: Mapping[str, str],
         asked: str,
-        messages: str,
+        messages: Sequence[str],
     ) -> None:
         # The client names its requests as it likes, and no two completions may have one id.
         self.id = new_id()
@@ -87,7 +89,7 @@ async def chat_keeper(exchange: Exchange, body: ChatBody, data: Mapping[str, Any
     storage.database.check()
     # As text they take a tenth of the memory, for as long as the answer takes.
     asked = await whole(pieces_of(_asked(exchange, data)))
-    messages = await whole(pieces_of(_messages(data["messages"])))
+    messages = await _messages(data["messages"])
     return ChatKeeper(storage.chat_completions, exchange, body, metadata, asked, messages)
 
 
@@ -101,10 +103,19 @@ def _asked(exchange: Exchange, data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _messages(messages: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Messages as a list of them has them, but for their ids."""
+async def _messages(messages: Sequence[Mapping[str, Any]]) -> Sequence[str]:
+    """Messages as a list of them has them, but for their ids: whoever lists them goes on after one by that."""
+    texts: list[str] = []
+    turns = Turns()
     for message in messages:
         content = message.get("content")
         parts = content if isinstance(content, list) else None
-        text = None if parts is not None else content
-        yield {**message, "content": text, "content_parts": parts, "refusal": message.get("refusal")}
+        said = {name: value for name, value in message.items() if name != "id"}
+        said |= {
+            "content": None if parts is not None else content,
+            "content_parts": parts,
+            "refusal": message.get("refusal"),
+        }
+        texts.append(json.dumps(said))
+        await turns.pause()
+    return texts

@@ -13,7 +13,7 @@ from deployments.database.kept_chat_completions import (
     is_id,
 )
 from deployments.http.openai.chat_body import NoteBody
-from deployments.http.openai_common.pages import ends, page_asked
+from deployments.http.openai_common.pages import page_asked, page_text
 from deployments.http.server.bodies import BodyRoom
 from deployments.http.server.exchange import Exchange, json_response
 from deployments.http.server.validation import parse_body
@@ -44,9 +44,9 @@ async def list_stored(exchange: Exchange) -> web.StreamResponse:
     with exchange.services.bodies.room() as room:
         room.grow_to(sum(size for _, size in there[: len(ids)]))
         found = await kept.find(ids, tenant)
-        texts = [_written(found[id]) for id in ids if id in found]
-        tail = json.dumps(ends([id for id in ids if id in found], has_more=len(ids) < len(there)))
-        return json_response(f'{{"object": "list", "data": [{", ".join(texts)}], {tail[1:]}')
+        # One may have been deleted meanwhile.
+        left = [id for id in ids if id in found]
+        return json_response(page_text([_written(found[id]) for id in left], left, has_more=len(ids) < len(there)))
 
 
 async def retrieve(exchange: Exchange) -> web.StreamResponse:
@@ -70,8 +70,7 @@ async def note(exchange: Exchange) -> web.StreamResponse:
     metadata = parse_body(NoteBody, await exchange.body()).metadata or {}
     with exchange.services.bodies.room() as room:
         found = await _found(exchange, room)
-        model = json.loads(found.completion)["model"]
-        await _kept(exchange).note(found.id, metadata, model, exchange.tenant.name)
+        await _kept(exchange).note(found.id, metadata, exchange.tenant.name)
         return json_response(_written(KeptChatCompletion(found.id, found.completion, metadata)))
 
 
@@ -99,10 +98,12 @@ async def messages(exchange: Exchange) -> web.StreamResponse:
     kept, tenant = _kept(exchange), exchange.tenant.name
     with exchange.services.bodies.room() as room:
         room.grow_to(await kept.bytes([id], tenant))
-        said = json.loads(await kept.messages(id, tenant))
-        # Whatever a client has called its messages: who lists them goes on after one, by its id.
-        named = [{**message, "id": f"{id}-{index}"} for index, message in enumerate(said)]
-        return json_response(json.dumps(page.of(named, "chat completion")))
+        said = await kept.messages(id, tenant)
+        places, has_more = page.of([f"{id}-{place}" for place in range(len(said))], "chat completion")
+        ids = [f"{id}-{place}" for place in places]
+        # They may be megabytes, and are no more than passed on.
+        texts = [f'{said[place][:-1]}, "id": "{named}"}}' for place, named in zip(places, ids, strict=True)]
+        return json_response(page_text(texts, ids, has_more=has_more))
 
 
 def _kept(exchange: Exchange) -> KeptChatCompletions:

@@ -1,8 +1,9 @@
 """Lists that are read page by page: what a query asks for, and how a page is written."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from deployments.http.server.exchange import Exchange
 from deployments.http.server.query import number
@@ -30,21 +31,25 @@ class Page:
     order: Order
     after: str | None
 
-    def of(self, items: Sequence[dict[str, Any]], where: str) -> dict[str, Any]:
-        """The page of a list, as clients read it.
+    def of(self, ids: Sequence[str], where: str) -> tuple[Sequence[int], bool]:
+        """Where the items of the page are, and whether others follow.
 
         Args:
-            items: All of them, the first one first, each with its `id`.
+            ids: Those of all items, the first one first.
             where: What they are in, in an error.
 
         Raises:
             InvalidRequest: None of them is that of `after`.
         """
-        ordered = items if self.order == "asc" else items[::-1]
-        rest = ordered if self.after is None else _after(ordered, self.after, where)
-        page = rest[: self.limit]
-        ids = [item["id"] for item in page]
-        return {"object": "list", "data": list(page), **ends(ids, has_more=len(rest) > self.limit)}
+        places = range(len(ids)) if self.order == "asc" else range(len(ids) - 1, -1, -1)
+        if self.after is not None:
+            try:
+                before = ids.index(self.after)
+            except ValueError:
+                message = f"after: there is no item {self.after[:64]!r} in this {where}."
+                raise InvalidRequest(message, param="after") from None
+            places = places[places.index(before) + 1 :]
+        return places[: self.limit], len(places) > self.limit
 
 
 def page_asked(exchange: Exchange, usual_order: Order) -> Page:
@@ -60,13 +65,13 @@ def page_asked(exchange: Exchange, usual_order: Order) -> Page:
     return Page(number(exchange, "limit", _USUAL, 1, _MOST), _ORDERS[given], query.get("after"))
 
 
-def ends(ids: Sequence[str], *, has_more: bool) -> dict[str, Any]:
-    """What a page says of itself, given the ids in it."""
-    return {"first_id": ids[0] if ids else "", "last_id": ids[-1] if ids else "", "has_more": has_more}
+def page_text(items: Sequence[str], ids: Sequence[str], *, has_more: bool) -> str:
+    """A page as clients read it.
 
-
-def _after(items: Sequence[dict[str, Any]], id: str, where: str) -> Sequence[dict[str, Any]]:
-    for index, item in enumerate(items):
-        if item["id"] == id:
-            return items[index + 1 :]
-    raise InvalidRequest(f"after: there is no item {id[:64]!r} in this {where}.", param="after")
+    Args:
+        items: What is on it, as JSON texts.
+        ids: The id of each.
+        has_more: Whether others follow.
+    """
+    ends = {"first_id": ids[0] if ids else "", "last_id": ids[-1] if ids else "", "has_more": has_more}
+    return f'{{"object": "list", "data": [{", ".join(items)}], {json.dumps(ends)[1:]}'

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from aiohttp import web
 
 from deployments.database.kept_responses import KeptResponse, ResponseNotFound
-from deployments.http.openai_common.pages import page_asked
+from deployments.http.openai_common.pages import page_asked, page_text
 from deployments.http.responses.rhythm import replayed
 from deployments.http.responses.said import stored_responses
 from deployments.http.server.answer import open_events
@@ -76,7 +76,11 @@ async def input_items(exchange: Exchange) -> web.StreamResponse:
     page = page_asked(exchange, "desc")
     with exchange.services.bodies.room() as room:
         found = await _found(exchange, room)
-        return json_response(json.dumps(page.of(json.loads(found.input), "input")))
+        items = json.loads(found.input)
+        places, has_more = page.of([item["id"] for item in items], "input")
+        listed = [items[place] for place in places]
+        texts = [json.dumps(item) for item in listed]
+        return json_response(page_text(texts, [item["id"] for item in listed], has_more=has_more))
 
 
 async def _found(exchange: Exchange, room: BodyRoom) -> KeptResponse:

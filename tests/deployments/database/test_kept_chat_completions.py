@@ -31,7 +31,7 @@ class Kept:
 
     async def keep(self, tenant: str = "team") -> str:
         id = new_id()
-        await self.store.keep(KeptChatCompletion(id, "{}", {"a": "b"}), "demo", "[]", tenant)
+        await self.store.keep(KeptChatCompletion(id, "{}", {"a": "b"}), "demo", ["{}"], tenant)
         return id
 
     async def found(self, tenant: str = "team", **metadata: str) -> set[str]:
@@ -80,7 +80,7 @@ async def test_what_goes_is_counted_and_takes_its_labels_along(storage: Storage)
     await kept.store.delete(first, "team")
     assert (await kept.counted(), await kept.found(a="b")) == ({"team": ROW}, {second})
     kept.now_s += 101
-    for gone in (kept.store.delete(second, "team"), kept.store.note(second, {}, "demo", "team")):
+    for gone in (kept.store.delete(second, "team"), kept.store.note(second, {}, "team")):
         with pytest.raises(ChatCompletionNotFound):
             await gone
     assert await kept.found() == set()
@@ -92,13 +92,13 @@ async def test_what_goes_is_counted_and_takes_its_labels_along(storage: Storage)
 async def test_what_is_noted_counts(storage: Storage) -> None:
     kept = Kept(storage)
     id = await kept.keep()
-    await kept.store.note(id, {"a": "c" * 11}, "demo", "team")
+    await kept.store.note(id, {"a": "c" * 11}, "team")
     assert await kept.counted() == {"team": ROW + 10}
     assert (await kept.found(a="b"), await kept.found(a="c" * 11)) == (set(), {id})
-    await kept.store.note(id, {}, "demo", "team")
+    await kept.store.note(id, {}, "team")
     assert await kept.counted() == {"team": ROW - 8}
     with pytest.raises(ChatCompletionNotFound):
-        await kept.store.note(id, {}, "demo", "other")
+        await kept.store.note(id, {}, "other")
     await storage.database.stop()
 
 
@@ -111,9 +111,9 @@ async def test_a_tenant_fills_its_own_share_alone(storage: Storage) -> None:
         kept.now_s += 1
     assert await kept.found() == set(ids[2:])
     # Notes take of it, too.
-    await kept.store.note(ids[-1], {"a": "c"}, "demo", "team")
+    await kept.store.note(ids[-1], {"a": "c"}, "team")
     assert await kept.found() == set(ids[2:])
-    await kept.store.note(ids[-1], {"a": "cc"}, "demo", "team")
+    await kept.store.note(ids[-1], {"a": "cc"}, "team")
     assert await kept.found() == set(ids[3:])
     assert await kept.found("other") == {others}
     await kept.counted()
@@ -133,7 +133,7 @@ async def test_replicas_keep_note_remove_and_expire_at_the_same_time(settings: D
         work = (
             kept.store._sweep,
             lambda: kept.store.delete(id, tenant),
-            lambda: kept.store.note(id, {"a": "c" * number}, "demo", tenant),
+            lambda: kept.store.note(id, {"a": "c" * number}, tenant),
         )[number % 3 - number // 30]
         try:
             await work()

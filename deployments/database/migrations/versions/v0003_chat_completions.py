@@ -13,6 +13,7 @@ def upgrade() -> None:
         "chat_completions",
         sa.Column("id", sa.String(64), primary_key=True),
         sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("model", sa.Text, nullable=False),
         sa.Column("completion", sa.Text, nullable=False),
         sa.Column("metadata", sa.Text, nullable=False),
         sa.Column("messages", sa.Text, nullable=False),
