@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deployments.database.database import Database
@@ -152,12 +152,24 @@ class KeptChatCompletions(TenantRows):
             DatabaseUnavailable: The database does not answer.
         """
         columns = CHAT_COMPLETIONS.c
-        query = select(columns.id, columns.listed_bytes).where(self._of(tenant))
-        for label in _labels(tenant, model, metadata):
-            query = query.where(columns.id.in_(select(LABELS.c.completion).where(LABELS.c.label == label)))
+        key: ColumnElement[str] = columns.id
+        # A database is not to go by the order in which they expire, nor, where there is a label, by that of all.
+        is_there = columns.expires_at + 0.0 > self._clock()
+        query = select(columns.id, columns.listed_bytes)
+        labels = _labels(tenant, model, metadata)
+        if labels:
+            # What has a label stands in its index in the order of ids, so that a page is read and no more.
+            key = LABELS.c.completion
+            query = query.join(LABELS, key == columns.id).where(LABELS.c.label == labels[0])
+            query = query.where(is_there, func.coalesce(columns.tenant, "") == tenant)
+        else:
+            query = query.where(is_there, columns.tenant == tenant)
+        for label in labels[1:]:
+            other = LABELS.alias()
+            query = query.where(exists().where(other.c.completion == key, other.c.label == label))
         if after is not None:
-            query = query.where(columns.id < after if is_descending else columns.id > after)
-        query = query.order_by(columns.id.desc() if is_descending else columns.id.asc()).limit(most)
+            query = query.where(key < after if is_descending else key > after)
+        query = query.order_by(key.desc() if is_descending else key.asc()).limit(most)
         return [(row.id, row.listed_bytes) for row in await self._all(query)]
 
     async def note(self, id: str, metadata: Mapping[str, str], tenant: str) -> None:
