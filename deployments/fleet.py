@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from actors.directory.known_instance import Instance
+from deployments.fill_in_the_middle import FillInTheMiddle
 from deployments.routing.route import Route
 from deployments.routing.router import PushRouter
 from engines.contract import Capabilities, Engine
@@ -33,6 +34,7 @@ class ModelCard:
         ready: Its ready instances; of a model made of others, the ready ones of those.
         instances: All its instances, or others.
         capabilities: Those of its instances; the default ones until one is ready.
+        fill_in_the_middle: Whether it completes texts that have a suffix, too.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ModelCard:
     instances: int
     capabilities: Capabilities
     parent: str | None = None
+    fill_in_the_middle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Model:
         aliases: Other names for it.
         created_s: Unix time at which this process first knew it.
         parent: Of a LoRA adapter, the name of its model, whose instances answer; None: it is none.
+        fill_in_the_middle: How it is shown the text before a gap and after it; None: it fills none.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Model:
     aliases: tuple[str, ...] = ()
     created_s: int = field(default_factory=lambda: int(time.time()))
     parent: str | None = None
+    fill_in_the_middle: FillInTheMiddle | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,6 +90,7 @@ class Model:
             instances=instances,
             capabilities=self.engine.capabilities,
             parent=self.parent,
+            fill_in_the_middle=self.fill_in_the_middle is not None,
         )
 
     @property

@@ -156,16 +156,24 @@ class RealtimeSettings(Settings):
     max_kept_bytes_per_tenant: int = Field(2**30, ge=1024)
 
 
-class ResponsesSettings(Settings):
-    """Responses of the Responses API that are stored, which takes a database.
+class StoredSettings(Settings):
+    """What is stored because its client asks for that, which takes a database.
 
     Attributes:
-        keep_s: How long a response is kept; 30 days.
-        max_kept_bytes_per_tenant: What is kept of one tenant's responses; past it, those go that would go first.
+        keep_s: How long it is kept; 30 days.
+        max_kept_bytes_per_tenant: What is kept of one tenant's; past it, those go that would go first.
     """
 
     keep_s: float = Field(30 * 86_400.0, gt=0)
     max_kept_bytes_per_tenant: int = Field(2**30, ge=1024)
+
+
+class ChatCompletionsSettings(StoredSettings):
+    """Chat completions that are stored."""
+
+
+class ResponsesSettings(StoredSettings):
+    """Responses of the Responses API that are stored."""
 
 
 class DatabaseSettings(Settings):
@@ -243,6 +251,7 @@ class HttpSettings(Settings):
         session_header: Header that carries a session id.
         cors: Which web pages may call it.
         realtime: Bounds of realtime sessions.
+        chat_completions: Bounds of stored chat completions.
         responses: Bounds of stored responses.
         notice_s: How long a router replica that ends still takes connections, while `/ready` says 503 already: what
             load balancers need to notice.
@@ -272,6 +281,7 @@ class HttpSettings(Settings):
     session_header: str = "x-session-id"
     cors: CorsSettings = CorsSettings()
     realtime: RealtimeSettings = RealtimeSettings()
+    chat_completions: ChatCompletionsSettings = ChatCompletionsSettings()
     responses: ResponsesSettings = ResponsesSettings()
     notice_s: float = Field(1.0, ge=0, le=600)
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 
 from actors.settings import AdmissionSettings, PatienceSettings, Settings
+from deployments.fill_in_the_middle import check_template
 from engines.adapters.adapter import Adapter
 from engines.attachments.reader import AttachmentLimits
 from engines.attachments.url_fetcher import UrlSettings
@@ -81,6 +82,8 @@ class ServedModel(Settings):
         name: What clients ask for.
         aliases: Other names for it.
         attachments: What may come with a request for it.
+        fill_in_the_middle: How it is shown the text before a gap and after it, for completions with a `suffix`: its
+            special tokens around `{prompt}` and `{suffix}`, in its own order. None: it was not trained to fill gaps.
         pipeline: The operators around it, the outermost first (`engines.operators.registry`); None: what is right for
             its kind.
     """
@@ -88,6 +91,7 @@ class ServedModel(Settings):
     name: ModelName
     aliases: list[ModelName] = []
     attachments: AttachmentSettings = AttachmentSettings()
+    fill_in_the_middle: Annotated[str, AfterValidator(check_template)] | None = None
     pipeline: list[OperatorSpec] | None = None
 
     @field_validator("pipeline")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from deployments.fill_in_the_middle import FillInTheMiddle
 from deployments.fleet import Model
 from deployments.fleet_settings import FleetSettings
 from deployments.model_settings import AttachmentSettings, FallbackSettings, ModelSettings, PoolSettings, ServedModel
@@ -61,18 +62,31 @@ def build_models(settings: FleetSettings, routes: Mapping[str, Route], report: R
     def build(model: ModelSettings | FallbackSettings | PoolSettings) -> Model:
         if model.name not in built:
             behind = source(model)
-            built[model.name] = Model(model.name, around(behind, model, model.name), behind, tuple(model.aliases))
+            built[model.name] = Model(
+                model.name,
+                around(behind, model, model.name),
+                behind,
+                tuple(model.aliases),
+                fill_in_the_middle=_filling(model),
+            )
         return built[model.name]
 
     def build_adapter(name: str) -> Model:
         if name not in built:
             # With operators of its own: a breaker that opens for a broken one must not close its model.
             base, behind = adapters[name], routes[name]
-            built[name] = Model(name, around(behind, base, name), behind, parent=base.name)
+            built[name] = Model(
+                name, around(behind, base, name), behind, parent=base.name, fill_in_the_middle=_filling(base)
+            )
         return built[name]
 
     models = [build(model) for model in settings.models]
     return [*models, *map(build_adapter, adapters)]
+
+
+def _filling(model: ServedModel) -> FillInTheMiddle | None:
+    template = model.fill_in_the_middle
+    return None if template is None else FillInTheMiddle.parse(template)
 
 
 def _reader(settings: AttachmentSettings) -> AttachmentReader:

@@ -6,6 +6,7 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 
 from deployments.database.database import Database
+from deployments.database.kept_chat_completions import KeptChatCompletions
 from deployments.database.kept_responses import KeptResponses
 from deployments.database.kept_sessions import KeptSessions
 from deployments.fleet_settings import DatabaseSettings, HttpSettings, check_database_url
@@ -22,6 +23,7 @@ class Storage:
         database: The database.
         sessions: Realtime sessions.
         responses: Responses.
+        chat_completions: Chat completions.
     """
 
     def __init__(self, settings: DatabaseSettings, bounds: HttpSettings) -> None:
@@ -30,18 +32,23 @@ class Storage:
         except ValueError as error:
             url, problem = None, str(error)
         self.database = Database(url, problem)
-        sessions, responses = bounds.realtime, bounds.responses
+        sessions, responses, completions = bounds.realtime, bounds.responses, bounds.chat_completions
         self.sessions = KeptSessions(self.database, sessions.max_kept_bytes_per_tenant)
         self.responses = KeptResponses(self.database, responses.keep_s, responses.max_kept_bytes_per_tenant)
+        self.chat_completions = KeptChatCompletions(
+            self.database, completions.keep_s, completions.max_kept_bytes_per_tenant
+        )
 
     async def start(self) -> None:
         """Opens it. A database that is not there is tried again and again."""
         await self.database.start()
         self.sessions.start()
         self.responses.start()
+        self.chat_completions.start()
 
     async def stop(self) -> None:
         """Closes it."""
+        await self.chat_completions.stop()
         await self.responses.stop()
         await self.sessions.stop()
         await self.database.stop()

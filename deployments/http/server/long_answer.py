@@ -44,6 +44,16 @@ def pieces_of(value: Any) -> Iterator[str]:
         yield json.dumps(value)
 
 
+async def whole(pieces: Iterable[str]) -> str:
+    """The JSON that the pieces make up, for what keeps it."""
+    made: list[str] = []
+    turns = Turns()
+    for piece in pieces:
+        made.append(piece)
+        await turns.pause()
+    return "".join(made)
+
+
 async def answer_in_pieces(exchange: Exchange, pieces: Iterable[str]) -> web.StreamResponse:
     """Answers with the JSON that the pieces make up."""
     response: web.StreamResponse | None = None
