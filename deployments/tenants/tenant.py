@@ -14,7 +14,8 @@ from deployments.fleet_settings import Label
 from engines.requests import TenantShare
 
 Scope = Literal["generate", "embed", "admin"]
-"""`generate` text, `embed`; `admin`: name an instance, a session of another tenant, and ask the operators' routes."""
+"""`generate` text; `embed`: vectors, scores, and what else a pooling model makes; `admin`: name an instance, a session
+of another tenant, and ask the operators' routes."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 MOST_KEYS = 16

@@ -21,6 +21,7 @@ from engines.errors import (
     Unsupported,
 )
 from engines.events import Finished, Started
+from engines.pooling_requests import Pooled, PoolingRequest, ScoreRequest, Scores
 from engines.registry import EngineSpec
 from engines.requests import GenerateRequest
 from engines.simulated.answer import Writer, call_prefix, writer
@@ -29,11 +30,14 @@ from engines.simulated.faults import Faults
 from engines.simulated.kv_cache import KVCache, block_hashes, root_hash
 from engines.simulated.options import SimulatedOptions
 from engines.simulated.output import Output
+from engines.simulated.pooling import check_pooled, pooled
+from engines.simulated.pooling_inputs import Cut, input_ids, pair_ids
 from engines.simulated.prompt import budget, check_ids, check_size, prompt_ids, text_size
 from engines.simulated.scheduler import Scheduler, Sequence
+from engines.simulated.scoring import scores
 from engines.simulated.stream import SimulatedStream
 from engines.simulated.timing import StepClock
-from engines.simulated.tokenizer import VOCABULARY, Special, decode, encode
+from engines.simulated.tokenizer import VOCABULARY, Special, decode
 from engines.sink import Sink
 
 Result = TypeVar("Result")
@@ -56,6 +60,8 @@ class SimulatedEngine(PushEngine):
         self.name = name
         self.capabilities = Capabilities(
             embed=options.embedding_size > 0,
+            score=options.embedding_size > 0,
+            pooling=options.embedding_size > 0,
             tokenize=True,
             tools=True,
             reasoning=True,
@@ -208,8 +214,14 @@ class SimulatedEngine(PushEngine):
 
     @property
     def answers(self) -> Answers:
-        """Vectors, token ids, and their text."""
-        return {EmbedRequest: self._embed, TokenizeRequest: self._tokenize, DetokenizeRequest: self._detokenize}
+        """Vectors, scores, token ids, and their text."""
+        return {
+            EmbedRequest: self._embed,
+            ScoreRequest: self._score,
+            PoolingRequest: self._pooling,
+            TokenizeRequest: self._tokenize,
+            DetokenizeRequest: self._detokenize,
+        }
 
     async def _embed(self, request: EmbedRequest, context: Context) -> Embeddings:
         self._must_be_ready()
@@ -220,20 +232,61 @@ class SimulatedEngine(PushEngine):
             if request.dimensions > size:
                 raise InvalidRequest(f"The vectors of this model have {size} dimensions.", param="dimensions")
             size = request.dimensions
+        inputs = await self._inputs(request)
+        tokens = await self._read(sum(map(len, inputs)), context)
+        vectors = await embeddings(await self._adapted(request, inputs, context), size)
+        return Embeddings(vectors=vectors, dimension=size, prompt_tokens=tokens, engine=self.name)
+
+    async def _score(self, request: ScoreRequest, context: Context) -> Scores:
+        self._must_be_ready()
+        if not self.capabilities.score:
+            raise unsupported(request)
+        if request.instruction is not None:
+            raise Unsupported("This model reads no instruction.", param="instruction")
+        cut, context_length = Cut.of(request), self.capabilities.context_length
+        pairs = await self._beside(lambda: pair_ids(request, cut, context_length), request.size)
+        tokens = await self._read(sum(len(query) + len(document) for query, document in pairs), context)
+        queries = await self._adapted(request, [query for query, _ in pairs], context)
+        pairs = [(query, document) for query, (_, document) in zip(queries, pairs, strict=True)]
+        values = await scores(pairs, request.use_activation)
+        return Scores(values=values, prompt_tokens=tokens, engine=self.name)
+
+    async def _pooling(self, request: PoolingRequest, context: Context) -> Pooled:
+        self._must_be_ready()
+        if not self.capabilities.pooling:
+            raise unsupported(request)
+        inputs = await self._inputs(request)
+        check_pooled(request, inputs, self._options.embedding_size)
+        tokens = await self._read(sum(map(len, inputs)), context)
+        inputs = await self._adapted(request, inputs, context)
+        return await pooled(request, inputs, self._options.embedding_size, tokens, self.name)
+
+    async def _inputs(self, request: EmbedRequest | PoolingRequest) -> list[list[int]]:
+        """The token ids of each input."""
         items: Iterable[str | list[int]] = request.inputs
-        inputs = await self._beside(
-            lambda: [self._embed_ids(item, position, request) for position, item in enumerate(items)],
+        cut, context_length = Cut.of(request), self.capabilities.context_length
+        return await self._beside(
+            lambda: [
+                input_ids(item, f"inputs[{position}]", cut, context_length) for position, item in enumerate(items)
+            ],
             sum(len(item) for item in items),
         )
-        tokens = sum(map(len, inputs))
+
+    async def _read(self, tokens: int, context: Context) -> int:
+        """Takes as long as a step that reads so many tokens; returns them."""
         await asyncio.sleep(self._clock.step_s(tokens, 0, 0))
         if context.is_stopped:
             raise Cancelled(f"The request {context.id} was cancelled.", instance=self.name)
-        if request.adapter is not None:
-            (await self._adapters.use(request.adapter, context)).release()
-            inputs = [[*request.adapter.encode(), *ids] for ids in inputs]
-        vectors = await embeddings(inputs, size)
-        return Embeddings(vectors=vectors, dimension=size, prompt_tokens=tokens, engine=self.name)
+        return tokens
+
+    async def _adapted(
+        self, request: EmbedRequest | PoolingRequest | ScoreRequest, inputs: list[list[int]], context: Context
+    ) -> list[list[int]]:
+        """What the request's adapter makes of its inputs: others."""
+        if request.adapter is None:
+            return inputs
+        (await self._adapters.use(request.adapter, context)).release()
+        return [[*request.adapter.encode(), *ids] for ids in inputs]
 
     async def _tokenize(self, request: TokenizeRequest, context: Context) -> Tokenized:
         # There are no special tokens to add, so `add_special_tokens` makes no difference.
@@ -341,31 +394,6 @@ class SimulatedEngine(PushEngine):
         if size < _LONG:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    def _embed_ids(self, item: str | list[int], position: int, request: EmbedRequest) -> list[int]:
-        param = f"inputs[{position}]"
-        if isinstance(item, str):
-            if request.truncate_prompt_tokens is None:
-                check_size(len(item), self.capabilities.context_length, param)
-            ids = encode(item)
-        else:
-            check_ids(item, param)
-            ids = item
-        if not ids:
-            raise InvalidRequest("An input is empty.", param=param)
-        context_length = self.capabilities.context_length
-        keep = request.truncate_prompt_tokens
-        if keep is not None:
-            # As vLLM does it: the end of the text is kept.
-            ids = ids[-(context_length if keep == -1 else max(1, keep)) :]
-        if len(ids) > context_length:
-            raise ContextOverflow(
-                f"An input has {len(ids)} tokens; this model takes {context_length}.",
-                context_length=context_length,
-                prompt_tokens=len(ids),
-                param=param,
-            )
-        return ids
 
     def _must_be_ready(self) -> None:
         if self._dead is not None:

@@ -53,7 +53,7 @@ class SimulatedOptions(EngineOptions):
         prefix_caching: Whether blocks outlive their request, for prompts that begin alike.
         speed: Multiplies the speed of the step time; 0 or `instant`: no waiting at all.
         step_time: What a step takes at speed 1.
-        embedding_size: Length of its embeddings; 0: it makes none.
+        embedding_size: Length of its embeddings; 0: it makes none, nor scores, nor pools anything.
         boot_s: What booting takes, in seconds.
         faults: Requests that do it harm; None: none do.
         max_loras: LoRA adapters that it has loaded at a time; the least recently used goes for another.

@@ -63,7 +63,7 @@ class VllmEngine(PushEngine):
 
     @property
     def answers(self) -> Answers:
-        """Token ids, their text, and vectors where the model makes any.
+        """Token ids, their text, and vectors, scores and what else is pooled where the model makes any.
 
         Raises:
             NotReady: It still boots.

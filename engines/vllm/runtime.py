@@ -15,6 +15,7 @@ from engines.context import Context
 from engines.contract import Answers, Capabilities, Load, Progress, unsupported
 from engines.errors import Cancelled, EngineDead, EngineFailed, Unsupported
 from engines.events import Finished, Started
+from engines.pooling_requests import Pooled, PoolingRequest, ScoreRequest, Scores
 from engines.registry import EngineSpec
 from engines.requests import GenerateRequest
 from engines.sink import Sink
@@ -28,12 +29,15 @@ from engines.vllm.grammars import Grammars
 from engines.vllm.options import VllmOptions
 from engines.vllm.orphans import core_ends_with_host
 from engines.vllm.parsing import Parsing
+from engines.vllm.pooler import Pooler
+from engines.vllm.pooling import Pooling
 from engines.vllm.processes import ProcessTree
 from engines.vllm.progress import ProgressBoard
 from engines.vllm.rendering import Rendered, Rendering
 from engines.vllm.resuming import Start, replay, vocabulary
 from engines.vllm.sampling import SamplingMapper, guided_field
 from engines.vllm.scheduler import PREPARE_WORKER, check_core
+from engines.vllm.scoring import Scoring
 from engines.vllm.streaming import VllmChoice, VllmStream
 
 
@@ -72,7 +76,11 @@ class Runtime:
         self._grammars = Grammars(self._llm.vllm_config, self._llm.renderer.tokenizer, options)
         # What waits for its adapter has its place at the gate: most of those are for requests that can run.
         self._adapters = VllmAdapters(self._llm, spec.adapters, options, self._max_loras, max(1, self.slots // 4))
-        self._embedding = Embedding(name, self._llm, self._rendering, self._adapters)
+        self._pooler = Pooler(self._llm, self._adapters)
+        self._embedding = Embedding(name, self._llm, self._rendering, self._pooler)
+        self._scoring: Scoring | None = None
+        self._pooling: Pooling | None = None
+        self._chat_template = template
         self._rendering.online.warmup()
         self._tasks: tuple[str, ...] = ()
         self._streams: set[VllmStream] = set()
@@ -83,6 +91,8 @@ class Runtime:
         """Starts to listen to the engine."""
         await self._prepare_workers()
         self._tasks = await self._llm.get_supported_tasks()
+        if self._config.pooler_config is not None:
+            self._open_pooling()
         self._frontend.listen()
         await self._adapters.look()
         self.capabilities = self._capabilities()
@@ -194,13 +204,29 @@ class Runtime:
 
     @property
     def answers(self) -> Answers:
-        """Vectors, token ids, and their text."""
-        return {EmbedRequest: self._embed, TokenizeRequest: self._tokenize, DetokenizeRequest: self._detokenize}
+        """Vectors, scores, token ids, and their text."""
+        return {
+            EmbedRequest: self._embed,
+            ScoreRequest: self._score,
+            PoolingRequest: self._pool,
+            TokenizeRequest: self._tokenize,
+            DetokenizeRequest: self._detokenize,
+        }
 
     async def _embed(self, request: EmbedRequest, context: Context) -> Embeddings:
         if not self.capabilities.embed:
             raise unsupported(request)
         return await self._embedding.embed(request, context)
+
+    async def _score(self, request: ScoreRequest, context: Context) -> Scores:
+        if self._scoring is None or not self.capabilities.score:
+            raise unsupported(request)
+        return await self._scoring.score(request, context)
+
+    async def _pool(self, request: PoolingRequest, context: Context) -> Pooled:
+        if self._pooling is None or not self.capabilities.pooling:
+            raise unsupported(request)
+        return await self._pooling.pool(request, context)
 
     async def _tokenize(self, request: TokenizeRequest, context: Context) -> Tokenized:
         token_ids = await self._rendering.tokenize(request)
@@ -209,6 +235,13 @@ class Runtime:
 
     async def _detokenize(self, request: DetokenizeRequest, context: Context) -> str:
         return await self._rendering.detokenize(request.token_ids)
+
+    def _open_pooling(self) -> None:
+        """What a pooling model does besides embedding: known once it has said what its tasks are."""
+        llm, rendering, pooler = self._llm, self._rendering, self._pooler
+        task = self._config.get_pooling_task(self._tasks)
+        self._pooling = Pooling(self._name, llm, rendering, pooler, task)
+        self._scoring = Scoring(self._name, llm, rendering, pooler, self._options, self._chat_template, self._tasks)
 
     async def _prepare_workers(self) -> None:
         try:
@@ -280,6 +313,8 @@ class Runtime:
         return Capabilities(
             generate=generate,
             embed="embed" in self._tasks,
+            score=self._scoring is not None and self._scoring.can_score,
+            pooling=self._pooling is not None and self._pooling.task is not None,
             tokenize=True,
             tools=generate and self._options.tool_parser is not None,
             reasoning=generate and self._options.reasoning_parser is not None,

@@ -29,6 +29,7 @@ from engines.errors import (
     PenstockError,
 )
 from engines.events import Finished, Started, TextDelta
+from engines.pooling_requests import ScoreRequest
 from engines.rendezvous import draw
 from engines.requests import GenerateRequest, Session
 from tests.deployments.waiting import until
@@ -77,6 +78,9 @@ async def test_complete_embed_tokenize_detokenize(fleet: FleetHandle) -> None:
     assert (await fleet.complete({**ECHO, "model": "parrot"})).text == "one two three"
     assert len(await fleet.embed(EmbedRequest(model="echo", inputs=["a", "b"]))) == 2
     assert len(await fleet.embed({"model": "echo", "inputs": ["a"]})) == 1
+    assert len(await fleet.score(ScoreRequest(model="echo", queries=["a"], documents=["a", "b"]))) == 2
+    assert len(await fleet.score({"model": "echo", "queries": ["a"], "documents": ["b"]})) == 1
+    assert (await fleet.pooling({"model": "echo", "inputs": ["a", "b"]})).rows == [1, 1]
     tokens = await fleet.tokenize(TokenizeRequest(model="echo", prompt="hi"))
     assert await fleet.detokenize(DetokenizeRequest(model="echo", token_ids=tokens.token_ids)) == "hi"
 

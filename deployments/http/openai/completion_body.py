@@ -1,16 +1,11 @@
 """Body of `POST /v1/completions`."""
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar
-
-from pydantic import Field
+from typing import Any, ClassVar
 
 from deployments.fill_in_the_middle import FillInTheMiddle
 from deployments.http.openai.generation_body import (
     GenerationBody,
-    Ints,
-    Strings,
-    check_inputs,
     named,
     parse_generation,
     sampling,
@@ -18,6 +13,7 @@ from deployments.http.openai.generation_body import (
 from deployments.http.openai.guidance import guidance
 from deployments.http.server.asking import Asking
 from deployments.http.server.hints import DispatchHints
+from deployments.http.server.inputs import Input, check_inputs
 from deployments.http.server.names import Location, Table
 from deployments.http.server.validation import build
 from engines.errors import InvalidRequest, Unsupported
@@ -35,7 +31,7 @@ class CompletionBody(GenerationBody):
         "prompt_embeds": (),
     }
 
-    prompt: str | Ints | Strings | Annotated[list[Ints], Field(fail_fast=True)]
+    prompt: Input
     suffix: str | None = None
     echo: bool | None = None
     best_of: int | None = None

@@ -12,6 +12,7 @@ from engines.call_requests import EmbedRequest, TokenizeRequest
 from engines.context import Context
 from engines.contract import Load
 from engines.errors import AdapterFailed, Cancelled, ContextOverflow, InvalidRequest, Unsupported
+from engines.pooling_requests import PoolingRequest, ScoreRequest
 from engines.vllm.engine import VllmEngine
 from tests.engines.vllm.asking import Recorder, counting, eventually
 from tests.engines.vllm.booted import booted
@@ -128,9 +129,34 @@ async def test_many_inputs_leave_the_event_loop_its_turns(engine: VllmEngine) ->
     assert len(await no_turn_is_longer(lambda: engine.embed(inputs, Context()), 0.25)) == 1000
 
 
-async def test_vectors_are_shortened_where_the_model_says_that_they_can_be() -> None:
+async def test_a_bi_encoders_score_is_the_cosine(engine: VllmEngine) -> None:
+    query, *documents = texts = ["the cat", "the dog", "count from 1 to 5", "the cat"]
+    vectors = await embed(engine, request(*texts))
+    scores = await engine.score(ScoreRequest(model="demo", queries=[query], documents=documents))
+    cosines = [sum(a * b for a, b in zip(vectors[0], vector, strict=True)) for vector in vectors[1:]]
+    assert scores.floats == pytest.approx(cosines, abs=2e-2)
+    with pytest.raises(ContextOverflow) as refused:
+        await engine.score(ScoreRequest(model="demo", queries=["a", "the cat " * 600], documents=["b", "c"]))
+    assert refused.value.param == "queries[1]"
+
+
+async def test_pooling_gives_the_same_vectors(engine: VllmEngine) -> None:
+    (vector,) = await embed(engine, request("the cat"))
+    pooled = await engine.pooling(PoolingRequest(model="demo", inputs=["the cat"]))
+    assert (pooled.rows, pooled.columns, pooled.per_token) == ([1], 128, False)
+    (packed,) = pooled.packed()
+    assert next(iter(pooled.floats(packed))) == pytest.approx(vector, abs=1e-2)
+    with pytest.raises(Unsupported):
+        await engine.pooling(PoolingRequest(model="demo", inputs=["the cat"], task="token_embed"))
+
+
+async def test_a_model_of_tokens_pools_each_of_them_and_scores_by_the_nearest() -> None:
+    """And vectors are shortened where the model says that they can be."""
+    from vllm.config import PoolerConfig
+
     options = {"model": "demo", "runner": "pooling", "convert": "embed", "max_model_len": 64, "enforce_eager": True}
-    shorter = {"engine_args": {"hf_overrides": {"is_matryoshka": True}}}
+    tokens = PoolerConfig(task="token_embed")
+    shorter = {"engine_args": {"hf_overrides": {"is_matryoshka": True}, "pooler_config": tokens}}
     async with booted("pooling-1", kv_cache_bytes=64 * 2**20, **options, **shorter) as engine:
         whole, short = [(await embed(engine, request("the cat", **fields)))[0] for fields in ({}, {"dimensions": 16})]
         assert (len(whole), len(short)) == (128, 16)
@@ -139,3 +165,12 @@ async def test_vectors_are_shortened_where_the_model_says_that_they_can_be() -> 
         assert short == pytest.approx([value / scale for value in whole[:16]], abs=2e-2)
         with pytest.raises(InvalidRequest, match="1 to 128 dimensions"):
             await embed(engine, request("the cat", dimensions=129))
+
+        texts = ["the cat", "count from 1 to 5"]
+        pooled = await engine.pooling(PoolingRequest(model="demo", inputs=texts))
+        ids = [(await engine.tokenize(TokenizeRequest(model="demo", prompt=text))).token_ids for text in texts]
+        assert (pooled.rows, pooled.columns, pooled.per_token) == ([len(ids[0]), len(ids[1])], 128, True)
+        query, document = (list(pooled.floats(packed)) for packed in pooled.packed())
+        nearest = sum(max(sum(a * b for a, b in zip(q, d, strict=True)) for d in document) for q in query)
+        scores = await engine.score(ScoreRequest(model="demo", queries=texts[:1], documents=[texts[1], texts[0]]))
+        assert scores.floats == pytest.approx([nearest, len(query)], abs=5e-2)
