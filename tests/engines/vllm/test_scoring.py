@@ -22,7 +22,7 @@ from tests.turns import no_turn_is_longer
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 QUERY = "what is a river"
-DOCUMENTS = ["a river is water and turns a wheel.", "the cat and the dog", "bread", ""]
+DOCUMENTS = ["a river is water and turns a wheel.", "the cat and the dog", "bread", "a mill"]
 LONG = "the cat and the dog " * 30
 Reference = Callable[..., list[float]]
 
