@@ -103,6 +103,25 @@ def test_counts_to_500_exactly(client: openai.OpenAI) -> None:
     assert answer.choices[0].finish_reason == "stop"
 
 
+def test_reads_stored_answers_again(client: openai.OpenAI) -> None:
+    asked = {"model": "demo", "temperature": 0, "store": True, "metadata": {"kind": "counting"}}
+    whole = client.chat.completions.create(messages=user("count from 3 to 9"), **asked)  # type: ignore[call-overload]
+    stream = client.chat.completions.create(messages=user("count from 4 to 8"), stream=True, **asked)  # type: ignore[call-overload]
+    (id,) = {chunk.id for chunk in stream}
+
+    said = [
+        completion.choices[0].message.content
+        for completion in client.chat.completions.list(metadata={"kind": "counting"})
+    ]
+    assert said == [counted(3, 9), counted(4, 8)]
+    again = client.chat.completions.retrieve(whole.id)
+    assert (again.choices, again.usage) == (whole.choices, whole.usage)
+    assert [message.content for message in client.chat.completions.messages.list(id)] == ["count from 4 to 8"]
+    for completion in client.chat.completions.list(limit=1):
+        client.chat.completions.delete(completion.id)
+    assert client.chat.completions.list().data == []
+
+
 def test_calls_a_tool_and_reads_its_result(client: openai.OpenAI) -> None:
     messages = user("what is the weather in Paris?")
     first = client.chat.completions.create(model="demo", messages=messages, tools=[WEATHER], temperature=0)
