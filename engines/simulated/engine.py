@@ -1,6 +1,7 @@
 """The simulated engine: one loop that steps all running requests at once."""
 
 import asyncio
+import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -286,7 +287,8 @@ class SimulatedEngine(PushEngine):
         if request.adapter is None:
             return inputs
         (await self._adapters.use(request.adapter, context)).release()
-        return [[*request.adapter.encode(), *ids] for ids in inputs]
+        shift = zlib.crc32(request.adapter.encode())
+        return [[(token_id + shift) % 2**32 for token_id in ids] for ids in inputs]
 
     async def _tokenize(self, request: TokenizeRequest, context: Context) -> Tokenized:
         # There are no special tokens to add, so `add_special_tokens` makes no difference.
