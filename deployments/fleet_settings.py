@@ -157,15 +157,17 @@ class RealtimeSettings(Settings):
 
 
 class ResponsesSettings(Settings):
-    """Responses of the Responses API that are stored, which takes a database.
+    """Responses and conversations of the Responses API that are stored, which takes a database.
 
     Attributes:
-        keep_s: How long a response is kept; 30 days.
+        keep_s: How long a response is kept, and a conversation after its last change; 30 days.
         max_kept_bytes_per_tenant: What is kept of one tenant's responses; past it, those go that would go first.
+        max_conversation_bytes_per_tenant: The same for its conversations.
     """
 
     keep_s: float = Field(30 * 86_400.0, gt=0)
     max_kept_bytes_per_tenant: int = Field(2**30, ge=1024)
+    max_conversation_bytes_per_tenant: int = Field(2**30, ge=1024)
 
 
 class DatabaseSettings(Settings):

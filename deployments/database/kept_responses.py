@@ -11,13 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Row, Select, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deployments.database.database import Database, DatabaseUnavailable
+from deployments.database.kept_conversations import KeptConversations, NewItem
 from deployments.database.tables import RESPONSE_TENANTS as TENANTS
 from deployments.database.tables import RESPONSES
+from deployments.database.tenant_bytes import add_bytes
 from deployments.followed_file import Follower
 from engines.errors import ConversationFull, InvalidRequest, PenstockError
 
@@ -74,6 +75,7 @@ class KeptResponse:
         rhythm: How its stream was said, as JSON text; empty: it was none.
         previous: The id of the one that it goes on from; None: it is the first.
         history: The conversation up to it, itself included.
+        conversation: The id of the conversation that it is in; None: none.
     """
 
     id: str
@@ -83,6 +85,7 @@ class KeptResponse:
     rhythm: str
     previous: str | None
     history: Size
+    conversation: str | None = None
 
 
 class KeptResponses:
@@ -93,12 +96,19 @@ class KeptResponses:
         keep_s: How long each is kept.
         tenant_bytes: What of one tenant is kept; past it, those are removed that would expire first.
         clock: Unix time in seconds.
+        conversations: Those that responses are in; None: there are none.
     """
 
     def __init__(
-        self, database: Database, keep_s: float, tenant_bytes: int, clock: Callable[[], float] = time.time
+        self,
+        database: Database,
+        keep_s: float,
+        tenant_bytes: int,
+        clock: Callable[[], float] = time.time,
+        conversations: KeptConversations | None = None,
     ) -> None:
         self._database = database
+        self._conversations = conversations
         self._keep_s = keep_s
         self._tenant_bytes = tenant_bytes
         self._clock = clock
@@ -113,17 +123,37 @@ class KeptResponses:
         if self._sweeper is not None:
             await self._sweeper.stop()
 
-    async def keep(self, response: KeptResponse, tenant: str) -> None:
-        """Stores a response.
+    async def keep(
+        self, response: KeptResponse, tenant: str, items: Sequence[NewItem] = (), *, is_stored: bool = True
+    ) -> None:
+        """Stores a response, and adds to its conversation: both, or neither.
+
+        Args:
+            response: The response.
+            tenant: Whose it is.
+            items: What its conversation gains.
+            is_stored: Whether the response itself is stored, too.
 
         Raises:
             DatabaseUnavailable: The database does not answer.
         """
+
+        async def work(connection: AsyncConnection) -> None:
+            if is_stored:
+                await self._write(connection, response, tenant)
+            if response.conversation is not None and items:
+                assert self._conversations is not None
+                await self._conversations.answered(connection, response.conversation, tenant, items)
+
+        await self._database.run(work)
+
+    async def _write(self, connection: AsyncConnection, response: KeptResponse, tenant: str) -> None:
         size = sum(map(len, (response.response, response.input, response.output, response.rhythm)))
         row = {
             "id": response.id,
             "tenant": tenant,
             "previous": response.previous,
+            "conversation": response.conversation,
             "depth": response.history.links,
             "history_bytes": response.history.bytes,
             "response": response.response,
@@ -134,17 +164,14 @@ class KeptResponses:
             "expires_at": self._clock() + self._keep_s,
         }
 
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(insert(RESPONSES), [row])
-            kept = await _add(connection, tenant, size)
-            while kept > self._tenant_bytes:
-                gone = await _first(connection, tenant, kept - self._tenant_bytes)
-                if not gone:
-                    # Others are removing all there is.
-                    break
-                kept = await _add(connection, tenant, -await _remove(connection, RESPONSES.c.id.in_(gone)))
-
-        await self._database.run(work)
+        await connection.execute(insert(RESPONSES), [row])
+        kept = await add_bytes(connection, TENANTS, tenant, size)
+        while kept > self._tenant_bytes:
+            gone = await _first(connection, tenant, kept - self._tenant_bytes)
+            if not gone:
+                # Others are removing all there is.
+                break
+            kept = await add_bytes(connection, TENANTS, tenant, -await _remove(connection, RESPONSES.c.id.in_(gone)))
 
     async def bytes(self, ids: Collection[str], tenant: str) -> int:
         """How large responses are together; what is not stored counts nothing.
@@ -152,7 +179,7 @@ class KeptResponses:
         Raises:
             DatabaseUnavailable: The database does not answer.
         """
-        query = select(func.sum(RESPONSES.c.bytes)).where(self._of(tenant), RESPONSES.c.id.in_(_ids(ids)))
+        query = select(func.sum(RESPONSES.c.bytes)).where(self._of(tenant), RESPONSES.c.id.in_(response_ids(ids)))
         ((found,),) = await self._all(query)
         return int(found or 0)
 
@@ -162,7 +189,7 @@ class KeptResponses:
         Raises:
             DatabaseUnavailable: The database does not answer.
         """
-        query = select(RESPONSES).where(self._of(tenant), RESPONSES.c.id.in_(_ids(ids)))
+        query = select(RESPONSES).where(self._of(tenant), RESPONSES.c.id.in_(response_ids(ids)))
         rows = await self._all(query)
         return {
             row.id: KeptResponse(
@@ -173,6 +200,7 @@ class KeptResponses:
                 row.rhythm,
                 row.previous,
                 Size(row.depth, row.history_bytes),
+                row.conversation,
             )
             for row in rows
         }
@@ -186,10 +214,10 @@ class KeptResponses:
         """
 
         async def work(connection: AsyncConnection) -> int:
-            query = select(RESPONSES.c.id).where(self._of(tenant), RESPONSES.c.id.in_(_ids([id])))
+            query = select(RESPONSES.c.id).where(self._of(tenant), RESPONSES.c.id.in_(response_ids([id])))
             found = (await connection.execute(query.with_for_update())).all()
             if found:
-                await _add(connection, tenant, -await _remove(connection, RESPONSES.c.id == id))
+                await add_bytes(connection, TENANTS, tenant, -await _remove(connection, RESPONSES.c.id == id))
             return len(found)
 
         if not await self._database.run(work):
@@ -200,15 +228,23 @@ class KeptResponses:
 
         Raises:
             PreviousResponseNotFound: It is not stored.
+            InvalidRequest: It is in a conversation.
             ConversationFull: There is as much of it as may be.
             DatabaseUnavailable: The database does not answer.
         """
-        query = select(RESPONSES.c.depth, RESPONSES.c.history_bytes)
-        query = query.where(self._of(tenant), RESPONSES.c.id.in_(_ids([id])))
+        query = select(RESPONSES.c.depth, RESPONSES.c.history_bytes, RESPONSES.c.conversation)
+        query = query.where(self._of(tenant), RESPONSES.c.id.in_(response_ids([id])))
         rows = await self._all(query)
         if not rows:
             raise _no_previous(f"no response {id[:64]!r} is stored")
         (row,) = rows
+        if row.conversation is not None:
+            # What was said in it before would be missed by nobody but the model.
+            raise InvalidRequest(
+                f"previous_response_id: the response {id[:64]!r} is in the conversation {row.conversation!r}. "
+                "Name that in conversation instead.",
+                param="previous_response_id",
+            )
         if row.depth >= MOST_LINKS or row.history_bytes > most_bytes:
             raise ConversationFull(
                 f"previous_response_id: the conversation has {row.depth} responses and {row.history_bytes} bytes, of "
@@ -266,11 +302,11 @@ class KeptResponses:
             freed[row.tenant] += row.bytes
         # In one order everywhere: two transactions that wait for each other's would both be given up.
         for tenant in sorted(freed):
-            await _add(connection, tenant, -freed[tenant])
+            await add_bytes(connection, TENANTS, tenant, -freed[tenant])
         return len(found)
 
 
-def _ids(ids: Collection[str]) -> Collection[str]:
+def response_ids(ids: Collection[str]) -> Collection[str]:
     """Those that are ids at all: what else a client sends need not even be a text to a database."""
     return [id for id in ids if _ID.fullmatch(id)]
 
@@ -298,14 +334,3 @@ async def _remove(connection: AsyncConnection, which: ColumnElement[bool]) -> in
     """Removes responses; returns their bytes."""
     gone = (await connection.execute(delete(RESPONSES).where(which).returning(RESPONSES.c.bytes))).all()
     return sum(row.bytes for row in gone)
-
-
-async def _add(connection: AsyncConnection, tenant: str, size: int) -> int:
-    """Counts bytes for a tenant; returns what it has then."""
-    if size <= 0:
-        query = update(TENANTS).where(TENANTS.c.tenant == tenant).values(bytes=TENANTS.c.bytes + size)
-        return int((await connection.execute(query.returning(TENANTS.c.bytes))).scalar_one_or_none() or 0)
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    new = dialect.insert(TENANTS).values(tenant=tenant, bytes=size)
-    counted = new.on_conflict_do_update(index_elements=["tenant"], set_={"bytes": TENANTS.c.bytes + size})
-    return int((await connection.execute(counted.returning(TENANTS.c.bytes))).scalar_one())

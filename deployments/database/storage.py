@@ -6,6 +6,7 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 
 from deployments.database.database import Database
+from deployments.database.kept_conversations import KeptConversations
 from deployments.database.kept_responses import KeptResponses
 from deployments.database.kept_sessions import KeptSessions
 from deployments.fleet_settings import DatabaseSettings, HttpSettings, check_database_url
@@ -22,6 +23,7 @@ class Storage:
         database: The database.
         sessions: Realtime sessions.
         responses: Responses.
+        conversations: Conversations by name.
     """
 
     def __init__(self, settings: DatabaseSettings, bounds: HttpSettings) -> None:
@@ -32,17 +34,24 @@ class Storage:
         self.database = Database(url, problem)
         sessions, responses = bounds.realtime, bounds.responses
         self.sessions = KeptSessions(self.database, sessions.max_kept_bytes_per_tenant)
-        self.responses = KeptResponses(self.database, responses.keep_s, responses.max_kept_bytes_per_tenant)
+        self.conversations = KeptConversations(
+            self.database, responses.keep_s, responses.max_conversation_bytes_per_tenant, bounds.max_body_bytes
+        )
+        self.responses = KeptResponses(
+            self.database, responses.keep_s, responses.max_kept_bytes_per_tenant, conversations=self.conversations
+        )
 
     async def start(self) -> None:
         """Opens it. A database that is not there is tried again and again."""
         await self.database.start()
         self.sessions.start()
+        self.conversations.start()
         self.responses.start()
 
     async def stop(self) -> None:
         """Closes it."""
         await self.responses.stop()
+        await self.conversations.stop()
         await self.sessions.stop()
         await self.database.stop()
 

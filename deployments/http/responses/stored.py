@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from deployments.database.kept_responses import KeptResponse, ResponseNotFound
+from deployments.http.responses.paging import flag_in, number_in, page_in, page_text
 from deployments.http.responses.rhythm import replayed
 from deployments.http.responses.said import stored_responses
 from deployments.http.server.answer import open_events
@@ -15,9 +16,6 @@ from deployments.http.server.exchange import Exchange, json_response
 from engines.errors import InvalidRequest
 from engines.turns import Turns
 
-_MOST_ITEMS = 100
-"""Of a page of input items."""
-_USUAL_ITEMS = 20
 _PIECE_CHARS = 64 * 1024
 """Events of a stream that are written in one piece."""
 
@@ -29,8 +27,8 @@ async def retrieve(exchange: Exchange) -> web.StreamResponse:
         ResponseNotFound: It is not stored.
         PenstockError: The request is wrong, or it cannot be read.
     """
-    is_stream = _flag(exchange, "stream")
-    after = _number(exchange, "starting_after", -1, 0, 2**53)
+    is_stream = flag_in(exchange, "stream")
+    after = number_in(exchange, "starting_after", -1, 0, 2**53)
     if after >= 0 and not is_stream:
         raise InvalidRequest("starting_after: it needs stream to be true.", param="starting_after")
     with exchange.services.bodies.room() as room:
@@ -75,25 +73,14 @@ async def input_items(exchange: Exchange) -> web.StreamResponse:
         ResponseNotFound: It is not stored.
         PenstockError: The request is wrong, or it cannot be read.
     """
-    limit = _number(exchange, "limit", _USUAL_ITEMS, 1, _MOST_ITEMS)
-    order = exchange.request.query.get("order", "desc")
-    if order not in ("asc", "desc"):
-        raise InvalidRequest("order: it must be 'asc' or 'desc'.", param="order")
+    limit, order = page_in(exchange)
     with exchange.services.bodies.room() as room:
         found = await _found(exchange, room)
         items: list[dict[str, Any]] = json.loads(found.input)
         if order == "desc":
             items.reverse()
         rest = _after(items, exchange.request.query.get("after"))
-        page = rest[:limit]
-        answer = {
-            "object": "list",
-            "data": page,
-            "first_id": page[0]["id"] if page else "",
-            "last_id": page[-1]["id"] if page else "",
-            "has_more": len(rest) > limit,
-        }
-        return json_response(json.dumps(answer))
+        return json_response(page_text(rest[:limit], has_more=len(rest) > limit))
 
 
 async def _found(exchange: Exchange, room: BodyRoom) -> KeptResponse:
@@ -139,20 +126,3 @@ def _after(items: Sequence[dict[str, Any]], id: str | None) -> Sequence[dict[str
         if item["id"] == id:
             return items[index + 1 :]
     raise InvalidRequest(f"after: there is no item {id[:64]!r} in this input.", param="after")
-
-
-def _flag(exchange: Exchange, name: str) -> bool:
-    given = exchange.request.query.get(name, "false")
-    if given not in ("true", "false"):
-        raise InvalidRequest(f"{name}: it must be 'true' or 'false'.", param=name)
-    return given == "true"
-
-
-def _number(exchange: Exchange, name: str, usual: int, least: int, most: int) -> int:
-    given = exchange.request.query.get(name)
-    if given is None:
-        return usual
-    # `isdecimal` alone would let in digits of other scripts, and int() numbers of any length.
-    if not (given.isascii() and given.isdecimal() and len(given) <= 16 and least <= int(given) <= most):
-        raise InvalidRequest(f"{name}: it must be a whole number from {least} to {most}.", param=name)
-    return int(given)
