@@ -35,7 +35,7 @@ class AdmissionSettings(Settings):
         max_queued: Requests that wait at the gate, likewise; the rest is refused at once with QueueFull.
         queue_timeout_s: One that has waited there for so long is given up with QueueTimeout.
         texts: What is tokenized and detokenized, in a lane of its own.
-        embeddings: What vectors are made of, likewise.
+        embeddings: What vectors and scores are made of, likewise.
     """
 
     max_running: int | None = Field(None, ge=1)

@@ -1,8 +1,8 @@
 """Reads a fleet file, and says everything that is wrong with it at once: which file, which line, which key.
 
-Paths in an engine's options, of the file of keys, and of the database (`./weights`, `../templates/chat.jinja`,
-`~/keys.yaml`: what begins with a dot or a tilde), are relative to the file, so that a fleet starts from any directory.
-Names such as `org/model` are left alone.
+Paths in an engine's options, of adapters, of the file of keys, and of the database (`./weights`,
+`../templates/chat.jinja`, `~/keys.yaml`: what begins with a dot or a tilde), are relative to the file, so that a fleet
+starts from any directory. Names such as `org/model` are left alone.
 """
 
 from collections.abc import Iterable, Iterator
@@ -77,6 +77,9 @@ def parse_fleet(text: str, name: str, folder: Path) -> FleetSettings:
     for model in _models(document):
         if isinstance(model.get("options"), dict):
             model["options"] = _resolve_paths(model["options"], folder)
+        for adapter in model["adapters"] if isinstance(model.get("adapters"), list) else ():
+            if isinstance(adapter, dict) and "path" in adapter:
+                adapter["path"] = _resolve_paths(adapter["path"], folder)
     fleet: FleetSettings | None = None
     try:
         fleet = FleetSettings.model_validate(document.value)

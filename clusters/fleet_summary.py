@@ -8,14 +8,14 @@ from engines.registry import engine_kind
 
 
 def summary(fleet: FleetSettings) -> Table:
-    """One row per model: its names, engine, instances, and what they reserve."""
+    """One row per model: its names and those of its adapters, engine, instances, and what they reserve."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for heading in ("model", "engine", "runs"):
         table.add_column(heading, overflow="fold")
     for heading in ("instances", "GPUs each", "CPUs each"):
         table.add_column(heading, justify="right", no_wrap=True)
     for model in fleet.models:
-        names = ", ".join((model.name, *model.aliases))
+        names = ", ".join(model.names)
         if not isinstance(model, ModelSettings):
             kind = "fallback" if isinstance(model, FallbackSettings) else "pool"
             table.add_row(names, kind, ", ".join(model.members), "", "", "")

@@ -1,4 +1,4 @@
-"""What a fleet needs of this machine before Ray is asked: packages and memory."""
+"""What a fleet needs of this machine before Ray is asked: packages, adapters and memory."""
 
 import importlib.util
 import math
@@ -10,6 +10,7 @@ import psutil
 from clusters.errors import ClusterError
 from deployments.fleet_settings import FleetSettings
 from deployments.model_settings import ModelSettings
+from engines.adapters.adapter_files import AdapterFilesError
 from engines.registry import options_type, parse_options
 
 _GIB = 2**30
@@ -52,6 +53,24 @@ def _is_installed(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:  # what it is a part of is not installed
         return False
+
+
+def check_adapters(fleet: FleetSettings) -> None:
+    """Checks the LoRA adapters that are folders of this machine, as far as their files tell.
+
+    Raises:
+        ClusterError: One cannot be loaded.
+    """
+    for model in fleet.deployed:
+        options = parse_options(model.spec())
+        for adapter in model.adapters:
+            try:
+                options.check_adapter(adapter)
+            except AdapterFilesError as error:
+                raise ClusterError(
+                    f"The adapter {adapter.name!r} of the model {model.name!r} cannot be loaded from {adapter.path}: "
+                    f"{error}."
+                ) from None
 
 
 def check_memory(fleet: FleetSettings, free_bytes: int) -> None:

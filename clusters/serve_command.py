@@ -19,7 +19,7 @@ from clusters.api_client import status_without_key
 from clusters.boot_screen import BootScreen
 from clusters.errors import ClusterError
 from clusters.fleet_protocol import ClusterUp, Failed, Instances, Job, Phase, Ready, Report
-from clusters.needs import check_memory, check_packages, free_memory_bytes
+from clusters.needs import check_adapters, check_memory, check_packages, free_memory_bytes
 from clusters.run_folder import new_folder
 from clusters.spawned_fleet import SpawnedFleet
 from deployments.fleet_settings import DatabaseSettings, FleetSettings
@@ -89,6 +89,7 @@ def serve_fleet(
         _check_keys(fleet)
         fleet = _on_free_port(fleet)
         check_packages(fleet)
+        check_adapters(fleet)
         check_memory(fleet, free_memory_bytes())
     folder = new_folder()
     if address is None and fleet.database is None:

@@ -58,6 +58,7 @@ def cluster_fleet(
 
     node = ray.get_runtime_context().get_node_id()
     routing = {model.name: model.routing for model in settings.deployed}
-    router = PushRouter(routing, watch, connect, node=node, convict=convict)
+    adapters = {adapter.name: model.name for model in settings.deployed for adapter in model.adapters}
+    router = PushRouter(routing, watch, connect, adapters=adapters, node=node, convict=convict)
 
     return Fleet(settings.name, router, build_models(settings, router.routes, report))

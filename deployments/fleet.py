@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from actors.directory.known_instance import Instance
+from deployments.fill_in_the_middle import FillInTheMiddle
 from deployments.routing.route import Route
 from deployments.routing.router import PushRouter
 from engines.contract import Capabilities, Engine
@@ -28,10 +29,12 @@ class ModelCard:
     Attributes:
         name: What clients ask for.
         aliases: Other names for it.
+        parent: Of a LoRA adapter, the name of its model.
         created_s: Unix time at which the router first knew it.
         ready: Its ready instances; of a model made of others, the ready ones of those.
         instances: All its instances, or others.
         capabilities: Those of its instances; the default ones until one is ready.
+        fill_in_the_middle: Whether it completes texts that have a suffix, too.
     """
 
     name: str
@@ -40,6 +43,8 @@ class ModelCard:
     ready: int
     instances: int
     capabilities: Capabilities
+    parent: str | None = None
+    fill_in_the_middle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,8 @@ class Model:
         source: Its route, where it has instances; a provider's engine; or a fallback or pool of other models.
         aliases: Other names for it.
         created_s: Unix time at which this process first knew it.
+        parent: Of a LoRA adapter, the name of its model, whose instances answer; None: it is none.
+        fill_in_the_middle: How it is shown the text before a gap and after it; None: it fills none.
     """
 
     name: str
@@ -59,6 +66,8 @@ class Model:
     source: Engine
     aliases: tuple[str, ...] = ()
     created_s: int = field(default_factory=lambda: int(time.time()))
+    parent: str | None = None
+    fill_in_the_middle: FillInTheMiddle | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,6 +89,8 @@ class Model:
             ready=ready,
             instances=instances,
             capabilities=self.engine.capabilities,
+            parent=self.parent,
+            fill_in_the_middle=self.fill_in_the_middle is not None,
         )
 
     @property
@@ -88,8 +99,8 @@ class Model:
         return not isinstance(self.source, Route | Fallback)
 
     def instances(self) -> Sequence[Instance]:
-        """Its instances that are not gone, with their latest load; none where others answer for it."""
-        return self.source.instances() if isinstance(self.source, Route) else ()
+        """Its instances that are not gone, with their latest load; none where those of others answer for it."""
+        return self.source.instances() if isinstance(self.source, Route) and self.parent is None else ()
 
 
 class Fleet:

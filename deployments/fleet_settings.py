@@ -156,17 +156,29 @@ class RealtimeSettings(Settings):
     max_kept_bytes_per_tenant: int = Field(2**30, ge=1024)
 
 
-class ResponsesSettings(Settings):
-    """Responses and conversations of the Responses API that are stored, which takes a database.
+class StoredSettings(Settings):
+    """What is stored because its client asks for that, which takes a database.
 
     Attributes:
-        keep_s: How long a response is kept, and a conversation after its last change; 30 days.
-        max_kept_bytes_per_tenant: What is kept of one tenant's responses; past it, those go that would go first.
-        max_conversation_bytes_per_tenant: The same for its conversations.
+        keep_s: How long it is kept; 30 days.
+        max_kept_bytes_per_tenant: What is kept of one tenant's; past it, those go that would go first.
     """
 
     keep_s: float = Field(30 * 86_400.0, gt=0)
     max_kept_bytes_per_tenant: int = Field(2**30, ge=1024)
+
+
+class ChatCompletionsSettings(StoredSettings):
+    """Chat completions that are stored."""
+
+
+class ResponsesSettings(StoredSettings):
+    """Responses and conversations of the Responses API that are stored; a conversation expires after its last change.
+
+    Attributes:
+        max_conversation_bytes_per_tenant: As `max_kept_bytes_per_tenant`, which is for responses, for conversations.
+    """
+
     max_conversation_bytes_per_tenant: int = Field(2**30, ge=1024)
 
 
@@ -245,6 +257,7 @@ class HttpSettings(Settings):
         session_header: Header that carries a session id.
         cors: Which web pages may call it.
         realtime: Bounds of realtime sessions.
+        chat_completions: Bounds of stored chat completions.
         responses: Bounds of stored responses.
         notice_s: How long a router replica that ends still takes connections, while `/ready` says 503 already: what
             load balancers need to notice.
@@ -274,6 +287,7 @@ class HttpSettings(Settings):
     session_header: str = "x-session-id"
     cors: CorsSettings = CorsSettings()
     realtime: RealtimeSettings = RealtimeSettings()
+    chat_completions: ChatCompletionsSettings = ChatCompletionsSettings()
     responses: ResponsesSettings = ResponsesSettings()
     notice_s: float = Field(1.0, ge=0, le=600)
 
@@ -304,7 +318,7 @@ class FleetSettings(Settings):
     def _names_are_unique(self) -> Self:
         seen: set[str] = set()
         for model in self.models:
-            for name in (model.name, *model.aliases):
+            for name in model.names:
                 if name in seen:
                     raise ValueError(f"two models are called {name!r}")
                 seen.add(name)
@@ -312,7 +326,7 @@ class FleetSettings(Settings):
 
     @model_validator(mode="after")
     def _models_are_made_of_others(self) -> Self:
-        names = {name: model.name for model in self.models for name in (model.name, *model.aliases)}
+        names = {name: model.name for model in self.models for name in model.names}
         made_of: dict[str, list[str]] = {}
         for model in self.models:
             for member in () if isinstance(model, ModelSettings) else model.members:

@@ -29,6 +29,7 @@ from engines.context import Context
 from engines.contract import Capabilities, Engine
 from engines.errors import InstanceLost, PenstockError
 from engines.events import Event, Finished, Started, Usage
+from engines.pooling_requests import Pooled, PoolingRequest, ScoreRequest, Scores
 from engines.requests import GenerateRequest
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ class FleetHandle(Engine):
 
     def __init__(self, fleet: str | DeploymentHandle = "penstock", tenant: str | None = None) -> None:
         self.name = fleet if isinstance(fleet, str) else fleet.app_name
-        self.capabilities = Capabilities(embed=True, tokenize=True)
+        self.capabilities = Capabilities(embed=True, score=True, pooling=True, tokenize=True)
         self._handle: Any = serve.get_app_handle(fleet) if isinstance(fleet, str) else fleet
         self._tenant = tenant
         self._ready = False
@@ -114,6 +115,16 @@ class FleetHandle(Engine):
         """One vector per input; takes a plain dict as well. Raises what `call` raises."""
         embeddings: Embeddings = await self._call(context or Context(), "embed", request, self._tenant)
         return embeddings
+
+    async def score(self, request: ScoreRequest | Mapping[str, Any], context: Context | None = None) -> Scores:
+        """How well documents fit a query; takes a plain dict as well. Raises what `call` raises."""
+        scores: Scores = await self._call(context or Context(), "score", request, self._tenant)
+        return scores
+
+    async def pooling(self, request: PoolingRequest | Mapping[str, Any], context: Context | None = None) -> Pooled:
+        """What a pooling model makes of inputs; takes a plain dict as well. Raises what `call` raises."""
+        pooled: Pooled = await self._call(context or Context(), "pooling", request, self._tenant)
+        return pooled
 
     async def tokenize(self, request: TokenizeRequest | Mapping[str, Any], context: Context | None = None) -> Tokenized:
         """The token ids of a text or conversation; takes a plain dict as well. Raises what `call` raises."""

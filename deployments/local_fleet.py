@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from actors.channel.listener import Listener
 from actors.directory.known_instance import Instance, InstanceState
+from deployments.fill_in_the_middle import FillInTheMiddle
 from deployments.fleet import Fleet, Model
 from deployments.model_settings import RoutingSettings
 from deployments.routing.local_egress import LocalEgress
@@ -27,6 +28,8 @@ class LocalFleet(Fleet):
         routing: How an instance of each model is picked.
         operators: Makes the engine that answers for a model, around its instances; None: nothing is around them.
         attachments: What those of one request may cost.
+        adapters: LoRA adapters, each with the name of its model above.
+        fill_in_the_middle: How models are shown the text before a gap and after it, by their names.
     """
 
     def __init__(
@@ -36,10 +39,12 @@ class LocalFleet(Fleet):
         routing: RoutingSettings | None = None,
         operators: Callable[[Engine], Engine] | None = None,
         attachments: AttachmentLimits | None = None,
+        adapters: Mapping[str, str] | None = None,
+        fill_in_the_middle: Mapping[str, FillInTheMiddle] | None = None,
     ) -> None:
         self._engines = {(model, engine.name): engine for model, members in engines.items() for engine in members}
         settings = routing or RoutingSettings()
-        router = PushRouter(dict.fromkeys(engines, settings), self._watch, self._connect)
+        router = PushRouter(dict.fromkeys(engines, settings), self._watch, self._connect, adapters=adapters)
         models = [
             Model(
                 name=model,
@@ -48,6 +53,8 @@ class LocalFleet(Fleet):
                 ),
                 source=route,
                 aliases=tuple(alias for alias, name in (aliases or {}).items() if name == model),
+                parent=(adapters or {}).get(model),
+                fill_in_the_middle=(fill_in_the_middle or {}).get(model),
             )
             for model, route in router.routes.items()
         ]
@@ -71,7 +78,7 @@ class LocalFleet(Fleet):
 
     def _is_connected(self) -> bool:
         working = sum(engine.ready for engine in self._engines.values())
-        return sum(model.card().ready for model in self.models) >= working
+        return sum(model.card().ready for model in self.models if model.parent is None) >= working
 
     async def _watch(self) -> AsyncIterator[Sequence[Instance]]:
         known: list[Instance] | None = None

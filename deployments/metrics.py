@@ -497,7 +497,12 @@ def _instance_text(instances: Sequence[Instance]) -> str:
         "penstock_instance_waits_info", "Why an instance waits before it boots.", labels=[*labels, "reason"]
     )
     states: dict[tuple[str, str], int] = {}
+    adapters = GaugeMetricFamily(
+        "penstock_instance_adapter_info", "A LoRA adapter that an instance has loaded.", labels=[*labels, "adapter"]
+    )
     for instance in instances:
+        for adapter in instance.load.adapters:
+            adapters.add_metric([instance.id, instance.model, adapter], 1)
         state = (instance.model, instance.state.value)
         states[state] = states.get(state, 0) + 1
         running.add_metric([instance.id, instance.model], instance.load.running)
@@ -508,7 +513,7 @@ def _instance_text(instances: Sequence[Instance]) -> str:
             waits.add_metric([instance.id, instance.model, instance.detail], 1)
     for (model, state_name), count in states.items():
         up.add_metric([model, state_name], count)
-    return _exposed([up, running, queued, kv_use, info, waits])
+    return _exposed([up, running, queued, kv_use, info, waits, adapters])
 
 
 class _Fixed(Collector):

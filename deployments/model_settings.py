@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 
 from actors.settings import AdmissionSettings, PatienceSettings, Settings
+from deployments.fill_in_the_middle import check_template
+from engines.adapters.adapter import Adapter
 from engines.attachments.reader import AttachmentLimits
 from engines.attachments.url_fetcher import UrlSettings
 from engines.operators.registry import OperatorSpec, check_order
@@ -80,6 +82,8 @@ class ServedModel(Settings):
         name: What clients ask for.
         aliases: Other names for it.
         attachments: What may come with a request for it.
+        fill_in_the_middle: How it is shown the text before a gap and after it, for completions with a `suffix`: its
+            special tokens around `{prompt}` and `{suffix}`, in its own order. None: it was not trained to fill gaps.
         pipeline: The operators around it, the outermost first (`engines.operators.registry`); None: what is right for
             its kind.
     """
@@ -87,6 +91,7 @@ class ServedModel(Settings):
     name: ModelName
     aliases: list[ModelName] = []
     attachments: AttachmentSettings = AttachmentSettings()
+    fill_in_the_middle: Annotated[str, AfterValidator(check_template)] | None = None
     pipeline: list[OperatorSpec] | None = None
 
     @field_validator("pipeline")
@@ -101,6 +106,11 @@ class ServedModel(Settings):
         """The operators around it, the outermost first."""
         return self.pipeline or ()
 
+    @property
+    def names(self) -> Sequence[str]:
+        """What clients may ask for because of it."""
+        return (self.name, *self.aliases)
+
 
 class ModelSettings(ServedModel):
     """One model, and the instances that serve it; or the provider, for an engine that is remote.
@@ -108,6 +118,9 @@ class ModelSettings(ServedModel):
     Attributes:
         engine: Kind of engine (`vllm`, `simulated`, ...).
         options: Options of that kind of engine.
+        adapters: LoRA adapters of the model: each is a model of its own to clients, by its name. They are loaded when
+            they are asked for, at most `options.max_loras` at a time on one instance. A path that begins with a dot or
+            a tilde is relative to the fleet file.
         replicas: Instances.
         surge_percent: How many more there may be while an upgrade replaces them, in percent. 0: one ends before its
             successor boots, as a cluster without room to spare needs; a model with one instance is away meanwhile.
@@ -123,6 +136,7 @@ class ModelSettings(ServedModel):
 
     engine: str = "vllm"
     options: dict[str, Any] = {}
+    adapters: list[Adapter] = []
     replicas: int = Field(1, ge=1, le=1000)
     surge_percent: int = Field(0, ge=0, le=100)
     tensor_parallel_size: int = Field(1, ge=1)
@@ -136,6 +150,11 @@ class ModelSettings(ServedModel):
     health: HealthSettings = HealthSettings()
     start_timeout_s: float = Field(1200.0, gt=0)
     drain_timeout_s: float = Field(30.0, ge=0)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What clients may ask for because of it: its adapters are models of their own."""
+        return (self.name, *self.aliases, *(adapter.name for adapter in self.adapters))
 
     @model_validator(mode="after")
     def _gpus_are_whole_or_a_share_of_one(self) -> Self:
@@ -152,6 +171,7 @@ class ModelSettings(ServedModel):
             model=self.name,
             options=self.options,
             tensor_parallel_size=self.tensor_parallel_size,
+            adapters=tuple(self.adapters),
         )
 
     @property

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from deployments.fill_in_the_middle import FillInTheMiddle
 from deployments.fleet import Model
 from deployments.fleet_settings import FleetSettings
-from deployments.model_settings import AttachmentSettings, FallbackSettings, ModelSettings, PoolSettings
+from deployments.model_settings import AttachmentSettings, FallbackSettings, ModelSettings, PoolSettings, ServedModel
 from deployments.routing.route import Route
 from engines.attachments.reader import AttachmentReader
 from engines.attachments.url_fetcher import UrlFetcher
@@ -27,12 +28,15 @@ def build_models(settings: FleetSettings, routes: Mapping[str, Route], report: R
 
     Args:
         settings: The fleet.
-        routes: The routes of those with instances, by name.
+        routes: The routes of those with instances, and of their adapters, by name.
         report: Hears what the operators report.
     """
     built: dict[str, Model] = {}
+    adapters = {adapter.name: model for model in settings.deployed for adapter in model.adapters}
 
     def engine(name: str) -> Engine:
+        if name in adapters:
+            return build_adapter(name).engine
         return build(settings.named(name)).engine
 
     def source(model: ModelSettings | FallbackSettings | PoolSettings) -> Engine:
@@ -49,17 +53,40 @@ def build_models(settings: FleetSettings, routes: Mapping[str, Route], report: R
         made.report = partial(report, model.name)
         return made
 
+    def around(behind: Engine, model: ServedModel, name: str) -> Engine:
+        operators = [make_operator(spec) for spec in model.operators]
+        for operator in operators:
+            operator.report = partial(report, name)
+        return link(Attachments(_reader(model.attachments)), *operators, behind)
+
     def build(model: ModelSettings | FallbackSettings | PoolSettings) -> Model:
         if model.name not in built:
-            operators = [make_operator(spec) for spec in model.operators]
-            for operator in operators:
-                operator.report = partial(report, model.name)
             behind = source(model)
-            around = link(Attachments(_reader(model.attachments)), *operators, behind)
-            built[model.name] = Model(model.name, around, behind, tuple(model.aliases))
+            built[model.name] = Model(
+                model.name,
+                around(behind, model, model.name),
+                behind,
+                tuple(model.aliases),
+                fill_in_the_middle=_filling(model),
+            )
         return built[model.name]
 
-    return [build(model) for model in settings.models]
+    def build_adapter(name: str) -> Model:
+        if name not in built:
+            # With operators of its own: a breaker that opens for a broken one must not close its model.
+            base, behind = adapters[name], routes[name]
+            built[name] = Model(
+                name, around(behind, base, name), behind, parent=base.name, fill_in_the_middle=_filling(base)
+            )
+        return built[name]
+
+    models = [build(model) for model in settings.models]
+    return [*models, *map(build_adapter, adapters)]
+
+
+def _filling(model: ServedModel) -> FillInTheMiddle | None:
+    template = model.fill_in_the_middle
+    return None if template is None else FillInTheMiddle.parse(template)
 
 
 def _reader(settings: AttachmentSettings) -> AttachmentReader:

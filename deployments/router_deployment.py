@@ -51,6 +51,7 @@ from engines.context import Context
 from engines.contract import Engine
 from engines.errors import Unavailable
 from engines.events import Event
+from engines.pooling_requests import Pooled, PoolingRequest, ScoreRequest, Scores
 from engines.requests import GenerateRequest
 
 logger = logging.getLogger(__name__)
@@ -165,6 +166,14 @@ class RouterDeployment:
     async def embed(self, request: EmbedRequest | Mapping[str, Any], tenant: str | None = None) -> Embeddings:
         """One vector per input; as `call`."""
         return await self.call(_parsed(EmbedRequest, request), tenant=tenant)
+
+    async def score(self, request: ScoreRequest | Mapping[str, Any], tenant: str | None = None) -> Scores:
+        """How well documents fit a query; as `call`."""
+        return await self.call(_parsed(ScoreRequest, request), tenant=tenant)
+
+    async def pooling(self, request: PoolingRequest | Mapping[str, Any], tenant: str | None = None) -> Pooled:
+        """What a pooling model makes of inputs; as `call`."""
+        return await self.call(_parsed(PoolingRequest, request), tenant=tenant)
 
     async def tokenize(self, request: TokenizeRequest | Mapping[str, Any], tenant: str | None = None) -> Tokenized:
         """The token ids of a text or conversation; as `call`."""

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from engines.operators.timeout import TimeoutOptions, Timeouts
     from engines.operators.trace import Trace
     from engines.operators.trace_options import TraceOptions
+    from engines.pooling_requests import Pooled, PoolingRequest, ScoreRequest, Scores
     from engines.registry import EngineSpec, make_engine
     from engines.requests import GenerateRequest, Guided, Resume, Sampling, Session, Thinking
     from engines.sink import Sink
@@ -110,6 +111,8 @@ __all__ = [
     "OperatorOptions",
     "Pool",
     "PoolMember",
+    "Pooled",
+    "PoolingRequest",
     "Progress",
     "PushEngine",
     "ReasoningDelta",
@@ -122,6 +125,8 @@ __all__ = [
     "RetryOptions",
     "RetryingModel",
     "Sampling",
+    "ScoreRequest",
+    "Scores",
     "ScriptedModel",
     "Session",
     "Sink",
@@ -183,6 +188,10 @@ _MODULES = {
     "DetokenizeRequest": "engines.call_requests",
     "Embeddings": "engines.call_requests",
     "EmbedRequest": "engines.call_requests",
+    "Pooled": "engines.pooling_requests",
+    "PoolingRequest": "engines.pooling_requests",
+    "ScoreRequest": "engines.pooling_requests",
+    "Scores": "engines.pooling_requests",
     "Tokenized": "engines.call_requests",
     "TokenizeRequest": "engines.call_requests",
     "Collector": "engines.completion",

@@ -1,7 +1,7 @@
 """What an engine is asked for and answers at once, without a stream: vectors, token ids, text of ids.
 
-A new kind of call is one class here, and its answer in the engines that have one (`Engine.answers`): what is between a
-caller and an engine passes on what it knows nothing of.
+A new kind of call is one class, here or in a file of its own as in `engines.pooling_requests`, and its answer in the
+engines that have one (`Engine.answers`): what is between a caller and an engine passes on what it knows nothing of.
 """
 
 import struct
@@ -25,12 +25,21 @@ FLOAT_BYTES = 4
 """Bytes of one number of a vector."""
 MAX_DIMENSIONS = 65_536
 """Of a vector that is asked for: more than any model has."""
-_ID_BYTES = 4
+ID_BYTES = 4
 """What a token id counts."""
 _MESSAGE_BYTES = 64
 """What a message or a tool counts besides its text: it is looked at one by one."""
 
+MAX_INPUTS = 2048
+"""Of one request."""
+
 Answer = TypeVar("Answer")
+Inputs = Annotated[
+    Annotated[list[str], Field(fail_fast=True)]
+    | Annotated[list[Annotated[TokenIds, Field(min_length=1)]], Field(fail_fast=True)],
+    Field(min_length=1, max_length=MAX_INPUTS),
+]
+"""Texts, or lists of token ids."""
 
 
 class CallRequest(RequestModel, Generic[Answer]):
@@ -39,13 +48,15 @@ class CallRequest(RequestModel, Generic[Answer]):
     Attributes:
         capability: The field of `Capabilities` without which an engine refuses it.
         purpose: What a model does with it, for messages: it "does not make embeddings".
+        operation: What traces call it.
         runs_model: Whether it is work for the model, and so for the accelerator, rather than for its tokenizer.
         model: Name of the model.
-        session, instance, priority, tenant: As in `GenerateRequest`.
+        session, instance, priority, tenant, adapter: As in `GenerateRequest`.
     """
 
     capability: ClassVar[str]
     purpose: ClassVar[str]
+    operation: ClassVar[str]
     runs_model: ClassVar[bool] = False
 
     model: str
@@ -53,6 +64,7 @@ class CallRequest(RequestModel, Generic[Answer]):
     instance: str | None = None
     priority: int = Field(0, ge=-100, le=100)
     tenant: TenantShare | None = None
+    adapter: str | None = None
 
     @property
     def cache_salt(self) -> str:
@@ -65,7 +77,19 @@ class CallRequest(RequestModel, Generic[Answer]):
         raise NotImplementedError
 
 
-class Embeddings(RequestModel):
+class ModelAnswer(RequestModel):
+    """What the model itself has worked for.
+
+    Attributes:
+        prompt_tokens: Tokens of all that it has read.
+        engine: Name of the engine that answered.
+    """
+
+    prompt_tokens: int
+    engine: str
+
+
+class Embeddings(ModelAnswer):
     """The vectors, in the order of the inputs.
 
     Numbers by the million are no Python objects on their way: `numpy.frombuffer(vectors, "<f4").reshape(-1, dimension)`
@@ -74,14 +98,10 @@ class Embeddings(RequestModel):
     Attributes:
         vectors: All of them one after another, as 32-bit floats, little-endian.
         dimension: Floats of one vector.
-        prompt_tokens: Tokens of all inputs.
-        engine: Name of the engine that made them.
     """
 
     vectors: bytes
     dimension: int = Field(ge=1)
-    prompt_tokens: int
-    engine: str
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -103,6 +123,11 @@ class Embeddings(RequestModel):
         return struct.unpack(f"<{self.dimension}f", self.packed(index))
 
 
+def inputs_size(inputs: list[str] | list[list[int]]) -> int:
+    """About how many bytes the inputs are."""
+    return sum(len(item) if isinstance(item, str) else ID_BYTES * len(item) for item in inputs)
+
+
 class EmbedRequest(CallRequest[Embeddings]):
     """Asks for one vector per input.
 
@@ -114,19 +139,17 @@ class EmbedRequest(CallRequest[Embeddings]):
 
     capability = "embed"
     purpose = "make embeddings"
+    operation = "embeddings"
     runs_model = True
 
-    inputs: (
-        Annotated[list[str], Field(fail_fast=True)]
-        | Annotated[list[Annotated[TokenIds, Field(min_length=1)]], Field(fail_fast=True)]
-    ) = Field(min_length=1, max_length=2048)
+    inputs: Inputs
     dimensions: int | None = Field(None, ge=1, le=MAX_DIMENSIONS)
     truncate_prompt_tokens: int | None = Field(None, ge=-1)
 
     @property
     def size(self) -> int:
         """Bytes of all inputs."""
-        return sum(len(item) if isinstance(item, str) else _ID_BYTES * len(item) for item in self.inputs)
+        return inputs_size(self.inputs)
 
 
 class Tokenized(RequestModel):
@@ -147,6 +170,7 @@ class TokenizeRequest(CallRequest[Tokenized]):
 
     capability = "tokenize"
     purpose = "tokenize"
+    operation = "tokenize"
 
     prompt: str | None = None
     messages: Annotated[list[Message], Field(fail_fast=True)] | None = Field(None, min_length=1)
@@ -187,13 +211,14 @@ class DetokenizeRequest(CallRequest[str]):
 
     capability = "tokenize"
     purpose = "detokenize"
+    operation = "detokenize"
 
     token_ids: TokenIds
 
     @property
     def size(self) -> int:
         """Bytes of the ids."""
-        return _ID_BYTES * len(self.token_ids)
+        return ID_BYTES * len(self.token_ids)
 
 
 Request = GenerateRequest | CallRequest[Any]

@@ -38,6 +38,7 @@ from engines.conversation.events import ConversationEvent
 from engines.conversation.frames import Frame
 from engines.errors import EngineFailed, NotReady, PenstockError, StreamIncomplete, Unsupported
 from engines.events import Terminal
+from engines.pooling_requests import Pooled, PoolingRequest, ScoreRequest, Scores
 from engines.requests import GenerateRequest
 from engines.sink import EventT, Mailbox, Sink
 
@@ -52,13 +53,18 @@ class Capabilities:
         context_length: Most tokens of prompt and answer together; 0 when unknown.
         accelerator: `cpu`, or the GPU's name as its driver says it.
         memory_bytes: Memory of the accelerators it holds; 0 on the CPU.
+        score: Can say how well documents fit a query.
+        pooling: Gives what it pools as it is: vectors of inputs or of their tokens, or the probabilities of classes.
         resume: Can go on from generated token ids; whether one stream can, its `Started` says.
         vision, audio, documents: Which kinds of attachments it takes.
         guided: Can be held to a schema, regex, choice or grammar.
+        max_loras: How many LoRA adapters it has loaded at a time; 0: it has none.
     """
 
     generate: bool = True
     embed: bool = False
+    score: bool = False
+    pooling: bool = False
     tokenize: bool = False
     tools: bool = False
     reasoning: bool = False
@@ -71,6 +77,7 @@ class Capabilities:
     context_length: int = 0
     accelerator: str = "cpu"
     memory_bytes: int = 0
+    max_loras: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +90,14 @@ class Load:
         kv_use: Share of its KV cache in use, 0 to 1.
         lag_s: The longest that the event loop of its process stood still lately. No part of the comparison: it is
             different every time.
+        adapters: The LoRA adapters that it has loaded, by name.
     """
 
     running: int = 0
     queued: int = 0
     kv_use: float = 0.0
     lag_s: float = field(default=0.0, compare=False)
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +207,14 @@ class Engine(ABC, Generic[RequestT, EventT]):
 
     async def embed(self, request: EmbedRequest, context: Context | None = None) -> Embeddings:
         """One vector per input; raises what `call` raises."""
+        return await self.call(request, context or Context())
+
+    async def score(self, request: ScoreRequest, context: Context | None = None) -> Scores:
+        """How well each document fits its query; raises what `call` raises."""
+        return await self.call(request, context or Context())
+
+    async def pooling(self, request: PoolingRequest, context: Context | None = None) -> Pooled:
+        """What a pooling model makes of each input; raises what `call` raises."""
         return await self.call(request, context or Context())
 
     async def tokenize(self, request: TokenizeRequest, context: Context | None = None) -> Tokenized:

@@ -35,6 +35,7 @@ Each leaf knows its HTTP status, whether another instance may be tried, and, whe
     └── EngineFailed              500  the engine failed on this one request
         ├── EngineDead            500  the engine is finished; its instance will be replaced
         ├── EngineFault           500  this request takes engines with it
+        ├── AdapterFailed         500  the adapter that was asked for cannot be loaded; its base goes on
         └── ProviderRefused       502  a provider refuses our key or our model: the operator's mistake, not the caller's
 """
 
@@ -416,6 +417,21 @@ class EngineFault(EngineFailed):
     """The engines that worked on this request died of it, one after another: it is tried no more."""
 
     code = "engine_fault"
+
+    @property
+    def public(self) -> str:
+        """The message, which is ours."""
+        return self.message
+
+
+class AdapterFailed(EngineFailed):
+    """The adapter that was asked for cannot be loaded here: only requests for it fail.
+
+    Another instance may have its files.
+    """
+
+    retryable = True
+    code = "adapter_failed"
 
     @property
     def public(self) -> str:

@@ -5,6 +5,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from engines.adapters.adapter import Adapter
+
 _MIB = 2**20
 
 
@@ -26,6 +28,13 @@ class EngineOptions(BaseModel):
             ranks: Processes that the model is spread over.
         """
         return 200 * _MIB
+
+    def check_adapter(self, adapter: Adapter) -> None:
+        """Returns if an engine with these options could load it, as far as its files on this machine tell. Blocks.
+
+        Raises:
+            AdapterFilesError: It could not.
+        """
 
     @classmethod
     def on_gpu_share(cls, share: float) -> Mapping[str, Any]:

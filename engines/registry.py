@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from engines.adapters.adapter import Adapter
 from engines.contract import Engine
 from engines.named_kinds import find_kind, load
 from engines.options import EngineOptions
@@ -21,6 +22,7 @@ class EngineSpec(BaseModel):
         model: The name under which the fleet serves its model.
         options: The options of that kind of engine, as its options class takes them.
         tensor_parallel_size: GPUs (or CPU ranks) that one engine spreads its model over.
+        adapters: LoRA adapters of the model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +31,7 @@ class EngineSpec(BaseModel):
     model: str
     options: dict[str, Any] = {}
     tensor_parallel_size: int = 1
+    adapters: tuple[Adapter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -260,6 +260,7 @@ class GenerateRequest(RequestModel):
             `engines.operators.attachments`. No attachments: the data is in the parts, as the caller wrote it.
         resume: Set by Migration only.
         alone: Set by a router only: the request may be the end of engines, and an instance runs one such at a time.
+        adapter: Set by a router only: the LoRA adapter of the model that answers, by name; None: the model itself.
     """
 
     model: str
@@ -284,6 +285,7 @@ class GenerateRequest(RequestModel):
     attachments: AttachmentList = []
     resume: Resume | None = None
     alone: bool = False
+    adapter: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -325,6 +327,11 @@ class GenerateRequest(RequestModel):
     def cache_salt(self) -> str:
         """Its tenant's; empty where there is none."""
         return self.tenant.cache_salt if self.tenant is not None else ""
+
+    @property
+    def runs_model(self) -> bool:
+        """Whether it is work for the model, as not all calls are."""
+        return True
 
     @property
     def generated(self) -> list[list[int]]:

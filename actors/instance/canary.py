@@ -6,13 +6,14 @@ from engines.completion import Collector
 from engines.context import Context
 from engines.contract import Engine
 from engines.errors import Timeout
+from engines.pooling_requests import PoolingRequest
 from engines.requests import GenerateRequest, Sampling
 
 _PROMPT = "."
 
 
 async def ask_one_token(engine: Engine, model: str, timeout_s: float) -> None:
-    """Asks for one token, or for one vector where the engine makes only those.
+    """Asks for one token, or for one vector, or whatever the engine pools, where it makes only those.
 
     Raises:
         Timeout: The engine did not answer in time.
@@ -33,5 +34,7 @@ async def _ask(engine: Engine, model: str, context: Context) -> None:
         collector = Collector()
         await engine.submit(GenerateRequest(model=model, prompt=_PROMPT, sampling=sampling), context, collector)
         await collector.completion
-    else:
+    elif engine.capabilities.embed:
         await engine.embed(EmbedRequest(model=model, inputs=[_PROMPT]), context)
+    else:
+        await engine.pooling(PoolingRequest(model=model, inputs=[_PROMPT]), context)

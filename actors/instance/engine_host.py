@@ -147,14 +147,15 @@ class EngineHost(Host):
             self._alone = None
 
     def load(self) -> Load:
-        """How busy it is: who was admitted and who waits, wherever, and the engine's own KV use."""
+        """How busy it is: who was admitted and who waits, wherever, and the engine's own KV use and adapters."""
         if self._instance.state is InstanceState.GONE or not self._has_booted:
             return Load()
         engine = self.engine.load()
         running = self.gate.running + self._embeddings.running
         waiting_inside = min(engine.queued, running)
         queued = self.gate.queued + self._embeddings.queued
-        return Load(running - waiting_inside, queued + waiting_inside, engine.kv_use, self._lag.longest_s())
+        lag_s = self._lag.longest_s()
+        return Load(running - waiting_inside, queued + waiting_inside, engine.kv_use, lag_s, engine.adapters)
 
     def engine_died(self, error: EngineDead) -> None:
         """The engine is finished, and so is the instance."""

@@ -1,33 +1,21 @@
-"""Responses that can be read again, and gone on from: each with its input, and the one before it.
-
-What a tenant has is counted as it is written, so that its share holds at every moment.
-"""
+"""Responses that can be read again, and gone on from: each with its input, and the one before it."""
 
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, delete, func, insert, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from deployments.database.database import Database, DatabaseUnavailable
-from deployments.database.kept_conversations import KeptConversations, NewItem
-from deployments.database.tables import RESPONSE_TENANTS as TENANTS
-from deployments.database.tables import RESPONSES
-from deployments.database.tenant_bytes import add_bytes
-from deployments.followed_file import Follower
+from deployments.database.database import Database
+from deployments.database.kept_conversations import KeptConversations, KeptItem
+from deployments.database.tables import RESPONSE_TENANTS, RESPONSES
+from deployments.database.tenant_rows import TenantRows
 from engines.errors import ConversationFull, InvalidRequest, PenstockError
 
-SWEEP_S = 10.0
-"""How often responses are removed that are past their end."""
 MOST_LINKS = 1000
 """Of a conversation: responses that go on from one another."""
-_BATCH = 256
-"""Responses that one transaction removes, at most, for each that it writes."""
 _ID = re.compile(r"resp_[0-9a-f]{32}")
 
 
@@ -88,7 +76,7 @@ class KeptResponse:
     conversation: str | None = None
 
 
-class KeptResponses:
+class KeptResponses(TenantRows):
     """The responses in a database.
 
     Args:
@@ -107,24 +95,11 @@ class KeptResponses:
         clock: Callable[[], float] = time.time,
         conversations: KeptConversations | None = None,
     ) -> None:
-        self._database = database
+        super().__init__(database, RESPONSES, RESPONSE_TENANTS, _ID.fullmatch, keep_s, tenant_bytes, clock)
         self._conversations = conversations
-        self._keep_s = keep_s
-        self._tenant_bytes = tenant_bytes
-        self._clock = clock
-        self._sweeper: Follower | None = None
-
-    def start(self) -> None:
-        """Begins to remove what has expired."""
-        self._sweeper = Follower(self._sweep, SWEEP_S)
-
-    async def stop(self) -> None:
-        """Removes nothing more."""
-        if self._sweeper is not None:
-            await self._sweeper.stop()
 
     async def keep(
-        self, response: KeptResponse, tenant: str, items: Sequence[NewItem] = (), *, is_stored: bool = True
+        self, response: KeptResponse, tenant: str, items: Sequence[KeptItem] = (), *, is_stored: bool = True
     ) -> None:
         """Stores a response, and adds to its conversation: both, or neither.
 
@@ -138,20 +113,17 @@ class KeptResponses:
             DatabaseUnavailable: The database does not answer.
         """
 
-        async def work(connection: AsyncConnection) -> None:
-            if is_stored:
-                await self._write(connection, response, tenant)
+        async def add(connection: AsyncConnection) -> None:
             if response.conversation is not None and items:
                 assert self._conversations is not None
                 await self._conversations.answered(connection, response.conversation, tenant, items)
 
-        await self._database.run(work)
-
-    async def _write(self, connection: AsyncConnection, response: KeptResponse, tenant: str) -> None:
+        if not is_stored:
+            await self._database.run(add)
+            return
         size = sum(map(len, (response.response, response.input, response.output, response.rhythm)))
         row = {
             "id": response.id,
-            "tenant": tenant,
             "previous": response.previous,
             "conversation": response.conversation,
             "depth": response.history.links,
@@ -160,28 +132,8 @@ class KeptResponses:
             "input": response.input,
             "output": response.output,
             "rhythm": response.rhythm,
-            "bytes": size,
-            "expires_at": self._clock() + self._keep_s,
         }
-
-        await connection.execute(insert(RESPONSES), [row])
-        kept = await add_bytes(connection, TENANTS, tenant, size)
-        while kept > self._tenant_bytes:
-            gone = await _first(connection, tenant, kept - self._tenant_bytes)
-            if not gone:
-                # Others are removing all there is.
-                break
-            kept = await add_bytes(connection, TENANTS, tenant, -await _remove(connection, RESPONSES.c.id.in_(gone)))
-
-    async def bytes(self, ids: Collection[str], tenant: str) -> int:
-        """How large responses are together; what is not stored counts nothing.
-
-        Raises:
-            DatabaseUnavailable: The database does not answer.
-        """
-        query = select(func.sum(RESPONSES.c.bytes)).where(self._of(tenant), RESPONSES.c.id.in_(response_ids(ids)))
-        ((found,),) = await self._all(query)
-        return int(found or 0)
+        await self._insert(row, tenant, size, add)
 
     async def find(self, ids: Collection[str], tenant: str) -> dict[str, KeptResponse]:
         """Those of some responses that are stored, by id.
@@ -189,8 +141,7 @@ class KeptResponses:
         Raises:
             DatabaseUnavailable: The database does not answer.
         """
-        query = select(RESPONSES).where(self._of(tenant), RESPONSES.c.id.in_(response_ids(ids)))
-        rows = await self._all(query)
+        rows = await self._all(select(RESPONSES).where(self._are(ids, tenant)))
         return {
             row.id: KeptResponse(
                 row.id,
@@ -212,15 +163,7 @@ class KeptResponses:
             ResponseNotFound: It is not stored.
             DatabaseUnavailable: The database does not answer.
         """
-
-        async def work(connection: AsyncConnection) -> int:
-            query = select(RESPONSES.c.id).where(self._of(tenant), RESPONSES.c.id.in_(response_ids([id])))
-            found = (await connection.execute(query.with_for_update())).all()
-            if found:
-                await add_bytes(connection, TENANTS, tenant, -await _remove(connection, RESPONSES.c.id == id))
-            return len(found)
-
-        if not await self._database.run(work):
+        if not await self._delete(id, tenant):
             raise ResponseNotFound(id)
 
     async def size(self, id: str, tenant: str, most_bytes: int) -> Size:
@@ -233,8 +176,7 @@ class KeptResponses:
             DatabaseUnavailable: The database does not answer.
         """
         query = select(RESPONSES.c.depth, RESPONSES.c.history_bytes, RESPONSES.c.conversation)
-        query = query.where(self._of(tenant), RESPONSES.c.id.in_(response_ids([id])))
-        rows = await self._all(query)
+        rows = await self._all(query.where(self._are([id], tenant)))
         if not rows:
             raise _no_previous(f"no response {id[:64]!r} is stored")
         (row,) = rows
@@ -273,64 +215,7 @@ class KeptResponses:
             raise _no_previous(f"a response that {id[:64]!r} goes on from is not stored any more")
         return [(row.input, row.output) for row in found]
 
-    async def _all(self, query: Select[Any]) -> Sequence[Row[Any]]:
-        async def work(connection: AsyncConnection) -> Sequence[Row[Any]]:
-            found: Sequence[Row[Any]] = (await connection.execute(query)).all()
-            return found
-
-        return await self._database.run(work)
-
-    def _of(self, tenant: str) -> ColumnElement[bool]:
-        """Whether a response is there, for a tenant."""
-        return (RESPONSES.c.tenant == tenant) & (RESPONSES.c.expires_at > self._clock())
-
-    async def _sweep(self) -> None:
-        with suppress(DatabaseUnavailable):
-            # The log and /metrics say so already, and the next time comes.
-            while await self._database.run(self._expire) == _BATCH:
-                pass
-
-    async def _expire(self, connection: AsyncConnection) -> int:
-        """Removes what has expired, some at a time; returns how many."""
-        query = select(RESPONSES.c.id, RESPONSES.c.tenant, RESPONSES.c.bytes)
-        query = query.where(RESPONSES.c.expires_at <= self._clock()).order_by(RESPONSES.c.expires_at).limit(_BATCH)
-        # What another replica is removing already is left to it.
-        found = (await connection.execute(query.with_for_update(skip_locked=True))).all()
-        await _remove(connection, RESPONSES.c.id.in_([row.id for row in found]))
-        freed: Counter[str] = Counter()
-        for row in found:
-            freed[row.tenant] += row.bytes
-        # In one order everywhere: two transactions that wait for each other's would both be given up.
-        for tenant in sorted(freed):
-            await add_bytes(connection, TENANTS, tenant, -freed[tenant])
-        return len(found)
-
-
-def response_ids(ids: Collection[str]) -> Collection[str]:
-    """Those that are ids at all: what else a client sends need not even be a text to a database."""
-    return [id for id in ids if _ID.fullmatch(id)]
-
 
 def _no_previous(why: str) -> PreviousResponseNotFound:
     message = f"previous_response_id: {why} for this key. Send the whole conversation in input."
     return PreviousResponseNotFound(message, param="previous_response_id")
-
-
-async def _first(connection: AsyncConnection, tenant: str, excess: int) -> Sequence[str]:
-    """A tenant's responses that expire first, and hold so many bytes; not all of them where that takes too many."""
-    query = select(RESPONSES.c.id, RESPONSES.c.bytes).where(RESPONSES.c.tenant == tenant)
-    query = query.order_by(RESPONSES.c.expires_at, RESPONSES.c.id).limit(_BATCH)
-    found: list[str] = []
-    # Whoever counts bytes waits for no response: who removes one holds it already, and waits to count.
-    for row in (await connection.execute(query.with_for_update(skip_locked=True))).all():
-        if excess <= 0:
-            break
-        found.append(row.id)
-        excess -= row.bytes
-    return found
-
-
-async def _remove(connection: AsyncConnection, which: ColumnElement[bool]) -> int:
-    """Removes responses; returns their bytes."""
-    gone = (await connection.execute(delete(RESPONSES).where(which).returning(RESPONSES.c.bytes))).all()
-    return sum(row.bytes for row in gone)

@@ -6,6 +6,7 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 
 from deployments.database.database import Database
+from deployments.database.kept_chat_completions import KeptChatCompletions
 from deployments.database.kept_conversations import KeptConversations
 from deployments.database.kept_responses import KeptResponses
 from deployments.database.kept_sessions import KeptSessions
@@ -24,6 +25,7 @@ class Storage:
         sessions: Realtime sessions.
         responses: Responses.
         conversations: Conversations by name.
+        chat_completions: Chat completions.
     """
 
     def __init__(self, settings: DatabaseSettings, bounds: HttpSettings) -> None:
@@ -32,13 +34,16 @@ class Storage:
         except ValueError as error:
             url, problem = None, str(error)
         self.database = Database(url, problem)
-        sessions, responses = bounds.realtime, bounds.responses
+        sessions, responses, completions = bounds.realtime, bounds.responses, bounds.chat_completions
         self.sessions = KeptSessions(self.database, sessions.max_kept_bytes_per_tenant)
         self.conversations = KeptConversations(
             self.database, responses.keep_s, responses.max_conversation_bytes_per_tenant, bounds.max_body_bytes
         )
         self.responses = KeptResponses(
             self.database, responses.keep_s, responses.max_kept_bytes_per_tenant, conversations=self.conversations
+        )
+        self.chat_completions = KeptChatCompletions(
+            self.database, completions.keep_s, completions.max_kept_bytes_per_tenant
         )
 
     async def start(self) -> None:
@@ -47,9 +52,11 @@ class Storage:
         self.sessions.start()
         self.conversations.start()
         self.responses.start()
+        self.chat_completions.start()
 
     async def stop(self) -> None:
         """Closes it."""
+        await self.chat_completions.stop()
         await self.responses.stop()
         await self.conversations.stop()
         await self.sessions.stop()

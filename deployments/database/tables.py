@@ -68,6 +68,47 @@ RESPONSE_TENANTS = Table(
     Column("bytes", BigInteger, nullable=False),
 )
 
+CHAT_COMPLETIONS = Table(
+    "chat_completions",
+    METADATA,
+    # In the order of their ids they were made.
+    Column("id", String(64), primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    # All as JSON: the completion as clients read it, without its metadata; that; and the messages that it answers, one
+    # a line.
+    Column("completion", Text, nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("messages", Text, nullable=False),
+    # Of the first two, which are what a list reads.
+    Column("listed_bytes", BigInteger, nullable=False),
+    # Of all three.
+    Column("bytes", BigInteger, nullable=False),
+    # Unix seconds.
+    Column("expires_at", Double, nullable=False),
+    Index("chat_completions_expire", "expires_at"),
+    Index("chat_completions_expire_of_tenant", "tenant", "expires_at"),
+    Index("chat_completions_of_tenant", "tenant", "id"),
+)
+
+CHAT_COMPLETION_LABELS = Table(
+    "chat_completion_labels",
+    METADATA,
+    Column("completion", String(64), ForeignKey("chat_completions.id", ondelete="CASCADE"), primary_key=True),
+    # A digest of what it can be found by: its model, or a pair of its metadata. Those may be any text, also what a
+    # database takes for none, and longer than what it can index.
+    Column("label", String(64), primary_key=True),
+    Index("chat_completion_labels_by_label", "label", "completion"),
+)
+
+CHAT_COMPLETION_TENANTS = Table(
+    "chat_completion_tenants",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    # Of its completions.
+    Column("bytes", BigInteger, nullable=False),
+)
+
 CONVERSATIONS = Table(
     "conversations",
     METADATA,

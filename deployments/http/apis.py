@@ -8,6 +8,7 @@ from deployments.http.openai.api import OPENAI
 from deployments.http.operations.probes import PROBES
 from deployments.http.realtime.api import REALTIME
 from deployments.http.responses.api import RESPONSES
+from deployments.http.scoring.api import SCORING
 from deployments.http.server.api import ID, Api, Endpoint, ErrorText
 from deployments.http.server.refusals import MethodNotAllowed, NoSuchRoute
 from deployments.http.server.request_id import HEADER
@@ -15,7 +16,7 @@ from deployments.http.server.request_id import HEADER
 DEFAULT_ERROR_TEXT: ErrorText = OPENAI.error_text
 """For those of whom nobody can tell what they speak: probes, and who asks for nothing that there is."""
 
-_APIS = (OPENAI, RESPONSES, REALTIME, ANTHROPIC, Api(PROBES, DEFAULT_ERROR_TEXT))
+_APIS = (OPENAI, SCORING, RESPONSES, REALTIME, ANTHROPIC, Api(PROBES, DEFAULT_ERROR_TEXT))
 
 _Methods = dict[str, tuple[Api, Endpoint]]
 """What lives at one path, by method."""

@@ -8,7 +8,7 @@ on it has ended.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -140,6 +140,16 @@ class Member:
     def capabilities(self) -> Capabilities:
         """What its engine can do."""
         return self.instance.capabilities
+
+    @property
+    def adapters(self) -> Collection[str]:
+        """The LoRA adapters that it has loaded, as it last said."""
+        return () if self.egress is None else self.egress.reported.adapters
+
+    @property
+    def max_loras(self) -> int:
+        """How many it has loaded at a time."""
+        return self.capabilities.max_loras
 
     @property
     def in_flight(self) -> int:

@@ -1,17 +1,27 @@
 """Which instance of a model takes a request, and what to say when none does."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Sequence
 
 from actors.directory.known_instance import InstanceState
 from deployments.model_settings import RoutingSettings
+from deployments.routing.adapter_affinity import prefer
 from deployments.routing.affinity import Affinity
 from deployments.routing.faults import Faults, is_fault
 from deployments.routing.members import BUSY_S, InstanceEgress, Member
-from deployments.routing.policies import Direct, make_policy
+from deployments.routing.policies import Direct, Policy, make_policy
 from engines.call_requests import Request
-from engines.errors import Draining, InstanceNotFound, NoInstance, OtherVocabulary, Overload, Overloaded, PenstockError
+from engines.errors import (
+    AdapterFailed,
+    Draining,
+    InstanceNotFound,
+    NoInstance,
+    OtherVocabulary,
+    Overload,
+    Overloaded,
+    PenstockError,
+)
 from engines.requests import Session
 
 STARTING_RETRY_S = 5.0
@@ -41,7 +51,8 @@ class InstancePicker:
         self.affinity = Affinity(settings.sticky, clock)
         self._members = members
         self._clock = clock
-        self._policy = make_policy(settings.policy)
+        # By adapter: each has the turn of its policy among other instances than the rest.
+        self._policies: defaultdict[str | None, Policy] = defaultdict(lambda: make_policy(settings.policy))
         self._direct = Direct()
 
     def session(self, request: Request) -> Session | None:
@@ -81,9 +92,18 @@ class InstancePicker:
         # about to die, or to hang, comes last as well: a stream that has just moved must not move again.
         candidates = [member for member in candidates if not member.is_shaky] or candidates
         candidates = [member for member in candidates if member.busy_until_s <= now_s] or candidates
+        adapter = request.adapter if request.runs_model else None
+        if adapter is not None:
+            candidates = self._with_adapter(candidates, adapter, session)
         if session is not None:
             return self.affinity.choose(session.id, "soft", candidates, ())
-        return self._policy.choose(candidates, request)
+        return self._policies[adapter].choose(candidates, request)
+
+    def _with_adapter(self, candidates: list[Member], adapter: str, session: Session | None) -> list[Member]:
+        """Those that should have a request for an adapter, and the home of its session, which has its prefix cached."""
+        preferred = prefer(candidates, adapter, self.settings.sticky.load_factor)
+        home = None if session is None else self.affinity.bound(session.id)
+        return [member for member in candidates if member.id == home or member in preferred]
 
     def note(self, member: Member, error: PenstockError) -> bool:
         """Learns from a setup error; returns whether the request may be tried on another instance."""
@@ -113,7 +133,7 @@ class InstancePicker:
             request: The request.
             refusals: What the instances said that were tried; may be empty.
         """
-        if refusals and all(isinstance(error, OtherVocabulary) for error in refusals):
+        if refusals and all(isinstance(error, OtherVocabulary | AdapterFailed) for error in refusals):
             return refusals[-1]
         busy = [error for error in refusals if isinstance(error, Overload)]
         if busy:

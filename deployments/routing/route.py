@@ -40,10 +40,15 @@ class Route(PushEngine):
         picker: Picks one of them.
         members: All members of the router.
         fault_budget: Which requests may be the end of instances.
+        adapter: The model's LoRA adapter that answers; None: the model itself.
     """
 
-    def __init__(self, picker: InstancePicker, members: Members, fault_budget: FaultBudget) -> None:
-        self.name = picker.model
+    def __init__(
+        self, picker: InstancePicker, members: Members, fault_budget: FaultBudget, adapter: str | None = None
+    ) -> None:
+        self.name = adapter or picker.model
+        self._model = picker.model
+        self._adapter = adapter
         self._picker = picker
         self._members = members
         self._fault_budget = fault_budget
@@ -51,13 +56,13 @@ class Route(PushEngine):
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]
         """Those of its instances, which are all alike; the default ones until one is ready."""
-        present = (member.capabilities for member in self._members.of(self.name) if member.is_present)
+        present = (member.capabilities for member in self._members.of(self._model) if member.is_present)
         return next(present, Capabilities())
 
     @property
     def ready(self) -> bool:
         """Whether a request can be sent to one of its instances."""
-        return any(member.is_open for member in self._members.of(self.name))
+        return any(member.is_open for member in self._members.of(self._model))
 
     async def start(self) -> None:
         """Returns at once: the router opens the egresses, for all models."""
@@ -75,16 +80,16 @@ class Route(PushEngine):
 
     def load(self) -> Load:
         """What is under way through this router, on every instance of the model."""
-        return Load(running=self._members.in_flight(self.name))
+        return Load(running=self._members.in_flight(self._model))
 
     def instances(self) -> Sequence[Instance]:
         """Every instance of the model that is not gone, with its latest load."""
-        return [member.seen() for member in self._members.of(self.name)]
+        return [member.seen() for member in self._members.of(self._model)]
 
     @property
     def open_instances(self) -> int:
         """How many of them a request can be sent to."""
-        return sum(member.is_open for member in self._members.of(self.name))
+        return sum(member.is_open for member in self._members.of(self._model))
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
         """Answers into a sink; returns when an instance took the request.
@@ -98,7 +103,7 @@ class Route(PushEngine):
             Quarantined: Engines died of the same request minutes ago.
             PenstockError: As the instance says.
         """
-        request = self._renamed(request)
+        request = self._addressed(request)
         session = self._picker.session(request)
 
         async def submit(member: Member, egress: InstanceEgress, trial: Trial | None) -> None:
@@ -125,7 +130,7 @@ class Route(PushEngine):
 
     async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
         """Answers at once, without a stream; raises what `submit` raises."""
-        request = self._renamed(request)
+        request = self._addressed(request)
         session = self._picker.session(request)
 
         async def call(member: Member, egress: InstanceEgress, trial: Trial | None) -> Answer:
@@ -152,8 +157,11 @@ class Route(PushEngine):
         except _StoppedEarly:
             raise context.cancellation() from None
 
-    def _renamed(self, request: R) -> R:
-        return request if request.model == self.name else cast("R", request.model_copy(update={"model": self.name}))
+    def _addressed(self, request: R) -> R:
+        """The request with the model's own name, and this route's adapter, whatever its caller put there."""
+        if request.model == self._model and request.adapter == self._adapter:
+            return request
+        return cast("R", request.model_copy(update={"model": self._model, "adapter": self._adapter}))
 
     async def _dispatch(
         self, request: Request, context: Context, ask: Callable[[Member, InstanceEgress, Trial | None], Awaitable[T]]

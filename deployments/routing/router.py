@@ -25,6 +25,7 @@ class PushRouter:
 
     Args:
         models: How the instances of each model are picked, by the model's name.
+        adapters: LoRA adapters, each with the name of its model.
         watch: Source of the instances.
         connect: Makes the egress to one.
         node: Where it lives itself: a node that is surely alive.
@@ -32,7 +33,7 @@ class PushRouter:
             they know. None: there are no others.
 
     Attributes:
-        routes: The instances of each model as one engine, by the model's name.
+        routes: The instances of each model as one engine, by the model's name; and those of each adapter's model.
         fault_budget: Which requests may be the end of instances; shared by all models.
     """
 
@@ -42,6 +43,7 @@ class PushRouter:
         watch: Watch,
         connect: Connect,
         *,
+        adapters: Mapping[str, str] | None = None,
         node: str = "",
         convict: Callable[[str], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
@@ -52,9 +54,10 @@ class PushRouter:
         self.fault_budget = FaultBudget(self._node_lives, convict)
         faults = {model: picker.faults for model, picker in self._pickers.items()}
         self._members = Members(watch, connect, faults, self._heard, self._died)
-        self.routes: Mapping[str, Route] = {
-            model: Route(picker, self._members, self.fault_budget) for model, picker in self._pickers.items()
-        }
+        routes = {model: Route(picker, self._members, self.fault_budget) for model, picker in self._pickers.items()}
+        for adapter, model in (adapters or {}).items():
+            routes[adapter] = Route(self._pickers[model], self._members, self.fault_budget, adapter)
+        self.routes: Mapping[str, Route] = routes
 
     async def start(self) -> None:
         """Begins to follow the instances; returns when it knows which there are, ready or not."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from deployments.tenants.tenant import ANYBODY, Scope, Tenant
-from engines.call_requests import Answer, CallRequest, EmbedRequest
+from engines.call_requests import Answer, CallRequest
 from engines.context import Context
 from engines.errors import Forbidden
 from engines.events import Event
@@ -36,7 +36,7 @@ class TenantBounds(Transparent[GenerateRequest, Event]):
         Raises:
             Forbidden: The tenant may not ask for this; names the field.
         """
-        if isinstance(request, EmbedRequest):
+        if request.runs_model:
             self._check_scope("embed")
         changes = self._dispatch(request)
         return await self.inner.call(request.model_copy(update=changes) if changes else request, context)

@@ -2,7 +2,7 @@
 
 from deployments.tenants.quotas import Quotas, Reservation
 from deployments.tenants.tenant import Tenant
-from engines.call_requests import Answer, CallRequest, Embeddings
+from engines.call_requests import Answer, CallRequest, ModelAnswer
 from engines.context import Context
 from engines.errors import PenstockError
 from engines.events import Event, Finished, Started
@@ -61,7 +61,7 @@ class TenantSpending(Transparent[GenerateRequest, Event]):
         used = 0
         try:
             answer = await self.inner.call(request, context)
-            used = answer.prompt_tokens if isinstance(answer, Embeddings) else request.size
+            used = answer.prompt_tokens if isinstance(answer, ModelAnswer) else request.size
         finally:
             reservation.settle(used)
         return answer

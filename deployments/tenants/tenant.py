@@ -14,7 +14,8 @@ from deployments.fleet_settings import Label
 from engines.requests import TenantShare
 
 Scope = Literal["generate", "embed", "admin"]
-"""`generate` text, `embed`; `admin`: name an instance, a session of another tenant, and ask the operators' routes."""
+"""`generate` text; `embed`: vectors, scores, and what else a pooling model makes; `admin`: name an instance, a session
+of another tenant, and ask the operators' routes."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 MOST_KEYS = 16
@@ -85,7 +86,7 @@ class Tenant(Settings):
     Attributes:
         name: In metrics, logs and the names of its sessions.
         keys: Its keys: two while one replaces the other.
-        models: Names or aliases of the models that it may use; None: all.
+        models: Names or aliases of the models that it may use, or names of their adapters; None: all.
         scopes: What it may do.
         priority: Which priorities its requests may have. One that says none has the one nearest to 0.
         max_n: Most choices of a request; None: as the API has it.

@@ -16,7 +16,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from engines.call_requests import Answer, CallRequest, Embeddings, EmbedRequest, Request
+from engines.call_requests import Answer, CallRequest, ModelAnswer, Request
 from engines.completion import Completion, CompletionBuilder
 from engines.context import Context
 from engines.errors import Cancelled, PenstockError
@@ -98,7 +98,7 @@ class Trace(Transparent):
         try:
             answer = await self.inner.call(request, context)
             error = None
-            if isinstance(answer, Embeddings):
+            if isinstance(answer, ModelAnswer):
                 usage = Usage(prompt_tokens=answer.prompt_tokens)
             return answer
         except PenstockError as raised:
@@ -232,7 +232,7 @@ class _Guard(AbstractContextManager[None]):
 def _operation(request: Request) -> str:
     if isinstance(request, GenerateRequest):
         return "chat" if request.messages is not None else "text_completion"
-    return "embeddings" if isinstance(request, EmbedRequest) else request.purpose.replace(" ", "_")
+    return request.operation
 
 
 def _labels(request: Request) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from engines.call_requests import (
 )
 from engines.context import Context
 from engines.contract import Answers, Capabilities
+from engines.pooling_requests import Pooled, PoolingRequest, ScoreRequest, Scores
 from engines.registry import EngineSpec
 from engines.remote.engine import RemoteEngine
 from engines.remote.failures import Asked
@@ -29,6 +30,7 @@ from engines.remote.openai_calls import (
     tokenize_body,
     tokenized,
 )
+from engines.remote.openai_pooling import pooled, pooling_body, score_body, scores
 from engines.remote.openai_request import Dialect, OpenAIRequests, our_param
 from engines.remote.openai_stream import OpenAIStreamReader
 from engines.remote.options import AzureOptions, OpenAIOptions
@@ -55,13 +57,32 @@ class OpenAIEngine(RemoteEngine):
 
     @property
     def answers(self) -> Answers:
-        """Vectors and, where the server is vLLM or Penstock, token ids and their text."""
-        return {EmbedRequest: self._embed, TokenizeRequest: self._tokenize, DetokenizeRequest: self._detokenize}
+        """Vectors and, where the server is vLLM or Penstock, scores, what it pools, token ids and their text."""
+        return {
+            EmbedRequest: self._embed,
+            ScoreRequest: self._score,
+            PoolingRequest: self._pooling,
+            TokenizeRequest: self._tokenize,
+            DetokenizeRequest: self._detokenize,
+        }
 
     async def _embed(self, request: EmbedRequest, context: Context) -> Embeddings:
         body = embed_body(request, self._model, vllm=self._vllm)
         answer = await self._post(request, context, self._url("embeddings", body), body, "inputs")
         made = await asyncio.to_thread(embeddings, answer, request, self.name)
+        self._rate.spend(made.prompt_tokens)
+        return made
+
+    async def _score(self, request: ScoreRequest, context: Context) -> Scores:
+        body = score_body(request, self._model)
+        made = scores(await self._post(request, context, f"{self._root}/score", body, "documents"), request, self.name)
+        self._rate.spend(made.prompt_tokens)
+        return made
+
+    async def _pooling(self, request: PoolingRequest, context: Context) -> Pooled:
+        body = pooling_body(request, self._model)
+        answer = await self._post(request, context, f"{self._root}/pooling", body, "inputs")
+        made = await asyncio.to_thread(pooled, answer, request, self.name)
         self._rate.spend(made.prompt_tokens)
         return made
 

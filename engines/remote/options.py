@@ -16,6 +16,8 @@ class RemoteCapabilities(BaseModel):
     Attributes:
         generate: Generates text; False for a model that makes embeddings only.
         embed: Makes embeddings.
+        score: Says how well documents fit a query; only vLLM and Penstock are asked, by the dialect `vllm`.
+        pooling: Gives what it pools as it is; likewise.
         tools: Can call tools.
         reasoning: May report reasoning.
         vision, audio, documents: Takes images, recordings, documents.
@@ -28,6 +30,8 @@ class RemoteCapabilities(BaseModel):
 
     generate: bool | None = None
     embed: bool | None = None
+    score: bool | None = None
+    pooling: bool | None = None
     tools: bool | None = None
     reasoning: bool | None = None
     vision: bool | None = None
@@ -101,6 +105,13 @@ class RemoteOptions(EngineOptions):
     def memory_bytes(self, ranks: int) -> int:
         """Nothing to speak of: the model runs elsewhere."""
         return 0
+
+    @model_validator(mode="after")
+    def _endpoints_that_there_are(self) -> Self:
+        for name in ("score", "pooling"):
+            if getattr(self.capabilities, name) and getattr(self, "dialect", None) != "vllm":
+                raise ValueError(f"capabilities.{name}: only servers that are asked with `dialect: vllm` have it")
+        return self
 
     @model_validator(mode="after")
     def _one_key(self) -> Self:

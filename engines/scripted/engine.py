@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -18,6 +18,7 @@ from engines.contract import Answers, Capabilities, Load, Progress, PushEngine, 
 from engines.errors import Cancelled, EngineDead, EngineFailed, InstanceLost, NotReady, PenstockError
 from engines.events import Delta, Event, Finished, FinishReason, ReasoningDelta, Started, TextDelta, Usage
 from engines.options import EngineOptions
+from engines.pooling_requests import Pooled, PoolingRequest, ScoreRequest, Scores
 from engines.registry import EngineSpec
 from engines.requests import GenerateRequest
 from engines.scripted.script import (
@@ -39,11 +40,20 @@ from engines.scripted.script import (
     text_of,
 )
 from engines.simulated.embedding import embeddings
+from engines.simulated.pooling import check_pooled, pooled
+from engines.simulated.scoring import scores
 from engines.sink import Sink
 
 CONTEXT_LENGTH = 2**20
 DEFAULT_CAPABILITIES = Capabilities(
-    embed=True, tokenize=True, tools=True, reasoning=True, resume=True, context_length=CONTEXT_LENGTH
+    embed=True,
+    score=True,
+    pooling=True,
+    tokenize=True,
+    tools=True,
+    reasoning=True,
+    resume=True,
+    context_length=CONTEXT_LENGTH,
 )
 
 
@@ -197,20 +207,26 @@ class ScriptedEngine(PushEngine):
             play.outcome = _killed(context)
             raise
         script = items if first is None else chain((first,), items)
-        player = _Player(self, play, sink, atoms(script, request), self._model or request.model)
+        player = _Player(self, play, sink, atoms(script, request), request.adapter or self._model or request.model)
         self._players[play] = player
         player.begin()
 
     @property
     def answers(self) -> Answers:
-        """Vectors, token ids, and their text."""
-        return {EmbedRequest: self._embed, TokenizeRequest: self._tokenize, DetokenizeRequest: self._detokenize}
+        """Vectors, scores, token ids, and their text."""
+        return {
+            EmbedRequest: self._embed,
+            ScoreRequest: self._score,
+            PoolingRequest: self._pooling,
+            TokenizeRequest: self._tokenize,
+            DetokenizeRequest: self._detokenize,
+        }
 
     async def _embed(self, request: EmbedRequest, context: Context) -> Embeddings:
         self._must_be_ready()
         if not self.capabilities.embed:
             raise unsupported(request)
-        inputs = [[ord(char) for char in item] if isinstance(item, str) else item for item in request.inputs]
+        inputs = _ids(request.inputs)
         size = request.dimensions or self._options.embedding_size
         return Embeddings(
             vectors=await embeddings(inputs, size),
@@ -218,6 +234,25 @@ class ScriptedEngine(PushEngine):
             prompt_tokens=sum(map(len, inputs)),
             engine=self.name,
         )
+
+    async def _score(self, request: ScoreRequest, context: Context) -> Scores:
+        self._must_be_ready()
+        if not self.capabilities.score:
+            raise unsupported(request)
+        pairs = list(request.pairs)
+        return Scores(
+            values=await scores(pairs, request.use_activation),
+            prompt_tokens=sum(len(query) + len(document) for query, document in pairs),
+            engine=self.name,
+        )
+
+    async def _pooling(self, request: PoolingRequest, context: Context) -> Pooled:
+        self._must_be_ready()
+        if not self.capabilities.pooling:
+            raise unsupported(request)
+        inputs, size = _ids(request.inputs), self._options.embedding_size
+        check_pooled(request, inputs, size)
+        return await pooled(request, inputs, size, sum(map(len, inputs)), self.name)
 
     async def _tokenize(self, request: TokenizeRequest, context: Context) -> Tokenized:
         # A token is a character.
@@ -454,6 +489,11 @@ class _Player:
             self._unsubscribe()
         self._engine.ended(self._play)
         return True
+
+
+def _ids(inputs: Iterable[str | list[int]]) -> list[list[int]]:
+    """The token ids of inputs: a token is a character."""
+    return [[ord(char) for char in item] if isinstance(item, str) else item for item in inputs]
 
 
 def _killed(context: Context) -> Cancelled:

@@ -5,7 +5,7 @@
 - What a tool said is answered with "The tool says: ...".
 - A prompt that begins a reasoning gets some of it before the answer.
 - A guided request gets the smallest value that its guide allows.
-- Everything else is answered with some words, drawn by a generator that the prompt seeds.
+- Everything else is answered with some words, drawn by a generator that the prompt seeds, and the LoRA adapter.
 
 Temperature 0, and none given, are greedy. Otherwise the request's seed and the choice's index seed the words as well,
 or the request's id where there is no seed: chance, but the same chance on every instance. `top_p`, `top_k`, `min_p` and
@@ -58,7 +58,7 @@ def writer(request: GenerateRequest, prompt: Sequence[int], index: int, request_
         InvalidRequest: The guide or a tool's schema is wrong.
         Unsupported: The guide cannot be honoured.
     """
-    seed = _seed(prompt, request.sampling, index, request_id)
+    seed = _seed(prompt, request.sampling, index, request_id, request.adapter or "")
     body, fixed = _body(request, prompt, _words(seed))
     if prompt[-1] == Special.THINK:
         body = chain(_reasoning(seed), body)
@@ -189,8 +189,9 @@ def _digest(prompt: Sequence[int]) -> "hashlib.blake2b":
     return hashlib.blake2b(struct.pack(f"<{len(prompt)}I", *prompt), digest_size=8)
 
 
-def _seed(prompt: Sequence[int], sampling: Sampling, index: int, request_id: str) -> int:
+def _seed(prompt: Sequence[int], sampling: Sampling, index: int, request_id: str, adapter: str) -> int:
     digest = _digest(prompt)
+    digest.update(adapter.encode())
     if sampling.temperature:
         digest.update(request_id.encode() if sampling.seed is None else struct.pack("<Q", sampling.seed % 2**64))
         digest.update(struct.pack("<I", index))

@@ -6,24 +6,38 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import TypeVar
 
+from engines.adapters.residency import AdapterUse, ResidentAdapters
 from engines.call_requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
 from engines.context import Context
 from engines.contract import Answers, Capabilities, Load, Progress, PushEngine, unsupported
-from engines.errors import Cancelled, ContextOverflow, EngineDead, InstanceLost, InvalidRequest, NotReady, Unsupported
-from engines.events import Started
+from engines.errors import (
+    AdapterFailed,
+    Cancelled,
+    ContextOverflow,
+    EngineDead,
+    InstanceLost,
+    InvalidRequest,
+    NotReady,
+    Unsupported,
+)
+from engines.events import Finished, Started
+from engines.pooling_requests import Pooled, PoolingRequest, ScoreRequest, Scores
 from engines.registry import EngineSpec
 from engines.requests import GenerateRequest
-from engines.simulated.answer import call_prefix, writer
+from engines.simulated.answer import Writer, call_prefix, writer
 from engines.simulated.embedding import embeddings
 from engines.simulated.faults import Faults
 from engines.simulated.kv_cache import KVCache, block_hashes, root_hash
 from engines.simulated.options import SimulatedOptions
 from engines.simulated.output import Output
+from engines.simulated.pooling import check_pooled, pooled
+from engines.simulated.pooling_inputs import Cut, input_ids, pair_ids
 from engines.simulated.prompt import budget, check_ids, check_size, prompt_ids, text_size
 from engines.simulated.scheduler import Scheduler, Sequence
+from engines.simulated.scoring import scores
 from engines.simulated.stream import SimulatedStream
 from engines.simulated.timing import StepClock
-from engines.simulated.tokenizer import VOCABULARY, Special, decode, encode
+from engines.simulated.tokenizer import VOCABULARY, Special, decode
 from engines.sink import Sink
 
 Result = TypeVar("Result")
@@ -46,6 +60,8 @@ class SimulatedEngine(PushEngine):
         self.name = name
         self.capabilities = Capabilities(
             embed=options.embedding_size > 0,
+            score=options.embedding_size > 0,
+            pooling=options.embedding_size > 0,
             tokenize=True,
             tools=True,
             reasoning=True,
@@ -53,6 +69,7 @@ class SimulatedEngine(PushEngine):
             logprobs=True,
             resume=True,
             context_length=options.context_length,
+            max_loras=min(options.max_loras, len(spec.adapters)),
         )
         self._model = spec.model
         self._options = options
@@ -65,6 +82,13 @@ class SimulatedEngine(PushEngine):
         )
         self._clock = StepClock(options.step_time, options.speed)
         self._faults = Faults(options.faults)
+        self._adapters = ResidentAdapters(
+            [adapter.name for adapter in spec.adapters],
+            options.max_loras,
+            self._load_adapter,
+            _forget_adapter,
+            max(1, options.max_num_seqs // 4),
+        )
         self._streams: dict[SimulatedStream, None] = {}
         self._by_context: dict[Context, SimulatedStream] = {}
         self._arrivals = count()
@@ -109,6 +133,7 @@ class SimulatedEngine(PushEngine):
             loop.cancel()
             await asyncio.wait((loop,), timeout=timeout_s)
             self._thread.shutdown(wait=False, cancel_futures=True)
+        self._adapters.close(InstanceLost(f"The engine {self.name} was stopped.", instance=self.name))
         for stream in list(self._streams):
             stream.fail(InstanceLost(f"The engine {self.name} was stopped.", instance=self.name))
 
@@ -125,7 +150,7 @@ class SimulatedEngine(PushEngine):
             lambda: [(call_prefix(prompt, index), writer(request, prompt, index, context.id)) for index in range(n)],
             n * len(prompt),
         )
-        root = root_hash(request.cache_salt)
+        root = root_hash(request.cache_salt, request.adapter or "")
         hashes = await self._beside(lambda: block_hashes(prompt, self._options.block_size, root), len(prompt))
         if context.is_killed:
             raise Cancelled(f"The request {context.id} was killed.", instance=self.name)
@@ -135,7 +160,42 @@ class SimulatedEngine(PushEngine):
             for token_ids in request.resume.choices:
                 check_ids(token_ids, "resume.choices")
         await self._faults.arrives(prompt)
-        stream = SimulatedStream(self.name, context, sink, self._scheduler, self._ended)
+        started = Started(self.name, request.adapter or self._model, len(prompt), VOCABULARY, resumable=True)
+        use: AdapterUse | None = None
+        if request.adapter is not None:
+            try:
+                use = await self._adapters.use(request.adapter, context)
+            except Cancelled:
+                if context.is_killed:
+                    raise
+                sink.emit(started)
+                sink.emit(Finished.cancelled(n, self.name))
+                return
+        stream = SimulatedStream(self.name, context, sink, self._scheduler, lambda stream: self._ended(stream, use))
+        try:
+            sequences = self._sequences(stream, request, prompt, max_tokens, spoken, hashes, root)
+        except BaseException:
+            if use is not None:
+                use.release()
+            raise
+        self._faults.accepted(sequences, prompt)
+        self._streams[stream] = None
+        self._by_context[context] = stream
+        sink.emit(started)
+        stream.open(sequences)
+        self._work.set()
+
+    def _sequences(
+        self,
+        stream: SimulatedStream,
+        request: GenerateRequest,
+        prompt: list[int],
+        max_tokens: int,
+        spoken: list[tuple[str, Writer]],
+        hashes: list[int],
+        root: int,
+    ) -> list[Sequence]:
+        """The choices of a request, each where it goes on."""
         arrival = next(self._arrivals)
         sequences = []
         for index, ((prefix, words), resumed) in enumerate(zip(spoken, request.generated, strict=True)):
@@ -150,17 +210,18 @@ class SimulatedEngine(PushEngine):
                 output.feed(token_id)
             key = (request.priority, arrival, index)
             sequences.append(Sequence(key, stream, prompt, resumed, words, output, hashes, root))
-        self._faults.accepted(sequences, prompt)
-        self._streams[stream] = None
-        self._by_context[context] = stream
-        sink.emit(Started(self.name, self._model, len(prompt), VOCABULARY, resumable=True))
-        stream.open(sequences)
-        self._work.set()
+        return sequences
 
     @property
     def answers(self) -> Answers:
-        """Vectors, token ids, and their text."""
-        return {EmbedRequest: self._embed, TokenizeRequest: self._tokenize, DetokenizeRequest: self._detokenize}
+        """Vectors, scores, token ids, and their text."""
+        return {
+            EmbedRequest: self._embed,
+            ScoreRequest: self._score,
+            PoolingRequest: self._pooling,
+            TokenizeRequest: self._tokenize,
+            DetokenizeRequest: self._detokenize,
+        }
 
     async def _embed(self, request: EmbedRequest, context: Context) -> Embeddings:
         self._must_be_ready()
@@ -171,17 +232,61 @@ class SimulatedEngine(PushEngine):
             if request.dimensions > size:
                 raise InvalidRequest(f"The vectors of this model have {size} dimensions.", param="dimensions")
             size = request.dimensions
+        inputs = await self._inputs(request)
+        tokens = await self._read(sum(map(len, inputs)), context)
+        vectors = await embeddings(await self._adapted(request, inputs, context), size)
+        return Embeddings(vectors=vectors, dimension=size, prompt_tokens=tokens, engine=self.name)
+
+    async def _score(self, request: ScoreRequest, context: Context) -> Scores:
+        self._must_be_ready()
+        if not self.capabilities.score:
+            raise unsupported(request)
+        if request.instruction is not None:
+            raise Unsupported("This model reads no instruction.", param="instruction")
+        cut, context_length = Cut.of(request), self.capabilities.context_length
+        pairs = await self._beside(lambda: pair_ids(request, cut, context_length), request.size)
+        tokens = await self._read(sum(len(query) + len(document) for query, document in pairs), context)
+        queries = await self._adapted(request, [query for query, _ in pairs], context)
+        pairs = [(query, document) for query, (_, document) in zip(queries, pairs, strict=True)]
+        values = await scores(pairs, request.use_activation)
+        return Scores(values=values, prompt_tokens=tokens, engine=self.name)
+
+    async def _pooling(self, request: PoolingRequest, context: Context) -> Pooled:
+        self._must_be_ready()
+        if not self.capabilities.pooling:
+            raise unsupported(request)
+        inputs = await self._inputs(request)
+        check_pooled(request, inputs, self._options.embedding_size)
+        tokens = await self._read(sum(map(len, inputs)), context)
+        inputs = await self._adapted(request, inputs, context)
+        return await pooled(request, inputs, self._options.embedding_size, tokens, self.name)
+
+    async def _inputs(self, request: EmbedRequest | PoolingRequest) -> list[list[int]]:
+        """The token ids of each input."""
         items: Iterable[str | list[int]] = request.inputs
-        inputs = await self._beside(
-            lambda: [self._embed_ids(item, position, request) for position, item in enumerate(items)],
+        cut, context_length = Cut.of(request), self.capabilities.context_length
+        return await self._beside(
+            lambda: [
+                input_ids(item, f"inputs[{position}]", cut, context_length) for position, item in enumerate(items)
+            ],
             sum(len(item) for item in items),
         )
-        tokens = sum(map(len, inputs))
+
+    async def _read(self, tokens: int, context: Context) -> int:
+        """Takes as long as a step that reads so many tokens; returns them."""
         await asyncio.sleep(self._clock.step_s(tokens, 0, 0))
         if context.is_stopped:
             raise Cancelled(f"The request {context.id} was cancelled.", instance=self.name)
-        vectors = await embeddings(inputs, size)
-        return Embeddings(vectors=vectors, dimension=size, prompt_tokens=tokens, engine=self.name)
+        return tokens
+
+    async def _adapted(
+        self, request: EmbedRequest | PoolingRequest | ScoreRequest, inputs: list[list[int]], context: Context
+    ) -> list[list[int]]:
+        """What the request's adapter makes of its inputs: others."""
+        if request.adapter is None:
+            return inputs
+        (await self._adapters.use(request.adapter, context)).release()
+        return [[*request.adapter.encode(), *ids] for ids in inputs]
 
     async def _tokenize(self, request: TokenizeRequest, context: Context) -> Tokenized:
         # There are no special tokens to add, so `add_special_tokens` makes no difference.
@@ -208,12 +313,16 @@ class SimulatedEngine(PushEngine):
 
     def load(self) -> Load:
         """How busy it is now; each choice of a request counts."""
-        return Load(len(self._scheduler.running), len(self._scheduler.waiting), self._cache.use)
+        return Load(
+            len(self._scheduler.running), len(self._scheduler.waiting), self._cache.use, adapters=self._adapters.names
+        )
 
     def progress(self, context: Context) -> Progress | None:
         """How far the stream of this context is, in tokens computed; None where there is no such stream."""
         stream = self._by_context.get(context)
-        return stream.progress() if stream is not None else None
+        if stream is None:
+            return Progress(0, scheduled=False) if self._adapters.is_waiting(context) else None
+        return stream.progress()
 
     async def check_health(self) -> None:
         """Returns when it can work. Raises NotReady while it boots, EngineDead when it is finished."""
@@ -253,9 +362,17 @@ class SimulatedEngine(PushEngine):
             if output.reason is not None and not sequence.over:
                 sequence.stream.choice_ended(sequence)
 
-    def _ended(self, stream: SimulatedStream) -> None:
+    def _ended(self, stream: SimulatedStream, use: AdapterUse | None) -> None:
         del self._streams[stream]
         self._by_context.pop(stream.context, None)
+        if use is not None:
+            use.release()
+
+    async def _load_adapter(self, name: str) -> None:
+        if self._options.lora_load_s:
+            await asyncio.sleep(self._options.lora_load_s)
+        if name in self._options.broken_loras:
+            raise AdapterFailed(f"The adapter {name!r} cannot be loaded: it is broken.", instance=self.name)
 
     def _step_s(self, batch: list[tuple[Sequence, int]]) -> float:
         prefill_tokens = sequences = context_tokens = 0
@@ -278,36 +395,15 @@ class SimulatedEngine(PushEngine):
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _embed_ids(self, item: str | list[int], position: int, request: EmbedRequest) -> list[int]:
-        param = f"inputs[{position}]"
-        if isinstance(item, str):
-            if request.truncate_prompt_tokens is None:
-                check_size(len(item), self.capabilities.context_length, param)
-            ids = encode(item)
-        else:
-            check_ids(item, param)
-            ids = item
-        if not ids:
-            raise InvalidRequest("An input is empty.", param=param)
-        context_length = self.capabilities.context_length
-        keep = request.truncate_prompt_tokens
-        if keep is not None:
-            # As vLLM does it: the end of the text is kept.
-            ids = ids[-(context_length if keep == -1 else max(1, keep)) :]
-        if len(ids) > context_length:
-            raise ContextOverflow(
-                f"An input has {len(ids)} tokens; this model takes {context_length}.",
-                context_length=context_length,
-                prompt_tokens=len(ids),
-                param=param,
-            )
-        return ids
-
     def _must_be_ready(self) -> None:
         if self._dead is not None:
             raise self._dead
         if self._loop is None:
             raise NotReady(f"The engine {self.name} is not ready.", instance=self.name)
+
+
+async def _forget_adapter(_: str) -> None:
+    return None
 
 
 def _refuse_unsupported(request: GenerateRequest) -> None:

@@ -12,8 +12,10 @@ ROOT = 0
 """The hash of the empty prefix."""
 
 
-def root_hash(salt: str) -> int:
-    """The hash of the empty prefix for requests that share nothing with those of another salt."""
+def root_hash(salt: str, adapter: str = "") -> int:
+    """The hash of the empty prefix for requests that share nothing with those of another salt, or another adapter."""
+    if adapter:
+        return hash((ROOT, len(salt), *salt.encode(), *adapter.encode()))
     return hash((ROOT, *salt.encode())) if salt else ROOT
 
 

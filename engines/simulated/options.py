@@ -53,9 +53,12 @@ class SimulatedOptions(EngineOptions):
         prefix_caching: Whether blocks outlive their request, for prompts that begin alike.
         speed: Multiplies the speed of the step time; 0 or `instant`: no waiting at all.
         step_time: What a step takes at speed 1.
-        embedding_size: Length of its embeddings; 0: it makes none.
+        embedding_size: Length of its embeddings; 0: it makes none, nor scores, nor pools anything.
         boot_s: What booting takes, in seconds.
         faults: Requests that do it harm; None: none do.
+        max_loras: LoRA adapters that it has loaded at a time; the least recently used goes for another.
+        lora_load_s: What loading one takes, in seconds.
+        broken_loras: Adapters that cannot be loaded, by name.
     """
 
     context_length: int = Field(8192, ge=16)
@@ -69,6 +72,9 @@ class SimulatedOptions(EngineOptions):
     embedding_size: int = Field(64, ge=0, le=65536)
     boot_s: float = Field(0.0, ge=0)
     faults: FaultOptions | None = None
+    max_loras: int = Field(4, ge=1)
+    lora_load_s: float = Field(0.0, ge=0)
+    broken_loras: list[str] = []
 
     @model_validator(mode="after")
     def _one_sequence_fits(self) -> Self:

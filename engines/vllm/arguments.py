@@ -32,14 +32,23 @@ _RESERVED = {
     "tensor_parallel_size": "set `tensor_parallel_size` of the model, so that the fleet reserves its GPUs",
     "model": "set the option `model`",
     "worker_extension_cls": "it is Penstock's own",
+    "enable_lora": "give the model its `adapters`",
+    "max_loras": "set the option `max_loras`",
+    "max_cpu_loras": "as many are kept as `max_loras` says",
+    "max_lora_rank": "set the option `max_lora_rank`",
     "allowed_media_domains": "what is fetched, the routers fetch: set `attachments.urls` of the model",
     "allowed_local_media_path": "files of the engine's machine are not for callers to read",
 }
 _environment_lock = threading.Lock()
 
 
-def engine_args(options: VllmOptions, tensor_parallel_size: int) -> AsyncEngineArgs:
+def engine_args(options: VllmOptions, tensor_parallel_size: int, adapters: int = 0) -> AsyncEngineArgs:
     """The arguments of vLLM for these options.
+
+    Args:
+        options: The options.
+        tensor_parallel_size: Ranks.
+        adapters: How many LoRA adapters are loaded at a time.
 
     Raises:
         InvalidRequest: An argument is not vLLM's, or is set elsewhere.
@@ -79,11 +88,24 @@ def engine_args(options: VllmOptions, tensor_parallel_size: int) -> AsyncEngineA
         "use_tqdm_on_load": False,
     }
     arguments = {name: value for name, value in arguments.items() if value is not None}
+    if adapters:
+        arguments |= _lora_arguments(adapters, options.max_lora_rank)
     _check_names(options.engine_args)
     arguments |= options.engine_args
     # The one section that vLLM takes as a dictionary on its command line, and here does not.
     arguments["structured_outputs_config"] = StructuredOutputsConfig(**arguments["structured_outputs_config"])
     return AsyncEngineArgs(**arguments)
+
+
+def _lora_arguments(adapters: int, max_rank: int | None) -> dict[str, Any]:
+    # On the CPU vLLM looks the weights of each token up by the number of its adapter's slot, which is -1 for a token of
+    # the base model: in a step that has both, that is the last slot. One that nothing is ever put into holds zeros. The
+    # kernels for GPUs leave such tokens out.
+    slots = adapters if current_platform.is_cuda_alike() else adapters + 1
+    # As many in the host's memory as in slots: what vLLM would take out of it, it would load again in the middle of a
+    # step, and die where that fails. Which are loaded is decided here (`engines.vllm.adapters`).
+    arguments: dict[str, Any] = {"enable_lora": True, "max_loras": slots, "max_cpu_loras": slots}
+    return arguments if max_rank is None else arguments | {"max_lora_rank": max_rank}
 
 
 def _executor(ranks: int) -> str | type[Executor]:

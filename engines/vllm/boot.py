@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from engines.errors import EngineFailed, PenstockError
+from engines.registry import EngineSpec
 from engines.vllm.options import VllmOptions
 from engines.vllm.processes import ProcessTree
 
@@ -31,11 +32,10 @@ class Boot:
         runtime: What was booted, once it works.
     """
 
-    def __init__(self, name: str, model: str, options: VllmOptions, tensor_parallel_size: int) -> None:
+    def __init__(self, name: str, spec: EngineSpec, options: VllmOptions) -> None:
         self._name = name
-        self._model = model
+        self._spec = spec
         self._options = options
-        self._tensor_parallel_size = tensor_parallel_size
         self.runtime: Runtime | None = None
         self._built: Runtime | None = None
         self._error: Exception | None = None
@@ -94,7 +94,7 @@ class Boot:
 
         if self._abandoned.is_set():
             raise EngineFailed(f"The engine {self._name} was stopped while it booted.")
-        return Runtime(self._name, self._model, self._options, self._tensor_parallel_size, self._processes)
+        return Runtime(self._name, self._spec, self._options, self._processes)
 
     def _end(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s

@@ -1,6 +1,5 @@
 """Embeddings: one vector per input, by a pooling model."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -9,59 +8,45 @@ from vllm.pooling_params import PoolingParams
 
 from engines.call_requests import FLOAT_BYTES, Embeddings, EmbedRequest
 from engines.context import Context
-from engines.errors import Cancelled, InvalidRequest
-from engines.vllm.failures import refusal
-from engines.vllm.rendering import Rendered, Rendering
-
-_AT_ONCE = 16
-"""Inputs that are taken up in one turn of the event loop: each takes a fraction of a millisecond."""
+from engines.errors import InvalidRequest
+from engines.vllm.pooler import Pooler, PoolingPrompt, check_truncation, in_groups, packed
+from engines.vllm.rendering import Rendering
 
 
 class Embedding:
     """Embeds with one model. The inputs of a request run side by side."""
 
-    def __init__(self, name: str, llm: Any, rendering: Rendering) -> None:
+    def __init__(self, name: str, llm: Any, rendering: Rendering, pooler: Pooler) -> None:
         self._name = name
         self._llm = llm
         self._rendering = rendering
-        self._numbers = 0
+        self._pooler = pooler
 
     async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
         """The vectors of the inputs.
 
         Raises:
             InvalidRequest: An input is too long, or the model cannot make vectors of that length.
+            AdapterFailed: Its adapter cannot be loaded.
             Cancelled: The context was stopped.
             EngineDead: The engine is finished.
         """
         # Before anything runs: a wrong parameter is wrong for all the inputs.
         params = self._params(request.dimensions)
-        prompts = await self._prompts(request)
-        loop = asyncio.get_running_loop()
-        tasks: list[asyncio.Task[bytes]] = []
+        check_truncation(request.truncate_prompt_tokens, self._llm.model_config.max_model_len)
 
-        def cancel(_: Context) -> None:
-            for task in tasks:
-                task.cancel()
+        async def prompt(place: int, text: str | list[int]) -> PoolingPrompt:
+            param = f"inputs[{place}]"
+            rendered = await self._rendering.pooling_input(
+                text, param, request.truncate_prompt_tokens, cache_salt=request.cache_salt
+            )
+            return PoolingPrompt(rendered.engine_input, rendered.token_ids, params, param)
 
-        unsubscribe = context.on_stop(cancel)
-        try:
-            for number, prompt in enumerate(prompts):
-                if context.is_stopped:
-                    break
-                tasks.append(loop.create_task(self._vector(prompt, params, context)))
-                if number % _AT_ONCE == _AT_ONCE - 1:
-                    await asyncio.sleep(0)
-            vectors = await asyncio.gather(*tasks)
-        except asyncio.CancelledError:
-            if context.is_stopped:
-                raise Cancelled("The request was cancelled.") from None
-            raise
-        finally:
-            unsubscribe()
-            cancel(context)  # One that failed leaves the others running.
-        if context.is_stopped:
-            raise Cancelled("The request was cancelled.")
+        async def vector(_: int, output: torch.Tensor) -> bytes:
+            return packed(output)
+
+        prompts = await in_groups(cast("list[str | list[int]]", request.inputs), prompt)
+        vectors = await self._pooler.run(prompts, vector, context, request.adapter)
         return Embeddings(
             vectors=b"".join(vectors),
             dimension=len(vectors[0]) // FLOAT_BYTES,
@@ -94,29 +79,3 @@ class Embedding:
                 known = f"{', '.join(map(str, lengths))}" if lengths else f"1 to {self._size}"
                 raise InvalidRequest(f"The vectors of this model have {known} dimensions.", param="dimensions")
         return PoolingParams(task="embed", dimensions=dimensions)
-
-    async def _prompts(self, request: EmbedRequest) -> list[Rendered]:
-        inputs = cast("list[str | list[int]]", request.inputs)
-        prompts: list[Rendered] = []
-        for begin in range(0, len(inputs), _AT_ONCE):
-            prompts += await asyncio.gather(
-                *(
-                    self._rendering.embed_input(
-                        text, f"inputs[{begin + number}]", request.truncate_prompt_tokens, request.cache_salt
-                    )
-                    for number, text in enumerate(inputs[begin : begin + _AT_ONCE])
-                )
-            )
-            await asyncio.sleep(0)
-        return prompts
-
-    async def _vector(self, prompt: Rendered, params: PoolingParams, context: Context) -> bytes:
-        self._numbers += 1
-        outputs = self._llm.encode(prompt.engine_input, params.clone(), f"{context.id}-{self._numbers}")
-        try:
-            async for output in outputs:
-                vector: bytes = output.outputs.data.to(torch.float32).numpy().astype("<f4", copy=False).tobytes()
-                return vector
-        except Exception as error:
-            raise refusal(error, param="inputs", context_length=self._llm.model_config.max_model_len) from error
-        raise AssertionError("vLLM ended an embedding without an output")

@@ -22,7 +22,7 @@ class VllmEngine(PushEngine):
     def __init__(self, name: str, spec: EngineSpec, options: VllmOptions) -> None:
         self.name = name
         self.capabilities = Capabilities()
-        self._boot = Boot(name, spec.model, options, spec.tensor_parallel_size)
+        self._boot = Boot(name, spec, options)
         self._ended: asyncio.Task[None] | None = None
 
     @property
@@ -63,7 +63,7 @@ class VllmEngine(PushEngine):
 
     @property
     def answers(self) -> Answers:
-        """Token ids, their text, and vectors where the model makes any.
+        """Token ids, their text, and vectors, scores and what else is pooled where the model makes any.
 
         Raises:
             NotReady: It still boots.

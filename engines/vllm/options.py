@@ -1,10 +1,13 @@
 """Options of a vLLM engine, as the fleet file gives them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
+from engines.adapters.adapter import Adapter
+from engines.adapters.adapter_files import is_local, read_adapter_files
 from engines.options import EngineOptions
 
 DEMO_MODEL = "demo"
@@ -12,6 +15,8 @@ _LIBRARIES_BYTES = round(1.1 * 2**30)
 """About what the two processes of an engine (its host and vLLM's core) take for the libraries that they import."""
 _CPU_KV_BYTES = 256 * 2**20
 """What the KV cache takes on the CPU unless it is told otherwise."""
+_LORA_RANK = 16
+"""vLLM's own highest rank of an adapter."""
 _GPU_SHARE = 0.9
 """How much of its share an engine takes; vLLM's own default of a whole GPU."""
 
@@ -49,6 +54,9 @@ class VllmOptions(EngineOptions):
             cores, at most 8; what takes longer is refused. Others' wait for theirs grows with it.
         token_cache_bytes: Most memory, in bytes, for the token ids of earlier chats and their texts, so that only what
             is new of a history is tokenized. 0: none are kept.
+        max_loras: LoRA adapters that are loaded at a time; the least recently used goes for another. Memory is taken
+            for as many, or as many as the model has.
+        max_lora_rank: Highest rank of an adapter; the memory is for adapters of this rank. None: 16.
         engine_args: Any other argument of vLLM's `AsyncEngineArgs`, by name. Wins over the options above.
     """
 
@@ -79,11 +87,18 @@ class VllmOptions(EngineOptions):
     free_grammars: bool = False
     guided_compile_s: float = Field(1.0, gt=0, le=60)
     token_cache_bytes: int = Field(32 * 2**20, ge=0)
+    max_loras: int = Field(4, ge=1)
+    max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] | None = None
     engine_args: dict[str, Any] = {}
 
     def memory_bytes(self, ranks: int) -> int:
         """Libraries and KV cache, in bytes."""
         return _LIBRARIES_BYTES + (self.kv_cache_bytes or _CPU_KV_BYTES) * ranks
+
+    def check_adapter(self, adapter: Adapter) -> None:
+        """Looks at its folder, if it has one on this machine."""
+        if is_local(adapter.path):
+            read_adapter_files(Path(adapter.path).expanduser(), self.max_lora_rank or _LORA_RANK)
 
     @classmethod
     def on_gpu_share(cls, share: float) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from engines.call_requests import TokenizeRequest
 from engines.contract import Capabilities
 from engines.errors import AttachmentRefused, InvalidRequest, Unsupported
 from engines.messages import ImagePart, Message, NamedToolChoice, Tool, ToolChoice, media_parts
+from engines.pooling_requests import TruncationSide
 from engines.requests import TEMPLATE_BUDGET, GenerateRequest, Guided
 from engines.vllm.caching_renderer import caching
 from engines.vllm.failures import refusal
@@ -158,15 +159,24 @@ class Rendering:
             raise refusal(error, param="token_ids", context_length=self._model_config.max_model_len) from error
         return cast("str", await asyncio.to_thread(self._renderer.tokenizer.decode, token_ids))
 
-    async def embed_input(
-        self, text: str | list[int], param: str, truncate_prompt_tokens: int | None, cache_salt: str
+    async def pooling_input(
+        self,
+        text: str | list[int],
+        param: str,
+        truncate_prompt_tokens: int | None,
+        truncation_side: TruncationSide | None = None,
+        *,
+        add_special_tokens: bool | None = None,
+        cache_salt: str,
     ) -> Rendered:
-        """One input of an embedding request.
+        """One input of a pooling model.
 
         Raises:
             InvalidRequest: As `generate`.
         """
-        return await self._text(text, param, None, truncate_prompt_tokens, cache_salt)
+        return await self._text(
+            text, param, add_special_tokens, truncate_prompt_tokens, truncation_side, cache_salt=cache_salt
+        )
 
     def _template_kwargs(self, request: GenerateRequest | TokenizeRequest) -> dict[str, Any]:
         """What the chat template is given.
@@ -184,6 +194,7 @@ class Rendering:
         param: str,
         add_special_tokens: bool | None,
         truncate_prompt_tokens: int | None = None,
+        truncation_side: TruncationSide | None = None,
         cache_salt: str = "",
     ) -> Rendered:
         try:
@@ -193,6 +204,7 @@ class Rendering:
                     max_total_tokens=self._model_config.max_model_len,
                     add_special_tokens=add_special_tokens is not False,
                     truncate_prompt_tokens=truncate_prompt_tokens,
+                    truncation_side=truncation_side,
                 ),
             )
         except Exception as error:

@@ -2,18 +2,24 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
+from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from engines.adapters.residency import AdapterUse
 from engines.call_requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
 from engines.context import Context
 from engines.contract import Answers, Capabilities, Load, Progress, unsupported
 from engines.errors import Cancelled, EngineDead, EngineFailed, Unsupported
-from engines.events import Started
+from engines.events import Finished, Started
+from engines.pooling_requests import Pooled, PoolingRequest, ScoreRequest, Scores
+from engines.registry import EngineSpec
 from engines.requests import GenerateRequest
 from engines.sink import Sink
+from engines.vllm.adapters import VllmAdapters
 from engines.vllm.arguments import chat_template, child_environment, engine_args
 from engines.vllm.embedding import Embedding
 from engines.vllm.failures import refusal
@@ -23,12 +29,15 @@ from engines.vllm.grammars import Grammars
 from engines.vllm.options import VllmOptions
 from engines.vllm.orphans import core_ends_with_host
 from engines.vllm.parsing import Parsing
+from engines.vllm.pooler import Pooler
+from engines.vllm.pooling import Pooling
 from engines.vllm.processes import ProcessTree
 from engines.vllm.progress import ProgressBoard
 from engines.vllm.rendering import Rendered, Rendering
 from engines.vllm.resuming import Start, replay, vocabulary
 from engines.vllm.sampling import SamplingMapper, guided_field
 from engines.vllm.scheduler import PREPARE_WORKER, check_core
+from engines.vllm.scoring import Scoring
 from engines.vllm.streaming import VllmChoice, VllmStream
 
 
@@ -42,16 +51,16 @@ class Runtime:
     def __init__(
         self,
         name: str,
-        model: str,
+        spec: EngineSpec,
         options: VllmOptions,
-        tensor_parallel_size: int,
         processes: ProcessTree,
     ) -> None:
         self._name = name
-        self._model = model
+        self._model = spec.model
         self._options = options
         template = chat_template(options)
-        args = engine_args(options, tensor_parallel_size)
+        self._max_loras = min(options.max_loras, len(spec.adapters))
+        args = engine_args(options, spec.tensor_parallel_size, self._max_loras)
         check_core()
         self._gauges = Gauges()
         with child_environment(options), processes.starting(), core_ends_with_host():
@@ -65,7 +74,13 @@ class Runtime:
         self._parsing = Parsing(self._llm, options, self._rendering.online.parser)
         self._sampling = SamplingMapper(self._config)
         self._grammars = Grammars(self._llm.vllm_config, self._llm.renderer.tokenizer, options)
-        self._embedding = Embedding(name, self._llm, self._rendering)
+        # What waits for its adapter has its place at the gate: most of those are for requests that can run.
+        self._adapters = VllmAdapters(self._llm, spec.adapters, options, self._max_loras, max(1, self.slots // 4))
+        self._pooler = Pooler(self._llm, self._adapters)
+        self._embedding = Embedding(name, self._llm, self._rendering, self._pooler)
+        self._scoring: Scoring | None = None
+        self._pooling: Pooling | None = None
+        self._chat_template = template
         self._rendering.online.warmup()
         self._tasks: tuple[str, ...] = ()
         self._streams: set[VllmStream] = set()
@@ -76,7 +91,10 @@ class Runtime:
         """Starts to listen to the engine."""
         await self._prepare_workers()
         self._tasks = await self._llm.get_supported_tasks()
+        if self._config.pooler_config is not None:
+            self._open_pooling()
         self._frontend.listen()
+        await self._adapters.look()
         self.capabilities = self._capabilities()
 
     @property
@@ -96,16 +114,19 @@ class Runtime:
 
     def progress(self, context: Context) -> Progress | None:
         """How far the stream of this context is, in tokens computed; None where there is no such stream."""
+        if self._adapters.is_waiting(context):
+            return Progress(0, scheduled=False)
         return self._progress.of(context)
 
     def load(self) -> Load:
         """How busy it is."""
-        return self._gauges.load(self._frontend.requests)
+        return replace(self._gauges.load(self._frontend.requests), adapters=self._adapters.resident)
 
     def end_streams(self, error: EngineDead) -> None:
         """Fails every stream with this error, and stops listening to the engine."""
         for stream in list(self._streams):
             stream.fail(error)
+        self._adapters.close(error)
         self._progress.close()
         self._frontend.stop_listening()
 
@@ -118,19 +139,46 @@ class Runtime:
         """Answers into a sink; returns once the request is accepted. Raises a PenstockError before that."""
         if not self.capabilities.generate:
             raise Unsupported(f"The model {request.model!r} does not generate.", param="model")
-        task = asyncio.current_task()
-        assert task is not None
-        cancelled = task.cancelling()
         self._grammars.check(request.sampling.guided)
+        cancels = _cancels()
         rendered = await self._rendering.generate(request)
-        core = await self._core_request(request, rendered, context)
+        _notice_cancel(cancels)
+        name = request.adapter or self._model
+        started = Started(self._name, name, len(rendered.token_ids), self._vocabulary, resumable=True)
+        lora, use = None, None
+        if request.adapter is not None:
+            try:
+                lora, use = await self._adapters.use(request.adapter, context)
+            except Cancelled:
+                if context.is_killed:
+                    raise
+                sink.emit(started)
+                sink.emit(Finished.cancelled(request.sampling.n, self._name))
+                return
+        try:
+            await self._begin(request, context, sink, rendered, started, lora, use)
+        except BaseException:
+            if use is not None:
+                use.release()
+            raise
+
+    async def _begin(
+        self,
+        request: GenerateRequest,
+        context: Context,
+        sink: Sink,
+        rendered: Rendered,
+        started: Started,
+        lora: LoRARequest | None,
+        use: AdapterUse | None,
+    ) -> None:
+        """Hands a rendered request to the core; its adapter is in use until its stream has ended."""
+        cancels = _cancels()
+        core = await self._core_request(request, rendered, context, lora)
+        _notice_cancel(cancels)
         self._check_resume(request)
-        if task.cancelling() > cancelled:
-            # VLLM renders under `asyncio.wait_for`, which in Python 3.11 loses a cancel that comes with the result.
-            raise asyncio.CancelledError
         if context.is_killed:
             raise Cancelled("The request was cancelled.")
-        started = Started(self._name, self._model, len(rendered.token_ids), self._vocabulary, resumable=True)
         choices = self._parsing.choices(request, rendered)
         stream = VllmStream(
             started,
@@ -138,7 +186,7 @@ class Runtime:
             sink,
             context,
             abort=lambda: self._frontend.abort_soon(stream),
-            release=self._release,
+            release=lambda stream: self._release(stream, use),
         )
         starts = await self._starts(core, request, choices)
         if not starts:
@@ -156,13 +204,29 @@ class Runtime:
 
     @property
     def answers(self) -> Answers:
-        """Vectors, token ids, and their text."""
-        return {EmbedRequest: self._embed, TokenizeRequest: self._tokenize, DetokenizeRequest: self._detokenize}
+        """Vectors, scores, token ids, and their text."""
+        return {
+            EmbedRequest: self._embed,
+            ScoreRequest: self._score,
+            PoolingRequest: self._pool,
+            TokenizeRequest: self._tokenize,
+            DetokenizeRequest: self._detokenize,
+        }
 
     async def _embed(self, request: EmbedRequest, context: Context) -> Embeddings:
         if not self.capabilities.embed:
             raise unsupported(request)
         return await self._embedding.embed(request, context)
+
+    async def _score(self, request: ScoreRequest, context: Context) -> Scores:
+        if self._scoring is None or not self.capabilities.score:
+            raise unsupported(request)
+        return await self._scoring.score(request, context)
+
+    async def _pool(self, request: PoolingRequest, context: Context) -> Pooled:
+        if self._pooling is None or not self.capabilities.pooling:
+            raise unsupported(request)
+        return await self._pooling.pool(request, context)
 
     async def _tokenize(self, request: TokenizeRequest, context: Context) -> Tokenized:
         token_ids = await self._rendering.tokenize(request)
@@ -172,13 +236,22 @@ class Runtime:
     async def _detokenize(self, request: DetokenizeRequest, context: Context) -> str:
         return await self._rendering.detokenize(request.token_ids)
 
+    def _open_pooling(self) -> None:
+        """What a pooling model does besides embedding: known once it has said what its tasks are."""
+        llm, rendering, pooler = self._llm, self._rendering, self._pooler
+        task = self._config.get_pooling_task(self._tasks)
+        self._pooling = Pooling(self._name, llm, rendering, pooler, task)
+        self._scoring = Scoring(self._name, llm, rendering, pooler, self._options, self._chat_template, self._tasks)
+
     async def _prepare_workers(self) -> None:
         try:
             await self._llm.collective_rpc(PREPARE_WORKER)
         except Exception as error:
             raise EngineFailed(f"vLLM could not boot {self._options.model!r}: {error}") from error
 
-    async def _core_request(self, request: GenerateRequest, rendered: Rendered, context: Context) -> EngineCoreRequest:
+    async def _core_request(
+        self, request: GenerateRequest, rendered: Rendered, context: Context, lora: LoRARequest | None
+    ) -> EngineCoreRequest:
         """The request as vLLM's core takes it, validated."""
         sampling = request.sampling
         param: str = request.kind
@@ -186,7 +259,8 @@ class Runtime:
         try:
             max_tokens = self._sampling.max_tokens(sampling, len(rendered.token_ids), prompt=param)
             params = self._sampling.params(sampling, max_tokens, **rendered.overrides)
-            arguments = (context.id, rendered.engine_input, params, self._tasks)
+            # The fifth is the time of its arrival: now.
+            arguments = (context.id, rendered.engine_input, params, self._tasks, None, lora)
             if params.structured_outputs is None:
                 return process.process_inputs(*arguments)
             param = guided_field(sampling.guided) if sampling.guided is not None else "tools"
@@ -226,9 +300,11 @@ class Runtime:
             starts[index] = start
         return starts
 
-    def _release(self, stream: VllmStream) -> None:
+    def _release(self, stream: VllmStream, use: AdapterUse | None) -> None:
         self._streams.discard(stream)
         self._progress.discard(stream)
+        if use is not None:
+            use.release()
 
     def _capabilities(self) -> Capabilities:
         generate = "generate" in self._tasks
@@ -237,6 +313,8 @@ class Runtime:
         return Capabilities(
             generate=generate,
             embed="embed" in self._tasks,
+            score=self._scoring is not None and self._scoring.can_score,
+            pooling=self._pooling is not None and self._pooling.task is not None,
             tokenize=True,
             tools=generate and self._options.tool_parser is not None,
             reasoning=generate and self._options.reasoning_parser is not None,
@@ -245,6 +323,21 @@ class Runtime:
             logprobs=generate,
             resume=generate,
             context_length=self._config.max_model_len,
+            max_loras=self._max_loras,
             accelerator="cpu" if is_cpu else current_platform.get_device_name(),
             memory_bytes=0 if is_cpu else ranks * current_platform.get_device_total_memory(),
         )
+
+
+def _cancels() -> int:
+    """How often the running task was asked to end."""
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancelling()
+
+
+def _notice_cancel(before: int) -> None:
+    """Ends the task that was asked to since then."""
+    # VLLM renders under `asyncio.wait_for`, which in Python 3.11 loses a cancel that comes with the result.
+    if _cancels() > before:
+        raise asyncio.CancelledError

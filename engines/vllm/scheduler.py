@@ -4,6 +4,9 @@
   its limits and its seed stand where they stood on the engine that generated them. The core computes them together
   with the prompt.
 - How far requests are, for those that have said nothing for long.
+- An adapter is taken out only when no request in the core has it, which only the core knows: a request that was
+  cancelled is there until the core hears of it.
+- Whether an adapter's weights have the shapes of the model's: what is too small vLLM puts into a corner of its place.
 - A seeded request whose prompt is computed in pieces draws nothing before its last piece. vLLM lets it draw and takes
   that back, which it cannot do on the CPU: its core dies.
 
@@ -16,6 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from vllm.config import SchedulerConfig
+from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
+from vllm.lora.model_manager import LoRAModelManager
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.core import EngineCore
@@ -29,6 +34,8 @@ from engines.errors import EngineFailed
 WORKER_EXTENSION = f"{__name__}.WorkerExtension"
 PREPARE_WORKER = "penstock_prepare"
 PROGRESS = "penstock_progress"
+REMOVE_ADAPTER = "penstock_remove_adapter"
+ADAPTER_PROBLEM = "penstock_adapter_problem"
 
 _GENERATED = "penstock_generated"
 _CUDA_OFFSET_PER_DRAW = 4
@@ -52,6 +59,8 @@ def check_core() -> None:
         StructuredOutputManager: ("accept_tokens",),
         PrefillStats: ("set", "finalize"),
         SchedulerConfig: ("get_scheduler_cls",),
+        EngineCore: ("add_lora", "remove_lora"),
+        LoRAModelManager: ("get_adapter", "_get_lora_layer_weights"),
     }
     _check({f"{owner.__name__}.{name}": hasattr(owner, name) for owner, names in used.items() for name in names})
 
@@ -68,6 +77,7 @@ def prepare_core() -> None:
 
     SchedulerConfig.get_scheduler_cls = get_scheduler_cls
     setattr(EngineCore, PROGRESS, _progress)
+    setattr(EngineCore, REMOVE_ADAPTER, _remove_adapter)
 
 
 class ResumingScheduler:
@@ -143,6 +153,15 @@ def _progress(core: Any, request_ids: list[str]) -> dict[str, tuple[int, bool]]:
     }
 
 
+def _remove_adapter(core: Any, adapter_id: int) -> bool:
+    """Takes an adapter out, unless a request has it; whether it is out."""
+    requests = core.scheduler.requests.values()
+    if any(request.lora_request and request.lora_request.lora_int_id == adapter_id for request in requests):
+        return False
+    core.remove_lora(adapter_id)
+    return True
+
+
 class WorkerExtension:
     """Mixed into every worker by vLLM (`worker_extension_cls`)."""
 
@@ -168,6 +187,38 @@ class WorkerExtension:
         runner.input_batch.add_request = _filling(runner.input_batch.add_request, runner)
         if runner.device.type == "cpu":
             _hold_discarded_draws(runner)
+
+    def penstock_adapter_problem(self, adapter_id: int) -> str:
+        """What of a loaded adapter does not fit the model; empty: nothing."""
+        return _misfit(self.model_runner.lora_manager._adapter_manager, adapter_id)  # type: ignore[attr-defined]
+
+
+def _misfit(manager: Any, adapter_id: int) -> str:
+    adapter = manager.get_adapter(adapter_id)
+    applied = set()
+    is_whole = True  # All of the model is in this worker.
+    for name, module in manager.modules.items():
+        weights = manager._get_lora_layer_weights(adapter, name)
+        if weights is None:
+            continue
+        applied.add(id(weights))
+        if not isinstance(module, BaseLinearLayerWithLoRA):
+            continue
+        is_whole = is_whole and module.tp_size == 1
+        down, up = ([one] if torch.is_tensor(one) else one for one in (weights.lora_a, weights.lora_b))
+        inputs = module.base_layer.input_size
+        if any(one is not None and one.shape[-1] != inputs for one in down):
+            return f"its weights for {name} are made for another model: that takes {inputs} numbers"
+        if module.tp_size > 1 or len(up) != len(module.lora_b_stacked):
+            continue
+        for one, place in zip(up, module.lora_b_stacked, strict=True):
+            if one is not None and one.shape[0] != place.shape[-2]:
+                return f"its weights for {name} are made for another model: that gives {place.shape[-2]} numbers"
+    left = [name for name, weights in adapter.loras.items() if id(weights) not in applied]
+    # Of a model that is spread over workers each has a part; of experts, and by `target_modules`, some are left out.
+    if left and is_whole and not (manager._is_moe or manager.lora_config.target_modules):
+        return f"the model has no {left[0]}"
+    return ""
 
 
 def _filling(add_request: Callable[[Any], Any], runner: Any) -> Callable[[Any], Any]:

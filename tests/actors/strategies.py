@@ -69,4 +69,10 @@ errors: st.SearchStrategy[PenstockError] = st.one_of(
     st.builds(Timeout, st.just("total"), st.floats(0.1, 9)),
 )
 items = st.one_of(deltas, started, finished, errors)
-loads = st.builds(Load, st.integers(0, 999), st.integers(0, 999), st.floats(0, 1))
+loads = st.builds(
+    Load,
+    st.integers(0, 999),
+    st.integers(0, 999),
+    st.floats(0, 1),
+    adapters=st.lists(st.text(max_size=9), max_size=3).map(tuple),
+)

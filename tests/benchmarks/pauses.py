@@ -140,6 +140,15 @@ def cases(model: str, embed: str | None) -> list[Case]:
         for encoding in ("float", "base64"):
             fields = {"model": embed, "encoding_format": encoding}
             made.append(Case(f"2,048 embeddings, {encoding}", embeddings, body(input=["hi"] * 2048, **fields)))
+            made.append(
+                Case(
+                    f"token vectors, {encoding}",
+                    "/pooling",
+                    body(input=["hi " * 50] * 1_000, task="token_embed", **fields),
+                )
+            )
+        ranked = body(model=embed, query="a river", documents=["a river " * 500] * 2_048)
+        made.append(Case("2,048 documents to /rerank", "/rerank", ranked))
         made.append(Case("2,048 inputs of 290 ids", embeddings, body(model=embed, input=[[97] * 290] * 2048)))
     unread = said(n=8, logprobs=True, top_logprobs=20, stream=True, ignore_eos=True)
     made.append(

@@ -6,9 +6,10 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import ray
@@ -36,6 +37,7 @@ LONG = 3
 COUNTING = 14
 RECOVERY_S = 600.0
 ANSWERS_S = 120.0
+KILLS_S = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,23 @@ async def run(kills: Sequence[Kill], fleet_file: RunFile) -> int:
         bad += differ + missed
     await fleet.whole()
     return 1 if bad else 0
+
+
+def check_kills(environment: Mapping[str, str], *numbers: int) -> None:
+    """Does the kills with these numbers to the fleet that was started in this environment.
+
+    Raises:
+        AssertionError: An answer was not what it should be.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.chaos.exact_kills", *map(str, numbers)],
+        capture_output=True,
+        text=True,
+        timeout=KILLS_S,
+        env={**environment, "RAY_AUTH_MODE": "token"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("kill ") == len(numbers), done.stdout
 
 
 def main() -> int:

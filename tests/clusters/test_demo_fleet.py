@@ -16,7 +16,7 @@ from pathlib import Path
 import openai
 import pytest
 
-import clusters
+from tests.chaos.exact_kills import check_kills
 from tests.clusters import messages_flows, responses_flows
 from tests.clusters.conftest import ROOT, Penstock, Terminal, ask, free_port
 from tests.clusters.realtime_flows import Counting, all_flows
@@ -101,6 +101,25 @@ def test_counts_to_500_exactly(client: openai.OpenAI) -> None:
 
     assert answer.choices[0].message.content == counted(1, 500)
     assert answer.choices[0].finish_reason == "stop"
+
+
+def test_reads_stored_answers_again(client: openai.OpenAI) -> None:
+    asked = {"model": "demo", "temperature": 0, "store": True, "metadata": {"kind": "counting"}}
+    whole = client.chat.completions.create(messages=user("count from 3 to 9"), **asked)  # type: ignore[call-overload]
+    stream = client.chat.completions.create(messages=user("count from 4 to 8"), stream=True, **asked)  # type: ignore[call-overload]
+    (id,) = {chunk.id for chunk in stream}
+
+    said = [
+        completion.choices[0].message.content
+        for completion in client.chat.completions.list(metadata={"kind": "counting"})
+    ]
+    assert said == [counted(3, 9), counted(4, 8)]
+    again = client.chat.completions.retrieve(whole.id)
+    assert (again.choices, again.usage) == (whole.choices, whole.usage)
+    assert [message.content for message in client.chat.completions.messages.list(id)] == ["count from 4 to 8"]
+    for completion in client.chat.completions.list(limit=1):
+        client.chat.completions.delete(completion.id)
+    assert client.chat.completions.list().data == []
 
 
 def test_calls_a_tool_and_reads_its_result(client: openai.OpenAI) -> None:
@@ -349,6 +368,13 @@ def figures(port: int, name: str) -> list[float]:
     return [float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)]
 
 
+def test_answers_are_those_of_an_undisturbed_run_when_an_engine_is_killed(
+    served: Served, shared_terminal: Terminal
+) -> None:
+    """In the middle of a tool call's arguments, beside answers that count and think."""
+    check_kills(shared_terminal.environment, 2)
+
+
 def test_an_agent_loop_goes_on_through_the_death_of_an_engine(
     served: Served, shared_terminal: Terminal, tmp_path: Path
 ) -> None:
@@ -380,25 +406,3 @@ def test_an_agent_loop_goes_on_through_the_death_of_an_engine(
         f"count from 2 to 400 {counted(2, 400)}",
     ]
     assert sum(figures(served.port, 'penstock_migrations_total{model="demo",outcome="continued"')) >= 1
-
-
-def test_embeds_beside_the_chat_model(tmp_path: Path) -> None:
-    """The second fleet file: the demo weights, once generating and once pooling."""
-    terminal = Terminal(tmp_path)
-    port = free_port()
-    fleet = Path(clusters.__file__).parent / "embeddings.yaml"
-    penstock = terminal.start("serve", str(fleet), "--port", str(port))
-    try:
-        penstock.wait_for("Ctrl-C", VLLM_BOOT_S)
-        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=120, max_retries=0)
-
-        answer = client.embeddings.create(model="demo-embeddings", input=["one river", "another river", "one river"])
-        first, second, third = (item.embedding for item in answer.data)
-
-        assert len(first) == 128
-        assert first == pytest.approx(third, abs=1e-3)
-        assert first != pytest.approx(second, abs=1e-3)
-        with pytest.raises(openai.BadRequestError, match="embeddings"):
-            client.embeddings.create(model="demo", input="one river")
-    finally:
-        assert penstock.interrupt() == 0, penstock.output

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 import clusters
 from clusters.fleet_file import FleetFileError, load_fleet, parse_fleet
 from deployments.fleet_settings import FleetSettings
+from deployments.model_settings import ModelSettings
 
 
 def problems(text: str) -> list[str]:
@@ -119,6 +120,42 @@ def test_paths_that_begin_with_a_dot_are_relative_to_the_file() -> None:
         "chat_template": "/fleets/chat.jinja",
         "tokenizer": "org/name",
     }
+
+
+def test_adapters_are_read_and_their_folders_are_relative_to_the_file() -> None:
+    adapters = "[{name: sql, path: ./sql}, {name: ./odd, path: org/odd}]"
+    fleet = parse_fleet(f"models: [{{name: demo, adapters: {adapters}}}]", "f", Path("/fleets"))
+    model = fleet.models[0]
+    assert isinstance(model, ModelSettings)
+    assert [(one.name, one.path) for one in model.adapters] == [("sql", "/fleets/sql"), ("./odd", "org/odd")]
+    assert model.spec().adapters == tuple(model.adapters)
+    assert FleetSettings.model_validate(fleet.model_dump(mode="json", exclude_defaults=True)) == fleet
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("adapters: [{name: sql}]", "models[0].adapters[0].path: is missing"),
+        ("adapters: [{name: sql, path: a, rank: 8}]", "models[0].adapters[0].rank: there is no such key"),
+        ("adapters: [{name: s q l, path: a}]", "models[0].adapters[0].name"),
+        ("adapters: [{name: demo, path: a}]", "two models are called 'demo'"),
+        ("aliases: [sql], adapters: [{name: sql, path: a}]", "two models are called 'sql'"),
+        ("adapters: [{name: a, path: a}, {name: a, path: b}]", "two models are called 'a'"),
+        ("engine: openai, adapters: [{name: sql, path: a}]", "openai has no instances here, and so no adapters"),
+        ("options: {max_loras: 0}", "models[0].options.max_loras: "),
+        ("options: {max_lora_rank: 17}", "models[0].options.max_lora_rank: must be one of 1, 8, 16"),
+        ("adapters: sql", "models[0].adapters: "),
+    ],
+)
+def test_an_adapter_that_cannot_be_is_refused(model: str, says: str) -> None:
+    assert any(says in line for line in problems(f"models:\n  - {{name: demo, {model}}}\n"))
+
+
+def test_a_fallback_may_be_made_of_adapters_and_has_none() -> None:
+    models = "models:\n  - {name: demo, adapters: [{name: sql, path: a}]}\n"
+    assert parse_fleet(models + "  - {name: both, fallback: [sql, demo]}\n", "f", Path("/")).models
+    line = the_problem(models + "  - {name: both, fallback: [sql], adapters: []}\n")
+    assert "models[1].adapters: there is no such key" in line
 
 
 def test_a_database_is_a_file_or_a_url() -> None:

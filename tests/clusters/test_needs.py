@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from clusters.errors import ClusterError
-from clusters.needs import check_memory, logical_cpus
+from clusters.needs import check_adapters, check_memory, logical_cpus
 from deployments.fleet_settings import FleetSettings
 
 
@@ -25,3 +27,16 @@ def test_too_little_memory_says_how_much_for_what() -> None:
 
 def test_enough_memory_passes() -> None:
     check_memory(fleet(engine="simulated", replicas=4), 4 * 2**30)
+
+
+def test_an_adapter_whose_folder_is_here_is_looked_at_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"r": 32}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    adapters = [{"name": "hub", "path": "org/name"}, {"name": "sql", "path": str(tmp_path)}]
+    with pytest.raises(ClusterError, match=r"'sql' of the model 'demo' .*: its rank is 32, and max_lora_rank 16"):
+        check_adapters(fleet(adapters=adapters))
+    check_adapters(fleet(adapters=adapters, options={"max_lora_rank": 32}))
+    (tmp_path / "adapter_config.json").unlink()
+    with pytest.raises(ClusterError, match=r"it has no adapter_config\.json"):
+        check_adapters(fleet(adapters=adapters))
+    check_adapters(fleet(adapters=adapters, engine="simulated"))

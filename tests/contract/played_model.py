@@ -9,7 +9,7 @@ from engines.events import Finished, FinishReason, TextDelta, Usage
 from engines.requests import GenerateRequest
 from engines.scripted.script import Item, Script, prompt_text
 
-CAPABILITIES = Capabilities(embed=True, tokenize=True, resume=True, context_length=4096)
+CAPABILITIES = Capabilities(embed=True, score=True, pooling=True, tokenize=True, resume=True, context_length=4096)
 
 
 def play(request: GenerateRequest) -> Script:

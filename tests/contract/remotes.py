@@ -56,7 +56,7 @@ async def penstock_server() -> AsyncIterator[str]:
 @asynccontextmanager
 async def openai_over_penstock() -> AsyncIterator[Engine]:
     """The engine `openai`, asking our own server."""
-    capabilities = {"embed": True, "vision": False}
+    capabilities = {"embed": True, "score": True, "pooling": True, "vision": False}
     async with (
         penstock_server() as url,
         remote("openai", f"{url}/v1", "model", dialect="vllm", capabilities=capabilities) as engine,

@@ -4,14 +4,16 @@ A subject must be able to count: "count from 3 to 7" is answered with "3 4 5 6 7
 it says in its capabilities; tests that need more are skipped for it.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
+from deployments.local_fleet import LocalFleet
 from deployments.routing.route import Route
+from engines.adapters.adapter import Adapter
 from engines.contract import Engine
 from engines.operators.breaker import Breaker
 from engines.operators.fallback import Fallback
@@ -76,6 +78,22 @@ def pipeline() -> AbstractAsyncContextManager[Engine]:
     return started(link(traced, Recovery(), Retry(), inner))
 
 
+@asynccontextmanager
+async def adapter() -> AsyncIterator[Engine]:
+    spec = EngineSpec(
+        kind="simulated",
+        model="base",
+        options={"speed": 20},
+        adapters=(Adapter(name="model", path="org/model"),),
+    )
+    fleet = LocalFleet({"base": [make_engine("simulated-0", spec)]}, adapters={"model": "base"})
+    await fleet.start()
+    try:
+        yield fleet.find("model").engine
+    finally:
+        await fleet.stop()
+
+
 def pool() -> AbstractAsyncContextManager[Engine]:
     members = [PoolMember(simulated_engine(f"simulated-{number}")) for number in range(2)]
     return started(Fallback("fallback", [Pool("pool", members)]))
@@ -102,6 +120,7 @@ SUBJECTS = (
     Subject("scripted", scripted),
     Subject("pipeline", pipeline),
     Subject("pool", pool, names=lambda engine: ("simulated-0", "simulated-1")),
+    Subject("adapter", adapter, names=instance_ids),
     Subject("openai-remote", openai_over_penstock),
     Subject("azure", azure_over_penstock, speaks_foreign_api=True),
     Subject("vllm", demo_engine, model="demo"),

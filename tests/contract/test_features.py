@@ -16,6 +16,7 @@ from engines.events import (
     ToolCallFinished,
     ToolCallStarted,
 )
+from engines.pooling_requests import PoolingRequest, PoolingTask, ScoreRequest
 from engines.requests import Resume
 from tests.contract.asking import WEATHER, Running, counted
 
@@ -104,6 +105,37 @@ async def test_embeddings_depend_on_the_text_alone(subject: Running) -> None:
     assert math.isclose(sum(value * value for value in first), 1.0, rel_tol=1e-3)
     assert embeddings.prompt_tokens > 0
     assert embeddings.engine in subject.names
+
+
+async def test_scores_depend_on_the_texts_alone(subject: Running) -> None:
+    documents = ["a river", "a mountain", "a river"]
+    request = ScoreRequest(model=subject.model, queries=["a river"], documents=documents)
+    if not subject.engine.capabilities.score:
+        with pytest.raises(Unsupported):
+            await subject.engine.score(request, Context())
+        return
+    scores = await subject.engine.score(request, Context())
+    first, second, third = scores.floats
+    assert first == third > second
+    assert scores.prompt_tokens > 0
+    assert scores.engine in subject.names
+    alone = await subject.engine.score(request.model_copy(update={"documents": documents[1:2]}))
+    assert alone.floats == (second,)
+
+
+@pytest.mark.parametrize("task", ["embed", "token_embed"])
+async def test_what_is_pooled_depends_on_the_text_alone(subject: Running, task: PoolingTask) -> None:
+    request = PoolingRequest(model=subject.model, inputs=["a river", "a mountain", "a river"], task=task)
+    if not subject.engine.capabilities.pooling:
+        with pytest.raises(Unsupported):
+            await subject.engine.pooling(request, Context())
+        return
+    pooled = await subject.engine.pooling(request, Context())
+    first, second, third = map(bytes, pooled.packed())
+    assert first == third != second
+    assert pooled.per_token == (task == "token_embed")
+    assert sum(pooled.rows) == (pooled.prompt_tokens if pooled.per_token else 3)
+    assert pooled.engine in subject.names
 
 
 async def test_hidden_reasoning_leaves_its_ids_and_nothing_else(subject: Running) -> None:

@@ -35,7 +35,8 @@ def deploy(serve_cluster: None) -> Iterator[Callable[[FleetSettings], Any]]:
                 await until(partial(is_complete, fleet))
 
         async def is_complete(fleet: FleetHandle) -> bool:
-            return [card.ready for card in await fleet.models()] == [model.replicas for model in settings.models]
+            models = [card.ready for card in await fleet.models() if card.parent is None]
+            return models == [model.replicas for model in settings.models]
 
         asyncio.run(all_ready())
         return handle
@@ -59,6 +60,7 @@ FLEET = FleetSettings.model_validate(
                 "cpus": 0.1,
                 "drain_timeout_s": 1.0,
                 "options": {"attachments": True},
+                "adapters": [{"name": "mimic", "path": "org/mimic"}],
             },
             {
                 "name": "org/slow",

@@ -139,7 +139,7 @@ async def test_tokens_count_while_a_request_runs() -> None:
 async def test_instances_are_not_summed_over_replicas() -> None:
     board = MemoryBoard()
     instances = [
-        Instance("demo-0", "demo", state=InstanceState.READY, load=Load(3, 1, 0.5)),
+        Instance("demo-0", "demo", state=InstanceState.READY, load=Load(3, 1, 0.5, adapters=("sql",))),
         Instance("demo-1", "demo", state=InstanceState.STARTING),
     ]
     one, other = Metrics("one", board), Metrics("other", board)
@@ -150,6 +150,7 @@ async def test_instances_are_not_summed_over_replicas() -> None:
     assert figures["penstock_instance_running_requests{instance=demo-0,model=demo}"] == 3
     assert figures["penstock_instance_queued_requests{instance=demo-0,model=demo}"] == 1
     assert figures["penstock_instance_kv_cache_use_ratio{instance=demo-0,model=demo}"] == 0.5
+    assert figures["penstock_instance_adapter_info{adapter=sql,instance=demo-0,model=demo}"] == 1
 
 
 async def test_whichever_replica_answers_gives_the_sum() -> None:

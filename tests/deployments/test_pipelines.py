@@ -13,7 +13,7 @@ from deployments.pipelines import build_models
 from deployments.routing.route import Route
 from engines.completion import Completion, collect
 from engines.context import Context
-from engines.errors import InstanceLost, InvalidRequest, NoInstance
+from engines.errors import AdapterFailed, CircuitOpen, InstanceLost, InvalidRequest, NoInstance
 from engines.operators.attachments import Attachments
 from engines.operators.breaker import Breaker
 from engines.operators.migration import Migration
@@ -29,7 +29,8 @@ class Built:
     """The models of a fleet file over engines of this process, and what their operators reported."""
 
     def __init__(self, file: dict[str, Any], engines: dict[str, list[ScriptedEngine]]) -> None:
-        self.local = LocalFleet(engines)
+        adapters = {adapter["name"]: model["name"] for model in file["models"] for adapter in model.get("adapters", ())}
+        self.local = LocalFleet(engines, adapters=adapters)
         self.reports: list[tuple[str, Any]] = []
         routes = {model.name: model.source for model in self.local.models if isinstance(model.source, Route)}
         settings = FleetSettings.model_validate(file)
@@ -134,3 +135,52 @@ async def test_a_fallback_may_have_operators_of_its_own() -> None:
         with pytest.raises(NoInstance):
             await fleet.ask("both")
         assert [len(engine.requests) for engine in engines] == [2, 2]
+
+
+ADAPTED = {"name": "a", "aliases": ["aa"], "adapters": [{"name": "sql", "path": "org/sql"}]}
+
+
+async def test_an_adapter_is_a_model_of_its_own_over_the_instances_of_its_model() -> None:
+    async with built([ADAPTED], a=[ScriptedEngine("a-1")]) as fleet:
+        assert list(fleet.models) == ["a", "sql"]
+        assert [(await fleet.ask(name)).model for name in ("a", "aa", "sql")] == ["a", "a", "sql"]
+        assert [request.adapter for request in fleet.local._engines["a", "a-1"].requests] == [None, None, "sql"]
+        card = fleet.models["sql"].card()
+        assert (card.parent, card.aliases, card.ready, card.instances) == ("a", (), 1, 1)
+        assert fleet.models["a"].card().parent is None
+        assert [instance.id for instance in fleet.fleet.instances()] == ["a-1"]
+        assert not fleet.models["sql"].is_remote
+
+
+async def test_an_adapter_has_operators_of_its_own() -> None:
+    """A breaker that opens for an adapter that cannot be loaded must not close its model."""
+
+    def script(request: GenerateRequest) -> list[Any]:
+        return [AdapterFailed("no") if request.adapter else "hello"]
+
+    model = ADAPTED | {"pipeline": [{"breaker": {"failures": 1}}]}
+    async with built([model], a=[ScriptedEngine("a-1", script=script)]) as fleet:
+        with pytest.raises(AdapterFailed):
+            await fleet.ask("sql")
+        with pytest.raises(CircuitOpen):
+            await fleet.ask("sql")
+        assert (await fleet.ask("a")).text == "hello"
+        assert {name for name, _ in fleet.reports} == {"sql"}
+
+
+async def test_a_stream_of_an_adapter_goes_on_with_it() -> None:
+    engines = [ScriptedEngine(name, script=["one ", InstanceLost("gone"), "two"]) for name in ("a-1", "a-2")]
+    async with built([ADAPTED], a=engines) as fleet:
+        answer = await fleet.ask("sql")
+        assert (answer.text, answer.model) == ("one two", "sql")
+        assert [request.adapter for engine in engines for request in engine.requests] == ["sql", "sql"]
+
+
+async def test_a_fallback_may_be_made_of_an_adapter_and_its_model() -> None:
+    def script(request: GenerateRequest) -> list[Any]:
+        return [AdapterFailed("no") if request.adapter else "the model"]
+
+    models = [ADAPTED, {"name": "both", "fallback": ["sql", "a"]}]
+    async with built(models, a=[ScriptedEngine("a-1", script=script)]) as fleet:
+        answer = await fleet.ask("both")
+        assert (answer.text, answer.model) == ("the model", "a")

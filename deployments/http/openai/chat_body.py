@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.http.openai.generation_body import (
     GenerationBody,
@@ -13,6 +13,7 @@ from deployments.http.openai.generation_body import (
     sampling,
 )
 from deployments.http.openai.guidance import guidance
+from deployments.http.openai_common.metadata import Metadata
 from deployments.http.server.asking import Asking
 from deployments.http.server.hints import DispatchHints
 from deployments.http.server.json_guard import check_texts
@@ -60,6 +61,7 @@ class ChatBody(GenerationBody):
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     include_reasoning: bool | None = None
+    store: bool | None = None
 
     prediction: WithoutEffect = None
     verbosity: WithoutEffect = None
@@ -70,6 +72,14 @@ class ChatBody(GenerationBody):
     def finish_reason(self, reason: FinishReason) -> FinishReason:
         """How a choice finishes, in OpenAI's words: the one call that it was held to ends with `stop`."""
         return "stop" if reason == "tool_calls" and isinstance(self.tool_choice, NamedToolChoice) else reason
+
+
+class NoteBody(BaseModel):
+    """What a client notes on a completion that is stored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    metadata: Metadata | None
 
 
 def check_arguments(messages: Sequence[Message]) -> None:

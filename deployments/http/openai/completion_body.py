@@ -1,15 +1,11 @@
 """Body of `POST /v1/completions`."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
-from pydantic import Field
-
+from deployments.fill_in_the_middle import FillInTheMiddle
 from deployments.http.openai.generation_body import (
     GenerationBody,
-    Ints,
-    Strings,
-    check_inputs,
     named,
     parse_generation,
     sampling,
@@ -17,6 +13,7 @@ from deployments.http.openai.generation_body import (
 from deployments.http.openai.guidance import guidance
 from deployments.http.server.asking import Asking
 from deployments.http.server.hints import DispatchHints
+from deployments.http.server.inputs import Input, check_inputs
 from deployments.http.server.names import Location, Table
 from deployments.http.server.validation import build
 from engines.errors import InvalidRequest, Unsupported
@@ -31,21 +28,30 @@ class CompletionBody(GenerationBody):
 
     UNSUPPORTED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **GenerationBody.UNSUPPORTED,
-        "suffix": ("",),
         "prompt_embeds": (),
     }
 
-    prompt: str | Ints | Strings | Annotated[list[Ints], Field(fail_fast=True)]
+    prompt: Input
+    suffix: str | None = None
     echo: bool | None = None
     best_of: int | None = None
     logprobs: int | None = None
 
 
-def parse_completion(data: Mapping[str, Any], hints: DispatchHints) -> tuple[CompletionBody, list[Asking]]:
+def parse_completion(
+    data: Mapping[str, Any], hints: DispatchHints, filling: Callable[[str], FillInTheMiddle | None] = lambda _: None
+) -> tuple[CompletionBody, list[Asking]]:
     """The body, and what an engine is asked for because of it: one request per prompt.
+
+    Args:
+        data: The body.
+        hints: What the headers say.
+        filling: How a model is shown the text before a gap and after it, by its name; raises ModelNotFound. Left out:
+            none fills any.
 
     Raises:
         InvalidRequest: It is wrong.
+        ModelNotFound: The model that is to fill a gap is not served.
     """
     check_inputs(data, "prompt", MAX_CHOICES)
     body = parse_generation(CompletionBody, data)
@@ -53,7 +59,7 @@ def parse_completion(data: Mapping[str, Any], hints: DispatchHints) -> tuple[Com
         raise Unsupported("best_of: only the value of n is supported.", param="best_of")
     if body.echo and body.logprobs is not None:
         raise Unsupported("echo: log probabilities of the prompt are not supported.", param="echo")
-    prompts = _prompts(body)
+    prompts = _filled(body, filling(body.model)) if body.suffix else _prompts(body)
     if len(prompts) * max(1, body.n or 1) > MAX_CHOICES:
         raise InvalidRequest(f"prompt: prompts times n must be at most {MAX_CHOICES}.", param="prompt")
     overrides: dict[str, Any] = {"logprobs": body.logprobs}
@@ -82,15 +88,35 @@ def parse_completion(data: Mapping[str, Any], hints: DispatchHints) -> tuple[Com
 
 
 def _prompts(body: CompletionBody) -> list[str] | list[list[int]]:
-    prompt = body.prompt
-    if not prompt:
+    if not body.prompt:
         raise InvalidRequest("prompt: it is empty.", param="prompt")
+    prompts = _several(body)
+    for index, item in enumerate(prompts):
+        if not item:
+            raise InvalidRequest(f"prompt[{index}]: it is empty.", param=f"prompt[{index}]")
+    return prompts
+
+
+def _filled(body: CompletionBody, filling: FillInTheMiddle | None) -> list[str]:
+    """The prompt that asks for what stands before the suffix. Before a gap at the beginning stands nothing."""
+    if filling is None:
+        raise Unsupported(
+            f"suffix: the model {body.model!r} does not fill gaps. Where it was trained for that, "
+            "`fill_in_the_middle` in the fleet file says how.",
+            param="suffix",
+        )
+    if body.echo:
+        raise Unsupported("echo: a prompt that is followed by a suffix is not repeated.", param="echo")
+    prompts = _several(body) if body.prompt != [] else []
+    if len(prompts) != 1 or not isinstance(prompts[0], str):
+        # Each would have the suffix, which may be megabytes, for itself.
+        raise Unsupported("prompt: with a suffix it must be one text.", param="prompt")
+    return [filling.filled(prompts[0], body.suffix or "")]
+
+
+def _several(body: CompletionBody) -> list[str] | list[list[int]]:
+    prompt = body.prompt
     if isinstance(prompt, str):
         return [prompt]
     # The types of a list are checked; its first item tells which of them it is.
-    if isinstance(prompt[0], int):
-        return [prompt]
-    for index, item in enumerate(prompt):
-        if not item:
-            raise InvalidRequest(f"prompt[{index}]: it is empty.", param=f"prompt[{index}]")
-    return prompt
+    return [prompt] if isinstance(prompt[0], int) else prompt

@@ -28,7 +28,9 @@ async def completions(exchange: Exchange) -> web.StreamResponse:
     Raises:
         PenstockError: Nothing was sent yet.
     """
-    body, askings = parse_completion(await exchange.body(), exchange.hints())
+    body, askings = parse_completion(
+        await exchange.body(), exchange.hints(), lambda name: exchange.model_of(name).fill_in_the_middle
+    )
     exchange.name_model(body.model)
     id = f"cmpl-{exchange.id}"
     echoes = [await _echo(exchange, asking) if body.echo else "" for asking in askings]

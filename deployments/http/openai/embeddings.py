@@ -3,23 +3,20 @@
 import base64
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import ConfigDict, Field
 
-from deployments.http.openai.generation_body import Ints, Strings, WithoutEffect, check_inputs
+from deployments.http.openai.generation_body import WithoutEffect
 from deployments.http.server.exchange import Exchange
 from deployments.http.server.hints import DispatchFields
+from deployments.http.server.inputs import Input, check_inputs, read_inputs
 from deployments.http.server.long_answer import answer_in_pieces, in_pieces
 from deployments.http.server.names import Names
 from deployments.http.server.validation import build, parse_body
-from engines.call_requests import Embeddings, EmbedRequest
-from engines.errors import InvalidRequest
+from engines.call_requests import MAX_INPUTS, Embeddings, EmbedRequest
 from engines.events import Usage
-
-MAX_INPUTS = 2048
-"""OpenAI's."""
 
 
 class EmbeddingBody(DispatchFields):
@@ -28,7 +25,7 @@ class EmbeddingBody(DispatchFields):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     model: str = Field(min_length=1)
-    input: str | Ints | Strings | Annotated[list[Ints], Field(fail_fast=True)]
+    input: Input
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
     truncate_prompt_tokens: int | None = None
@@ -67,19 +64,9 @@ def _pieces(body: EmbeddingBody, answer: Embeddings) -> Iterator[str]:
 
 
 def _request(exchange: Exchange, body: EmbeddingBody, data: dict[str, Any]) -> tuple[EmbedRequest, Names]:
-    given = body.input
-    if not given:
-        raise InvalidRequest("input: it is empty.", param="input")
-    single = isinstance(given, str) or isinstance(given[0], int)
-    inputs = [given] if single else given
-    empty = next((index for index, item in enumerate(inputs) if not item), None)
-    if empty is not None:
-        raise InvalidRequest(f"input[{empty}]: it is empty.", param=f"input[{empty}]")
+    inputs, table = read_inputs(body.input)
     hints = exchange.hints()
-    table = {**body.dispatch_names(hints), ("inputs",): ("input",)}
-    if single:
-        table["inputs", 0] = ("input",)
-    names = Names(data, table)
+    names = Names(data, {**body.dispatch_names(hints), **table})
     request = build(
         EmbedRequest,
         names,

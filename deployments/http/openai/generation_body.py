@@ -4,21 +4,18 @@ Types are checked here; ranges are checked by `engines.requests`, whose errors c
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.http.openai.guidance import Constraint
+from deployments.http.server.body_parts import Ints, Strings
 from deployments.http.server.hints import DispatchFields, DispatchHints
 from deployments.http.server.names import Names, Table
 from deployments.http.server.stream_format import StreamReport
 from deployments.http.server.validation import build, parse_body
 from engines.errors import InvalidRequest, Unsupported
 from engines.requests import Sampling
-
-# A list of a million wrong items is one error, not a million.
-Strings = Annotated[list[str], Field(fail_fast=True)]
-Ints = Annotated[list[int], Field(fail_fast=True)]
 
 # What a field without effect may hold: anything.
 WithoutEffect = Any
@@ -154,17 +151,6 @@ def parse_generation(model: type[Body], data: Mapping[str, Any]) -> Body:
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options: it needs stream to be true.", param="stream_options")
     return body
-
-
-def check_inputs(data: Mapping[str, Any], name: str, most: int) -> None:
-    """Lets a field pass that holds one input or a list of them.
-
-    Raises:
-        InvalidRequest: There are more than `most`; said before each of a million is looked at.
-    """
-    given = data.get(name)
-    if isinstance(given, list) and len(given) > most and not isinstance(given[0], int):
-        raise InvalidRequest(f"{name}: there are {len(given)} of them, and at most {most} are taken.", param=name)
 
 
 def named(

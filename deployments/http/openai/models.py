@@ -34,8 +34,8 @@ def _model(name: str, card: ModelCard) -> dict[str, Any]:
         "created": card.created_s,
         "owned_by": "penstock",
         "root": card.name,
-        "parent": None,
+        "parent": card.parent,
         "max_model_len": card.capabilities.context_length or None,
-        "capabilities": asdict(card.capabilities),
+        "capabilities": {**asdict(card.capabilities), "fill_in_the_middle": card.fill_in_the_middle},
         "permission": [],
     }

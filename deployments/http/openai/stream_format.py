@@ -5,6 +5,7 @@ are ASCII text, which costs nothing to encode.
 """
 
 import json
+from collections.abc import Awaitable, Callable
 from json.encoder import encode_basestring_ascii as quoted
 
 from deployments.http.openai.usage import usage_body
@@ -26,14 +27,24 @@ class CompletionStream(StreamFormat):
         created_s: Unix time of the request.
         report: What is reported besides the answer.
         request_id: Id of the request, which an error names.
+        keep: Stores the answer once it has ended well; raises DatabaseUnavailable where that fails.
     """
 
-    __slots__ = ("_request_id", "_tail", "head")
+    __slots__ = ("_keep", "_request_id", "_tail", "head")
 
     def __init__(
-        self, id: str, object: str, model: str, created_s: int, report: StreamReport, *, request_id: str
+        self,
+        id: str,
+        object: str,
+        model: str,
+        created_s: int,
+        report: StreamReport,
+        *,
+        request_id: str,
+        keep: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(report)
+        self._keep = keep
         self._request_id = request_id
         self.head = (
             f'data: {{"id":{quoted(id)},"object":"{object}","created":{created_s},"model":{quoted(model)},"choices":['
@@ -45,6 +56,15 @@ class CompletionStream(StreamFormat):
         if usage is None:
             return self._tail
         return f'],"usage":{json.dumps(usage_body(usage))}}}\n\n'
+
+    async def before_end(self, usage: Usage, error: PenstockError | None) -> None:
+        """Stores the answer, so that whoever has read its end finds it.
+
+        Raises:
+            DatabaseUnavailable: It could not be stored.
+        """
+        if error is None and self._keep is not None:
+            await self._keep()
 
     def ending(self, usage: Usage) -> str:
         """A chunk of usage, if it was asked for, and the end of the stream."""

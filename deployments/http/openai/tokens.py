@@ -8,7 +8,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.http.openai.chat_body import check_arguments
-from deployments.http.openai.generation_body import Ints
+from deployments.http.server.body_parts import Ints
 from deployments.http.server.exchange import Exchange, json_response
 from deployments.http.server.long_answer import answer_in_pieces, in_pieces
 from deployments.http.server.names import Names

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 from aiohttp import web
 from pydantic import Field
 
-from deployments.database.kept_conversations import KeptConversation, NewItem
+from deployments.database.kept_conversations import KeptConversation, KeptItem
+from deployments.http.openai_common.metadata import Metadata
+from deployments.http.openai_common.pages import page_asked, page_text
 from deployments.http.responses.items import ItemReference, Items, SaidItem, written
-from deployments.http.responses.paging import page_in, page_text
-from deployments.http.responses.response_body import Metadata, refuse_hosted_items
+from deployments.http.responses.response_body import refuse_hosted_items
 from deployments.http.responses.said import stored_conversations
 from deployments.http.server.body_parts import Strict
 from deployments.http.server.exchange import Exchange, json_response
@@ -21,13 +22,13 @@ from engines.turns import Turns
 
 _MOST_NEW = 20
 """Items that one request adds."""
-_NewItems = Annotated[Items, Field(max_length=_MOST_NEW)]
+_KeptItems = Annotated[Items, Field(max_length=_MOST_NEW)]
 
 
 class CreateBody(Strict):
     """A conversation to begin."""
 
-    items: _NewItems | None = None
+    items: _KeptItems | None = None
     metadata: Metadata | None = None
 
 
@@ -40,7 +41,7 @@ class UpdateBody(Strict):
 class AddBody(Strict):
     """Items to add to a conversation."""
 
-    items: Annotated[_NewItems, Field(min_length=1)]
+    items: Annotated[_KeptItems, Field(min_length=1)]
 
 
 async def create(exchange: Exchange) -> web.StreamResponse:
@@ -110,7 +111,7 @@ async def add_items(exchange: Exchange) -> web.StreamResponse:
     refuse_hosted_items(data, "items")
     items = await _new(parse_body(AddBody, data).items)
     await kept.add(id, exchange.tenant.name, items)
-    return json_response(page_text([json.loads(text) for _, text in items], has_more=False))
+    return json_response(_page(items, has_more=False))
 
 
 async def list_items(exchange: Exchange) -> web.StreamResponse:
@@ -122,13 +123,12 @@ async def list_items(exchange: Exchange) -> web.StreamResponse:
         PenstockError: They cannot be read.
     """
     (id,) = exchange.ids
-    limit, order = page_in(exchange)
+    page = page_asked(exchange, "desc")
     kept, tenant = stored_conversations(exchange, None), exchange.tenant.name
     with exchange.services.bodies.room() as room:
         room.grow_to((await kept.find(id, tenant)).bytes)
-        after = exchange.request.query.get("after")
-        texts = await kept.items(id, tenant, after=after, limit=limit + 1, order=order)
-        return json_response(page_text([json.loads(text) for text in texts[:limit]], has_more=len(texts) > limit))
+        found = await kept.items(id, tenant, after=page.after, limit=page.limit + 1, order=page.order)
+        return json_response(_page(found[: page.limit], has_more=len(found) > page.limit))
 
 
 async def retrieve_item(exchange: Exchange) -> web.StreamResponse:
@@ -158,10 +158,10 @@ async def delete_item(exchange: Exchange) -> web.StreamResponse:
     return json_response(_text(await stored_conversations(exchange, None).remove(id, exchange.tenant.name, item)))
 
 
-async def _new(items: Sequence[SaidItem | ItemReference]) -> Sequence[NewItem]:
+async def _new(items: Sequence[SaidItem | ItemReference]) -> Sequence[KeptItem]:
     """Items as a conversation has them: their ids are the server's, whatever their client calls them."""
     made_of, turns = uuid.uuid4().hex, Turns()
-    made: list[NewItem] = []
+    made: list[KeptItem] = []
     for index, item in enumerate(items):
         if isinstance(item, ItemReference):
             where = f"items[{index}]"
@@ -170,6 +170,10 @@ async def _new(items: Sequence[SaidItem | ItemReference]) -> Sequence[NewItem]:
         made.append((item_made["id"], json.dumps(item_made)))
         await turns.pause()
     return made
+
+
+def _page(items: Sequence[KeptItem], *, has_more: bool) -> str:
+    return page_text([text for _, text in items], [id for id, _ in items], has_more=has_more)
 
 
 def _text(conversation: KeptConversation) -> str:

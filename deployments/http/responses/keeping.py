@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deployments.database.database import DatabaseUnavailable
-from deployments.database.kept_conversations import NewItem
+from deployments.database.kept_conversations import KeptItem
 from deployments.database.kept_responses import KeptResponse, KeptResponses, Size
 from deployments.http.responses.items import written
 from deployments.http.responses.response_events import ResponseOutput
@@ -88,10 +88,10 @@ class Keeper:
             if self._is_asked_for or items:
                 raise
 
-    async def _items(self) -> Sequence[NewItem]:
+    async def _items(self) -> Sequence[KeptItem]:
         """What the conversation gains; the ids of its items are the server's."""
         made_of = self._response.id.removeprefix("resp_")
-        items: list[NewItem] = []
+        items: list[KeptItem] = []
         turns = Turns()
         for index, (item, _) in enumerate(self._input):
             made = written(item.model_copy(update={"id": None}), f"{made_of}_in{index}")

@@ -6,8 +6,9 @@ Types are checked here; ranges are checked by `engines.requests`, whose errors c
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from deployments.http.openai_common.metadata import Label, Metadata
 from deployments.http.responses.conversation import Conversation
 from deployments.http.responses.items import OF_HOSTED_TOOLS, Items
 from deployments.http.responses.reasoning import ReasoningBody
@@ -76,8 +77,6 @@ Includable = Literal[
     "web_search_call.results",
 ]
 """What a client may ask for besides. What is of tools that do not run here is never there."""
-Label = Annotated[str, StringConstraints(max_length=512)]
-Metadata = Annotated[dict[Annotated[str, StringConstraints(max_length=64)], Label], Field(max_length=16)]
 
 
 class InputBody(DispatchFields):

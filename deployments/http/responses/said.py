@@ -157,11 +157,11 @@ async def _add_conversation(said: Said, exchange: Exchange, id: str, room: BodyR
             message = f"conversation: it has {size} bytes, of at most {most}. Begin a new one."
             raise ConversationFull(message, param="conversation")
         room.grow_to(room.bytes + size)
-        texts = await kept.items(id, tenant, after=None, limit=MOST_ITEMS, order="asc")
+        items = await kept.items(id, tenant, after=None, limit=MOST_ITEMS, order="asc")
     except ConversationNotFound:
         raise ConversationNotFound(id, "conversation") from None
     turns = Turns()
-    for text in texts:
+    for _, text in items:
         said.history += [(_for_a_model(item), ("conversation",)) for item in _parsed([json.loads(text)])]
         await turns.pause()
 

@@ -1,18 +1,18 @@
 """What can be asked of a stored response: `/v1/responses/{id}`, `.../input_items` and `.../cancel`."""
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 from aiohttp import web
 
 from deployments.database.kept_responses import KeptResponse, ResponseNotFound
-from deployments.http.responses.paging import flag_in, number_in, page_in, page_text
+from deployments.http.openai_common.pages import page_asked, page_text
 from deployments.http.responses.rhythm import replayed
 from deployments.http.responses.said import stored_responses
 from deployments.http.server.answer import open_events
 from deployments.http.server.bodies import BodyRoom
 from deployments.http.server.exchange import Exchange, json_response
+from deployments.http.server.query import flag, number
 from engines.errors import InvalidRequest
 from engines.turns import Turns
 
@@ -27,8 +27,8 @@ async def retrieve(exchange: Exchange) -> web.StreamResponse:
         ResponseNotFound: It is not stored.
         PenstockError: The request is wrong, or it cannot be read.
     """
-    is_stream = flag_in(exchange, "stream")
-    after = number_in(exchange, "starting_after", -1, 0, 2**53)
+    is_stream = flag(exchange, "stream")
+    after = number(exchange, "starting_after", -1, 0, 2**53)
     if after >= 0 and not is_stream:
         raise InvalidRequest("starting_after: it needs stream to be true.", param="starting_after")
     with exchange.services.bodies.room() as room:
@@ -73,14 +73,14 @@ async def input_items(exchange: Exchange) -> web.StreamResponse:
         ResponseNotFound: It is not stored.
         PenstockError: The request is wrong, or it cannot be read.
     """
-    limit, order = page_in(exchange)
+    page = page_asked(exchange, "desc")
     with exchange.services.bodies.room() as room:
         found = await _found(exchange, room)
-        items: list[dict[str, Any]] = json.loads(found.input)
-        if order == "desc":
-            items.reverse()
-        rest = _after(items, exchange.request.query.get("after"))
-        return json_response(page_text(rest[:limit], has_more=len(rest) > limit))
+        items = json.loads(found.input)
+        places, has_more = page.of([item["id"] for item in items], "input")
+        listed = [items[place] for place in places]
+        texts = [json.dumps(item) for item in listed]
+        return json_response(page_text(texts, [item["id"] for item in listed], has_more=has_more))
 
 
 async def _found(exchange: Exchange, room: BodyRoom) -> KeptResponse:
@@ -100,8 +100,8 @@ async def _stream(exchange: Exchange, events: Iterable[str], first: int) -> web.
     waiting: list[str] = []
     chars = 0
     turns = Turns()
-    for number, event in enumerate(events):
-        if number >= first:
+    for place, event in enumerate(events):
+        if place >= first:
             waiting.append(event)
             chars += len(event)
         if chars >= _PIECE_CHARS:
@@ -112,17 +112,3 @@ async def _stream(exchange: Exchange, events: Iterable[str], first: int) -> web.
         await turns.pause()
     await response.write_eof("".join(waiting).encode("ascii"))
     return response
-
-
-def _after(items: Sequence[dict[str, Any]], id: str | None) -> Sequence[dict[str, Any]]:
-    """Those after the one of an id.
-
-    Raises:
-        InvalidRequest: There is none of that id.
-    """
-    if id is None:
-        return items
-    for index, item in enumerate(items):
-        if item["id"] == id:
-            return items[index + 1 :]
-    raise InvalidRequest(f"after: there is no item {id[:64]!r} in this input.", param="after")

@@ -46,6 +46,23 @@ class _MeteredCollector(Collector):
         super().emit(event)
 
 
+class _HeardSink:
+    """Tells somebody else each event, too."""
+
+    __slots__ = ("_hear", "_sink")
+
+    def __init__(self, sink: Sink, hear: Hear) -> None:
+        self._sink = sink
+        self._hear = hear
+
+    def emit(self, event: Event) -> None:
+        self._hear(event)
+        self._sink.emit(event)
+
+    def fail(self, error: PenstockError) -> None:
+        self._sink.fail(error)
+
+
 async def answer_whole(exchange: Exchange, askings: Sequence[Asking], hear: Hear | None = None) -> list[Completion]:
     """The whole answer to each request.
 
@@ -75,6 +92,7 @@ async def answer_stream(
     askings: Sequence[Asking],
     format: StreamFormat,
     choices: Sequence[Sequence[ChoiceFormat]],
+    hear: Hear | None = None,
 ) -> web.StreamResponse:
     """Streams the answer.
 
@@ -83,13 +101,16 @@ async def answer_stream(
         askings: The requests.
         format: How the chunks look.
         choices: The same for the choices of each request.
+        hear: Is told each event before it is written; must not raise.
 
     Raises:
         PenstockError: Nothing was sent yet. Later errors are part of the stream.
     """
     with exchange.context() as context:
         stream = SseStream(format, exchange.services.flusher, exchange.meter)
-        sinks = [stream.sink(formats) for formats in choices]
+        sinks: list[Sink] = [stream.sink(formats) for formats in choices]
+        if hear is not None:
+            sinks = [_HeardSink(sink, hear) for sink in sinks]
         try:
             async with _submitted(exchange, askings, context, stream, sinks):
                 exchange.answered_by(await stream.started)

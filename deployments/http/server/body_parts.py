@@ -1,12 +1,15 @@
 """What the bodies of APIs are made of: parts with their own keys, fields that are refused, unions told by `type`."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field
 
 from engines.errors import Unsupported
 
+# A list of a million wrong items is one error, not a million.
+Strings = Annotated[list[str], Field(fail_fast=True)]
+Ints = Annotated[list[int], Field(fail_fast=True)]
 Ignored = Any
 """Of a field without effect: it may hold anything."""
 Refusals = Mapping[str, tuple[str, tuple[Any, ...]]]

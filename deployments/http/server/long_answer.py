@@ -1,5 +1,6 @@
 """Answers of JSON that may be long: written piece by piece, so that nobody else waits for the whole of one."""
 
+import base64
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -13,6 +14,10 @@ STREAM_FROM_CHARS = 256 * 1024
 """A longer answer is sent while it is made, so that it need not lie in memory as a whole."""
 PIECE = 1024
 """Values that become JSON in one piece."""
+TEXT_PIECE = 64 * 1024
+"""Characters likewise."""
+BASE64_PIECE = 3 * 16 * 1024
+"""Bytes likewise; of whole threes, so that no padding comes in the middle."""
 
 
 def in_pieces(values: Sequence[Any]) -> Iterator[str]:
@@ -21,6 +26,22 @@ def in_pieces(values: Sequence[Any]) -> Iterator[str]:
     for begin in range(0, len(values), PIECE):
         yield (", " if begin else "") + json.dumps(values[begin : begin + PIECE])[1:-1]
     yield "]"
+
+
+def text_in_pieces(text: str) -> Iterator[str]:
+    """The JSON of a text."""
+    yield '"'
+    for begin in range(0, len(text), TEXT_PIECE):
+        yield json.dumps(text[begin : begin + TEXT_PIECE])[1:-1]
+    yield '"'
+
+
+def base64_in_pieces(data: memoryview) -> Iterator[str]:
+    """The JSON of data in base64."""
+    yield '"'
+    for begin in range(0, len(data), BASE64_PIECE):
+        yield base64.b64encode(data[begin : begin + BASE64_PIECE]).decode()
+    yield '"'
 
 
 def pieces_of(value: Any) -> Iterator[str]:
@@ -42,6 +63,16 @@ def pieces_of(value: Any) -> Iterator[str]:
         yield from in_pieces(value)
     else:
         yield json.dumps(value)
+
+
+async def whole(pieces: Iterable[str]) -> str:
+    """The JSON that the pieces make up, for what keeps it."""
+    made: list[str] = []
+    turns = Turns()
+    for piece in pieces:
+        made.append(piece)
+        await turns.pause()
+    return "".join(made)
 
 
 async def answer_in_pieces(exchange: Exchange, pieces: Iterable[str]) -> web.StreamResponse:

@@ -10,6 +10,7 @@ from actors.channel.frames import DRAINING, ENGINE_DIED, SESSIONS, News
 from actors.directory.known_instance import Instance, InstanceState
 from actors.instance.engine_host import EngineHost
 from actors.settings import AdmissionSettings, ChannelSettings, LaneSettings
+from engines.adapters.adapter import Adapter
 from engines.call_requests import Embeddings, EmbedRequest, TokenizeRequest
 from engines.context import Context
 from engines.contract import Load
@@ -417,4 +418,21 @@ async def test_tokenizing_does_not_wait_at_the_gate(booted: Booted) -> None:
     await reader.has_started(1)
     tokenized = await instance.call(TokenizeRequest(model="m", prompt="hi"))
     assert tokenized.token_ids == [104, 105]
+    reader.close()
+
+
+async def test_says_which_adapters_it_has_loaded() -> None:
+    adapters = tuple(Adapter(name=name, path=f"org/{name}") for name in ("one", "two"))
+    spec = EngineSpec(kind="simulated", model="m", options={"speed": 0, "max_loras": 1}, adapters=adapters)
+    instance = EngineHost(Instance("i-0", "m"), spec, AdmissionSettings(), ChannelSettings(), lambda: None)
+    await instance.boot()
+    assert instance.describe().capabilities.max_loras == 1
+    reader = Reader(instance)
+    await reader.is_open()
+    for number, name in enumerate(("one", "two"), start=1):
+        reader.submit(request(adapter=name), first=number)
+        assert isinstance(await reader.end(number), Finished)
+        assert instance.load().adapters == instance.describe().load.adapters == (name,)
+        assert reader.frames[-1].load.adapters == (name,)
+    await instance.stop(1.0)
     reader.close()

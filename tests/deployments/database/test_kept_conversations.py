@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, inspect, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import deployments.database.database as database_module
-from deployments.database import kept_conversations
+from deployments.database import tenant_rows
 from deployments.database.kept_conversations import ConversationNotFound, KeptConversations
 from deployments.database.storage import Storage
 from deployments.database.tables import CONVERSATION_TENANTS, CONVERSATIONS
@@ -51,7 +51,7 @@ async def test_a_tenant_fills_its_own_share_alone(settings: DatabaseSettings) ->
 
 
 async def test_it_expires_after_its_last_change(settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_conversations, "SWEEP_S", 0.05)
+    monkeypatch.setattr(tenant_rows, "SWEEP_S", 0.05)
     storage = Storage(settings, HttpSettings())
     await storage.database.start()
     now = [1000.0]
@@ -79,8 +79,8 @@ async def test_items_that_are_added_at_once_are_all_there(settings: DatabaseSett
     kept = storage.conversations
     one = await kept.create("ours", {}, [])
     await asyncio.gather(*(kept.add(one.id, "ours", [(f"msg_{number}", f'"{number}"')]) for number in range(20)))
-    texts = await kept.items(one.id, "ours", after=None, limit=100, order="asc")
-    assert sorted(texts) == sorted(f'"{number}"' for number in range(20))
+    items = await kept.items(one.id, "ours", after=None, limit=100, order="asc")
+    assert sorted(text for _, text in items) == sorted(f'"{number}"' for number in range(20))
     await kept.remove(one.id, "ours", "msg_7")
     assert (await kept.find(one.id, "ours")).items == 19
     said, had = await counted(storage)
@@ -99,7 +99,7 @@ async def test_its_tables_can_be_taken_back(settings: DatabaseSettings) -> None:
         folder = Path(database_module.__file__).parent / "migrations"
         config.set_main_option("script_location", str(folder))
         config.attributes["connection"] = connection
-        command.downgrade(config, "0002")
+        command.downgrade(config, "0003")
         before = there(connection)
         command.upgrade(config, "head")
         return before, there(connection)

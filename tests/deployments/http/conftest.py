@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from deployments.database.storage import Storage
+from deployments.fill_in_the_middle import FillInTheMiddle
 from deployments.fleet_settings import DatabaseSettings, HttpSettings
 from deployments.http.ingress import HttpIngress
 from deployments.local_fleet import LocalFleet
@@ -90,11 +91,19 @@ async def serving_one(
     *,
     engines: list[Engine] | None = None,
     aliases: dict[str, str] | None = None,
+    adapters: dict[str, str] | None = None,
     database: DatabaseSettings | None = None,
+    fill_in_the_middle: str | None = None,
     **settings: Any,
 ) -> AsyncIterator[Served]:
     engine = ScriptedEngine("demo-0", script=script)
-    fleet = LocalFleet({"demo": engines if engines is not None else [engine]}, aliases, RoutingSettings(inhibit_s=0))
+    fleet = LocalFleet(
+        {"demo": engines if engines is not None else [engine]},
+        aliases,
+        RoutingSettings(inhibit_s=0),
+        adapters=adapters,
+        fill_in_the_middle={"demo": FillInTheMiddle.parse(fill_in_the_middle)} if fill_in_the_middle else None,
+    )
     await fleet.start()
     metrics = Metrics()
     http = HttpSettings(port=0, **settings)

@@ -264,7 +264,7 @@ async def test_paths_and_methods_that_do_not_exist(serving: Serving) -> None:
     async with serving(["Hi"]) as served:
         lost = await served.get("/v1/nothing")
         assert (lost.status, lost.json["error"]["code"]) == (404, "unknown_url")
-        wrong = await served.get("/v1/chat/completions")
+        wrong = await served.get("/v1/completions")
         assert (wrong.status, wrong.json["error"]["code"]) == (405, "method_not_allowed")
         assert wrong.headers["Allow"] == "POST"
         assert (await served.post("/v1/models", {})).status == 405

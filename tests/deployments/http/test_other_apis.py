@@ -122,9 +122,16 @@ async def test_models(serving: Serving) -> None:
             ("demo", "demo", 2**20),
             ("org/demo/v1", "demo", 2**20),
         ]
-        assert listed["data"][0]["capabilities"] == asdict(served.engine.capabilities)
+        capabilities = asdict(served.engine.capabilities)
+        assert listed["data"][0]["capabilities"] == {**capabilities, "fill_in_the_middle": False}
         assert (await served.get("/v1/models/org/demo/v1")).json == listed["data"][1]
         assert (await served.get("/v1/models/org%2Fdemo%2Fv1")).json["id"] == "org/demo/v1"
+        async with openai.AsyncOpenAI(
+            base_url=f"{served.url}/v1", api_key="any", _strict_response_validation=True
+        ) as api:
+            assert [model.id async for model in await api.models.list()] == ["demo", "org/demo/v1"]
+            read = await api.models.retrieve("org/demo/v1")
+            assert read.to_dict() == listed["data"][1]
         missing = await served.get("/v1/models/nope")
         assert missing.status == 404
         assert missing.json["error"]["code"] == "model_not_found"

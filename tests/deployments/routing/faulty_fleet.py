@@ -134,10 +134,11 @@ class FaultyFleet:
     async def convict(self, fingerprint: str) -> None:
         """Tells nobody."""
 
-    async def serve(self, *models: str, **routing: object) -> PushRouter:
+    async def serve(self, *models: str, adapters: dict[str, str] | None = None, **routing: object) -> PushRouter:
         """A router over these instances, started and connected to all that is ready now."""
         settings = RoutingSettings.model_validate(routing)
-        router = PushRouter(dict.fromkeys(models, settings), self.watch, self.connect, convict=self.convict)
+        choose = dict.fromkeys(models, settings)
+        router = PushRouter(choose, self.watch, self.connect, adapters=adapters, convict=self.convict)
         await router.start()
         await until(lambda: all(self._is_connected(id) for id, one in self._instances.items()))
         return router

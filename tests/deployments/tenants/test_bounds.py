@@ -13,6 +13,7 @@ from engines.conversation.events import TurnFailed, TurnStarted
 from engines.conversation.frames import Frame, Item, Open, Respond, TurnSettings
 from engines.errors import Forbidden
 from engines.messages import Message
+from engines.pooling_requests import ScoreRequest
 from engines.requests import GenerateRequest, Sampling, TenantShare
 from engines.scripted.engine import ScriptedEngine
 
@@ -94,7 +95,7 @@ async def test_turns_of_a_conversation_are_bounded_too() -> None:
 
 
 async def test_scopes() -> None:
-    engine = ScriptedEngine("m-0", capabilities=Capabilities(embed=True, tokenize=True))
+    engine = ScriptedEngine("m-0", capabilities=Capabilities(embed=True, score=True, tokenize=True))
     await engine.start()
     embeds = TenantBounds(Tenant(name="e", scopes=["embed"])).around(engine)
     generates = TenantBounds(Tenant(name="g", scopes=["generate"])).around(engine)
@@ -103,6 +104,10 @@ async def test_scopes() -> None:
     with pytest.raises(Forbidden, match="'embed'"):
         await generates.call(vectors, Context())
     assert (await refused(Tenant(name="e", scopes=["embed"]), ask()))[1].endswith("'generate'.")
+    scores = ScoreRequest(model="m", queries=["hello"], documents=["a"])
+    assert len(await embeds.call(scores, Context())) == 1
+    with pytest.raises(Forbidden, match="'embed'"):
+        await generates.call(scores, Context())
     # Whoever may do either may count tokens.
     text = DetokenizeRequest(model="m", token_ids=[1])
     assert await generates.call(text, Context()) == await embeds.call(text, Context())

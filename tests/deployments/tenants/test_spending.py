@@ -12,6 +12,7 @@ from engines.completion import Completion, collect
 from engines.context import Context
 from engines.contract import Capabilities, Engine
 from engines.errors import Forbidden, PenstockError, RateLimited
+from engines.pooling_requests import ScoreRequest
 from engines.requests import GenerateRequest
 from engines.scripted.engine import ScriptedEngine
 from engines.scripted.script import Fail
@@ -115,3 +116,10 @@ async def test_vectors_cost_their_tokens_and_tokenizing_nothing() -> None:
         embeddings = await purse.engine.embed(EmbedRequest(model="m", inputs=["a river", "a mill"]))
         await purse.engine.tokenize(TokenizeRequest(model="m", prompt="a river"))
         assert await purse.spent() == embeddings.prompt_tokens > 0
+
+
+async def test_scores_cost_their_tokens() -> None:
+    async with simulated(embedding_size=4) as inner:
+        purse = Purse(inner)
+        scores = await purse.engine.score(ScoreRequest(model="m", queries=["a river"], documents=["a mill", "a sea"]))
+        assert await purse.spent() == scores.prompt_tokens > 0

@@ -21,6 +21,7 @@ from engines.operators.link import link
 from engines.operators.trace import Trace
 from engines.operators.trace_export import tracer_provider
 from engines.operators.trace_options import TraceOptions
+from engines.pooling_requests import ScoreRequest
 from engines.requests import GenerateRequest, Sampling, Session
 from engines.scripted.script import Hang
 from tests.contract.asking import Recorder
@@ -151,6 +152,11 @@ async def test_calls_are_traced_likewise() -> None:
     traced = Traced()
     await link(traced.trace, await playing("e", ["one"])).tokenize(TokenizeRequest(model="m", prompt="ab"))
     assert traced.span.name == "tokenize m"
+    traced = Traced()
+    scoring = link(traced.trace, await playing("e", ["one"]))
+    scores = await scoring.score(ScoreRequest(model="m", queries=["ab"], documents=["a", "b"]))
+    assert traced.span.name == "score m"
+    assert (traced.span.attributes or {})["gen_ai.usage.input_tokens"] == scores.prompt_tokens
 
 
 class Failing(SpanExporter):

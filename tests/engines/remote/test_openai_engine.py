@@ -31,6 +31,7 @@ from engines.errors import (
 from engines.events import Started, TextDelta
 from engines.operators.attachments import Attachments
 from engines.operators.link import link
+from engines.pooling_requests import PoolingRequest, ScoreRequest
 from engines.registry import EngineSpec, make_engine
 from engines.remote import http_client
 from engines.remote.json_slices import loads_in_slices
@@ -489,3 +490,48 @@ async def test_nothing_is_said_after_a_sink_killed_its_request() -> None:
         await eventually(lambda: replay.left == 1)
         assert [type(event) for event in recorder.events] == [Started, TextDelta, TextDelta, TextDelta]
         assert not recorder.broken
+
+
+POOLS: dict[str, Any] = {"dialect": "vllm", "capabilities": {"score": True, "pooling": True}}
+
+
+def said_once(data: list[Any]) -> Reply:
+    text = json.dumps({"object": "list", "data": data, "usage": {"prompt_tokens": 5, "total_tokens": 5}})
+    return Reply([text.encode()], type="application/json")
+
+
+async def test_scores_are_asked_of_the_servers_own_route() -> None:
+    data = [{"index": index, "object": "score", "score": 0.5 * index} for index in (1, 0)]
+    async with replaying(said_once(data)) as replay, remote(replay, **POOLS) as engine:
+        fields = {"queries": ["q"], "documents": ["a", "b"], "max_tokens_per_doc": 3, "use_activation": False}
+        scores = await engine.score(ScoreRequest.model_validate({"model": "model", **fields}))
+        assert (scores.floats, scores.prompt_tokens) == ((0.0, 0.5), 5)
+        body = replay.posts[0].body
+        assert {name: body[name] for name in fields} == fields
+        assert "truncate_prompt_tokens" not in body
+        with pytest.raises(EngineFailed):
+            await engine.score(ScoreRequest(model="model", queries=["q"], documents=["a", "b", "c"]))
+
+
+@pytest.mark.parametrize("score", [None, "0.5", [0.5], float("inf"), 1e300])
+async def test_what_is_no_score_is_the_servers_fault(score: Any) -> None:
+    data = [{"index": 0, "score": score}]
+    async with replaying(said_once(data)) as replay, remote(replay, **POOLS) as engine:
+        with pytest.raises(EngineFailed):
+            await engine.score(ScoreRequest(model="model", queries=["q"], documents=["a"]))
+
+
+async def test_what_is_pooled_is_of_the_whole_or_of_each_token() -> None:
+    for data, rows in (([1.0, 0.5], [1]), ([[1.0, 0.5], [0.0, 2.0]], [2])):
+        async with replaying(said_once([{"index": 0, "data": data}])) as replay, remote(replay, **POOLS) as engine:
+            pooled = await engine.pooling(PoolingRequest(model="model", inputs=["a"]))
+            assert (pooled.rows, pooled.columns, pooled.per_token) == (rows, 2, rows == [2])
+            with pytest.raises(EngineFailed):
+                await engine.pooling(PoolingRequest(model="model", inputs=["a", "b"]))
+
+
+@pytest.mark.parametrize("data", [None, [], "AACAPw==", ["a"], [[]], [[1.0], [1.0, 2.0]], [1e300], [[1.0], 2.0]])
+async def test_what_is_no_table_is_the_servers_fault(data: Any) -> None:
+    async with replaying(said_once([{"index": 0, "data": data}])) as replay, remote(replay, **POOLS) as engine:
+        with pytest.raises(EngineFailed):
+            await engine.pooling(PoolingRequest(model="model", inputs=["a"]))

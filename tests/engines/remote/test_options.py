@@ -53,3 +53,13 @@ def test_a_key_comes_from_one_place() -> None:
 def test_capabilities_that_are_given_go_over_the_defaults() -> None:
     given = RemoteCapabilities(tools=False, context_length=100)
     assert given.over(Capabilities(tools=True, vision=True)) == Capabilities(vision=True, context_length=100)
+
+
+@pytest.mark.parametrize("capability", ["score", "pooling"])
+@pytest.mark.parametrize("kind", REMOTE)
+def test_only_a_server_of_vllms_dialect_can_be_asked_for_scores(kind: str, capability: str) -> None:
+    options = {**URL, **NEEDED.get(kind, {}), "capabilities": {capability: True}}
+    with pytest.raises(ValidationError, match=f"capabilities.{capability}"):
+        options_type(kind).model_validate(options)
+    if kind == "openai":
+        assert options_type(kind).model_validate({**options, "dialect": "vllm"})

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import math
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from engines.call_requests import EmbedRequest, TokenizeRequest
 from engines.context import Context
 from engines.errors import ContextOverflow, InvalidRequest, PenstockError, Unsupported
 from engines.events import ReasoningDelta, TextDelta, ToolCallArgumentsDelta
+from engines.pooling_requests import PoolingRequest, ScoreRequest
 from engines.requests import GenerateRequest
 from tests.engines.simulated.making import answer, asking, engine
 
@@ -281,6 +284,52 @@ async def test_embeddings_can_be_shortened_and_inputs_cut() -> None:
         assert not simulated.capabilities.embed
         with pytest.raises(Unsupported):
             await simulated.embed(EmbedRequest(model="model", inputs=["a"]), Context())
+
+
+async def test_documents_with_more_of_the_querys_words_score_higher() -> None:
+    async with engine(context_length=16) as simulated:
+
+        async def score(documents: list[str], queries: Sequence[str] = ("a river",), **fields: Any) -> Any:
+            request = ScoreRequest(model="model", queries=list(queries), documents=documents, **fields)
+            return (await simulated.score(request)).floats
+
+        same, part, other = await score(["a river", "a mill", "the sea"])
+        assert 1 > same > part > other > 0
+        logit, _ = await score(["a river", "a mill"], use_activation=False)
+        assert same == pytest.approx(1 / (1 + math.exp(-logit)))
+        assert await score(["a mill", "a river"], queries=["a river", "a river"]) == (part, same)
+        long = "a river" + " sea" * 30
+        with pytest.raises(ContextOverflow) as caught:
+            await score(["a", long])
+        assert caught.value.param == "documents[1]"
+        assert await score([long], truncate_prompt_tokens=4, truncation_side="right") == (same,)
+        assert await score([long], max_tokens_per_doc=2) == (same,)
+        with pytest.raises(Unsupported):
+            await score(["a"], instruction="be kind")
+
+
+async def test_each_task_pools_rows_of_its_own() -> None:
+    async with engine(embedding_size=32) as simulated:
+        for task, columns in (("embed", 32), ("classify", 3), ("token_embed", 32), ("token_classify", 3)):
+            request = PoolingRequest.model_validate({"model": "model", "inputs": ["a river", "sea"], "task": task})
+            pooled = await simulated.pooling(request)
+            assert pooled.columns == columns and pooled.per_token == task.startswith("token_")
+            assert sum(pooled.rows) == (pooled.prompt_tokens if pooled.per_token else 2)
+            rows = [row for packed in pooled.packed() for row in pooled.floats(packed)]
+            norms = [sum(row) if columns == 3 else math.hypot(*row) for row in rows]
+            assert norms == pytest.approx([1.0] * len(rows), rel=1e-5)
+        raw = await simulated.pooling(PoolingRequest(model="model", inputs=["sea"], use_activation=False))
+        assert math.hypot(*next(iter(raw.floats(next(raw.packed()))))) == pytest.approx(2.0, rel=1e-5)
+        huge = PoolingRequest(model="model", inputs=[[1] * 8000] * 70, task="token_embed")
+        with pytest.raises(InvalidRequest) as caught:
+            await simulated.pooling(huge)
+        assert caught.value.param == "inputs"
+    async with engine(embedding_size=0) as simulated:
+        assert not simulated.capabilities.score and not simulated.capabilities.pooling
+        with pytest.raises(Unsupported):
+            await simulated.score(ScoreRequest(model="model", queries=["a"], documents=["a"]))
+        with pytest.raises(Unsupported):
+            await simulated.pooling(PoolingRequest(model="model", inputs=["a"]))
 
 
 async def test_a_text_that_cannot_fit_is_refused_before_it_is_looked_at() -> None:

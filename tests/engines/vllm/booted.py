@@ -1,11 +1,12 @@
 """Real vLLM engines for tests. Booting one takes about a minute."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from engines.adapters.adapter import Adapter
 from engines.registry import EngineSpec, make_engine
 from engines.vllm.engine import VllmEngine
 
@@ -21,18 +22,18 @@ DEMO_OPTIONS: dict[str, Any] = {
 }
 
 
-def make_vllm(name: str, **options: Any) -> VllmEngine:
+def make_vllm(name: str, adapters: Sequence[Adapter] = (), **options: Any) -> VllmEngine:
     """An engine that is not started."""
-    engine = make_engine(name, EngineSpec(kind="vllm", model="demo", options=options))
+    engine = make_engine(name, EngineSpec(kind="vllm", model="demo", options=options, adapters=tuple(adapters)))
     assert isinstance(engine, VllmEngine)
     return engine
 
 
 @asynccontextmanager
-async def booted(name: str, **options: Any) -> AsyncIterator[VllmEngine]:
+async def booted(name: str, adapters: Sequence[Adapter] = (), **options: Any) -> AsyncIterator[VllmEngine]:
     """A started engine; stopped at the end."""
     pytest.importorskip("vllm")
-    engine = make_vllm(name, **options)
+    engine = make_vllm(name, adapters, **options)
     await engine.start()
     try:
         yield engine
@@ -41,7 +42,7 @@ async def booted(name: str, **options: Any) -> AsyncIterator[VllmEngine]:
 
 
 @asynccontextmanager
-async def demo_engine(**options: Any) -> AsyncIterator[VllmEngine]:
+async def demo_engine(adapters: Sequence[Adapter] = (), **options: Any) -> AsyncIterator[VllmEngine]:
     """The demo model on vLLM."""
-    async with booted("vllm-0", **(DEMO_OPTIONS | options)) as engine:
+    async with booted("vllm-0", adapters, **(DEMO_OPTIONS | options)) as engine:
         yield engine

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -10,23 +11,27 @@ import pytest_asyncio
 from engines.call_requests import EmbedRequest, TokenizeRequest
 from engines.context import Context
 from engines.contract import Load
-from engines.errors import Cancelled, ContextOverflow, InvalidRequest, Unsupported
+from engines.errors import AdapterFailed, Cancelled, ContextOverflow, InvalidRequest, Unsupported
+from engines.pooling_requests import PoolingRequest, ScoreRequest
 from engines.vllm.engine import VllmEngine
 from tests.engines.vllm.asking import Recorder, counting, eventually
 from tests.engines.vllm.booted import booted
+from tests.engines.vllm.tiny_adapters import adapter
 from tests.turns import no_turn_is_longer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def engine() -> AsyncIterator[VllmEngine]:
+async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmEngine]:
+    folder = tmp_path_factory.mktemp("adapters")
+    adapters = [adapter(folder, "one", seed=1), adapter(folder, "two", seed=2), adapter(folder, "torn", inputs=64)]
     options = {"model": "demo", "runner": "pooling", "convert": "embed", "max_model_len": 512, "enforce_eager": True}
-    async with booted("pooling-0", kv_cache_bytes=64 * 2**20, **options) as engine:
+    async with booted("pooling-0", adapters, kv_cache_bytes=64 * 2**20, **options) as engine:
         yield engine
 
 
-def request(*inputs: str | list[int], **fields: int) -> EmbedRequest:
+def request(*inputs: str | list[int], **fields: Any) -> EmbedRequest:
     return EmbedRequest.model_validate({"model": "demo", "inputs": inputs} | fields)
 
 
@@ -45,6 +50,20 @@ async def test_texts_and_ids_say_the_same(engine: VllmEngine) -> None:
     assert by_ids == pytest.approx(made.floats(0), abs=1e-2)
     assert made.floats(0) != pytest.approx(made.floats(1), abs=1e-2)
     assert math.hypot(*by_ids) == pytest.approx(1.0, abs=1e-2)
+
+
+async def test_each_adapter_makes_its_own_vectors_whoever_shares_its_steps(engine: VllmEngine) -> None:
+    texts = [f"the cat and the dog {number}" for number in range(4)]
+    asked = [request(*texts, adapter=name) for name in (None, "one", "two")]
+    alone = [await embed(engine, one) for one in asked]
+    together = await asyncio.gather(*(embed(engine, one) for one in asked))
+    for vectors, again in zip(alone, together, strict=True):
+        assert again == [pytest.approx(vector, abs=5e-2) for vector in vectors]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert alone[first][0] != pytest.approx(alone[second][0], abs=0.1)
+    with pytest.raises(AdapterFailed, match="'torn' cannot be loaded"):
+        await embed(engine, request("x", adapter="torn"))
+    assert await embed(engine, request(texts[0])) == [pytest.approx(alone[0][0], abs=5e-2)]
 
 
 async def test_its_steps_show_that_it_works(engine: VllmEngine) -> None:
@@ -83,7 +102,7 @@ async def test_stop_gives_up(engine: VllmEngine) -> None:
     context.stop()
     with pytest.raises(Cancelled):
         await task
-    await eventually(lambda: engine.load() == Load())
+    await eventually(lambda: engine.load() == Load(adapters=engine.load().adapters))
     assert len((await embed(engine, request("the cat")))[0]) == 128
 
 
@@ -110,9 +129,34 @@ async def test_many_inputs_leave_the_event_loop_its_turns(engine: VllmEngine) ->
     assert len(await no_turn_is_longer(lambda: engine.embed(inputs, Context()), 0.25)) == 1000
 
 
-async def test_vectors_are_shortened_where_the_model_says_that_they_can_be() -> None:
+async def test_a_bi_encoders_score_is_the_cosine(engine: VllmEngine) -> None:
+    query, *documents = texts = ["the cat", "the dog", "count from 1 to 5", "the cat"]
+    vectors = await embed(engine, request(*texts))
+    scores = await engine.score(ScoreRequest(model="demo", queries=[query], documents=documents))
+    cosines = [sum(a * b for a, b in zip(vectors[0], vector, strict=True)) for vector in vectors[1:]]
+    assert scores.floats == pytest.approx(cosines, abs=2e-2)
+    with pytest.raises(ContextOverflow) as refused:
+        await engine.score(ScoreRequest(model="demo", queries=["a", "the cat " * 600], documents=["b", "c"]))
+    assert refused.value.param == "queries[1]"
+
+
+async def test_pooling_gives_the_same_vectors(engine: VllmEngine) -> None:
+    (vector,) = await embed(engine, request("the cat"))
+    pooled = await engine.pooling(PoolingRequest(model="demo", inputs=["the cat"]))
+    assert (pooled.rows, pooled.columns, pooled.per_token) == ([1], 128, False)
+    (packed,) = pooled.packed()
+    assert next(iter(pooled.floats(packed))) == pytest.approx(vector, abs=1e-2)
+    with pytest.raises(Unsupported):
+        await engine.pooling(PoolingRequest(model="demo", inputs=["the cat"], task="token_embed"))
+
+
+async def test_a_model_of_tokens_pools_each_of_them_and_scores_by_the_nearest() -> None:
+    """And vectors are shortened where the model says that they can be."""
+    from vllm.config import PoolerConfig
+
     options = {"model": "demo", "runner": "pooling", "convert": "embed", "max_model_len": 64, "enforce_eager": True}
-    shorter = {"engine_args": {"hf_overrides": {"is_matryoshka": True}}}
+    tokens = PoolerConfig(task="token_embed")
+    shorter = {"engine_args": {"hf_overrides": {"is_matryoshka": True}, "pooler_config": tokens}}
     async with booted("pooling-1", kv_cache_bytes=64 * 2**20, **options, **shorter) as engine:
         whole, short = [(await embed(engine, request("the cat", **fields)))[0] for fields in ({}, {"dimensions": 16})]
         assert (len(whole), len(short)) == (128, 16)
@@ -121,3 +165,12 @@ async def test_vectors_are_shortened_where_the_model_says_that_they_can_be() -> 
         assert short == pytest.approx([value / scale for value in whole[:16]], abs=2e-2)
         with pytest.raises(InvalidRequest, match="1 to 128 dimensions"):
             await embed(engine, request("the cat", dimensions=129))
+
+        texts = ["the cat", "count from 1 to 5"]
+        pooled = await engine.pooling(PoolingRequest(model="demo", inputs=texts))
+        ids = [(await engine.tokenize(TokenizeRequest(model="demo", prompt=text))).token_ids for text in texts]
+        assert (pooled.rows, pooled.columns, pooled.per_token) == ([len(ids[0]), len(ids[1])], 128, True)
+        query, document = (list(pooled.floats(packed)) for packed in pooled.packed())
+        nearest = sum(max(sum(a * b for a, b in zip(q, d, strict=True)) for d in document) for q in query)
+        scores = await engine.score(ScoreRequest(model="demo", queries=texts[:1], documents=[texts[1], texts[0]]))
+        assert scores.floats == pytest.approx([nearest, len(query)], abs=5e-2)

@@ -117,6 +117,44 @@ async def test_what_is_wrong_is_named(serving: Serving, fields: dict, param: str
     assert answer.json["error"]["param"] == param, answer.json
 
 
+FILL_IN = "<PRE>{prompt}<SUF>{suffix}<MID>"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_gap_is_filled_as_the_models_template_says(serving: Serving, stream: bool) -> None:
+    async with serving(["Hi"], fill_in_the_middle=FILL_IN) as served:
+        for prompt, filled in (("a{suffix}", "<PRE>a{suffix}<SUF>b<MID>"), ([""], "<PRE><SUF>b<MID>")):
+            body = {"model": "demo", "prompt": prompt, "suffix": "b", "stream": stream}
+            answer = await served.post("/v1/completions", body)
+            assert answer.status == 200
+            assert served.engine.requests[-1].prompt == filled
+            texts = [chunk["choices"][0]["text"] for chunk in events_of(answer.body)] if stream else []
+            texts = texts or [choice["text"] for choice in answer.json["choices"]]
+            assert "".join(texts) == "Hi"
+        await served.post("/v1/completions", {"model": "demo", "prompt": "p", "suffix": ""})
+        assert served.engine.requests[-1].prompt == "p"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"echo": True}, "echo"),
+        ({"prompt": [1, 2]}, "prompt"),
+        ({"prompt": [[1]]}, "prompt"),
+        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"suffix": 1}, "suffix"),
+        ({"model": "other"}, None),
+    ],
+)
+async def test_what_is_wrong_of_a_gap_is_named(serving: Serving, fields: dict, param: str | None) -> None:
+    async with serving(["Hi"], fill_in_the_middle=FILL_IN) as served:
+        answer = await served.post("/v1/completions", {"model": "demo", "prompt": "p", "suffix": "s", **fields})
+        assert answer.status == (404 if "model" in fields else 400)
+        assert param is None or answer.json["error"]["param"] == param
+        assert not served.engine.requests
+
+
 async def test_best_of_that_says_nothing_new_is_fine(serving: Serving) -> None:
     async with serving(["Hi"]) as served:
         answer = await served.post("/v1/completions", {"model": "demo", "prompt": "p", "best_of": 1, "suffix": None})

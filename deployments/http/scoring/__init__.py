@@ -1,0 +1,1 @@
+"""Scores, ranking and pooling, in the shapes of vLLM, Jina and Cohere."""
