@@ -258,7 +258,7 @@ class HttpSettings(Settings):
         cors: Which web pages may call it.
         realtime: Bounds of realtime sessions.
         chat_completions: Bounds of stored chat completions.
-        responses: Bounds of stored responses.
+        responses: Bounds of stored responses and conversations.
         notice_s: How long a router replica that ends still takes connections, while `/ready` says 503 already: what
             load balancers need to notice.
     """

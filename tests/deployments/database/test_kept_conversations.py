@@ -45,6 +45,13 @@ async def test_a_tenant_fills_its_own_share_alone(settings: DatabaseSettings) ->
         await kept.find(second.id, "ours")
     assert [(await kept.find(one.id, "ours")).items for one in (first, third)] == [1, 1]
     assert (await kept.find(other.id, "other")).items == 0
+    # Who has just said something, however much, can go on.
+    large = await kept.create("ours", {}, [("msg_4", "x" * 30_000)])
+    await kept.add(large.id, "ours", [("msg_5", "x" * 30_000)])
+    await kept.update(large.id, "ours", {"a": "b"})
+    assert (await kept.find(large.id, "ours")).items == 2
+    with pytest.raises(ConversationNotFound):
+        await kept.find(third.id, "ours")
     said, had = await counted(storage)
     assert said == had
     await storage.database.stop()
