@@ -173,7 +173,13 @@ class ChatCompletionsSettings(StoredSettings):
 
 
 class ResponsesSettings(StoredSettings):
-    """Responses of the Responses API that are stored."""
+    """Responses and conversations of the Responses API that are stored; a conversation expires after its last change.
+
+    Attributes:
+        max_conversation_bytes_per_tenant: As `max_kept_bytes_per_tenant`, which is for responses, for conversations.
+    """
+
+    max_conversation_bytes_per_tenant: int = Field(2**30, ge=1024)
 
 
 class DatabaseSettings(Settings):
@@ -252,7 +258,7 @@ class HttpSettings(Settings):
         cors: Which web pages may call it.
         realtime: Bounds of realtime sessions.
         chat_completions: Bounds of stored chat completions.
-        responses: Bounds of stored responses.
+        responses: Bounds of stored responses and conversations.
         notice_s: How long a router replica that ends still takes connections, while `/ready` says 503 already: what
             load balancers need to notice.
     """

@@ -6,8 +6,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deployments.database.database import Database
+from deployments.database.kept_conversations import KeptConversations, KeptItem
 from deployments.database.tables import RESPONSE_TENANTS, RESPONSES
 from deployments.database.tenant_rows import TenantRows
 from engines.errors import ConversationFull, InvalidRequest, PenstockError
@@ -61,6 +63,7 @@ class KeptResponse:
         rhythm: How its stream was said, as JSON text; empty: it was none.
         previous: The id of the one that it goes on from; None: it is the first.
         history: The conversation up to it, itself included.
+        conversation: The id of the conversation that it is in; None: none.
     """
 
     id: str
@@ -70,6 +73,7 @@ class KeptResponse:
     rhythm: str
     previous: str | None
     history: Size
+    conversation: str | None = None
 
 
 class KeptResponses(TenantRows):
@@ -80,23 +84,48 @@ class KeptResponses(TenantRows):
         keep_s: How long each is kept.
         tenant_bytes: What of one tenant is kept; past it, those are removed that would expire first.
         clock: Unix time in seconds.
+        conversations: Those that responses are in; None: there are none.
     """
 
     def __init__(
-        self, database: Database, keep_s: float, tenant_bytes: int, clock: Callable[[], float] = time.time
+        self,
+        database: Database,
+        keep_s: float,
+        tenant_bytes: int,
+        clock: Callable[[], float] = time.time,
+        conversations: KeptConversations | None = None,
     ) -> None:
         super().__init__(database, RESPONSES, RESPONSE_TENANTS, _ID.fullmatch, keep_s, tenant_bytes, clock)
+        self._conversations = conversations
 
-    async def keep(self, response: KeptResponse, tenant: str) -> None:
-        """Stores a response.
+    async def keep(
+        self, response: KeptResponse, tenant: str, items: Sequence[KeptItem] = (), *, is_stored: bool = True
+    ) -> None:
+        """Stores a response, and adds to its conversation: both, or neither.
+
+        Args:
+            response: The response.
+            tenant: Whose it is.
+            items: What its conversation gains.
+            is_stored: Whether the response itself is stored, too.
 
         Raises:
             DatabaseUnavailable: The database does not answer.
         """
+
+        async def add(connection: AsyncConnection) -> None:
+            if response.conversation is not None and items:
+                assert self._conversations is not None
+                await self._conversations.answered(connection, response.conversation, tenant, items)
+
+        if not is_stored:
+            await self._database.run(add)
+            return
         size = sum(map(len, (response.response, response.input, response.output, response.rhythm)))
         row = {
             "id": response.id,
             "previous": response.previous,
+            "conversation": response.conversation,
             "depth": response.history.links,
             "history_bytes": response.history.bytes,
             "response": response.response,
@@ -104,7 +133,7 @@ class KeptResponses(TenantRows):
             "output": response.output,
             "rhythm": response.rhythm,
         }
-        await self._insert(row, tenant, size)
+        await self._insert(row, tenant, size, add)
 
     async def find(self, ids: Collection[str], tenant: str) -> dict[str, KeptResponse]:
         """Those of some responses that are stored, by id.
@@ -122,6 +151,7 @@ class KeptResponses(TenantRows):
                 row.rhythm,
                 row.previous,
                 Size(row.depth, row.history_bytes),
+                row.conversation,
             )
             for row in rows
         }
@@ -141,13 +171,22 @@ class KeptResponses(TenantRows):
 
         Raises:
             PreviousResponseNotFound: It is not stored.
+            InvalidRequest: It is in a conversation.
             ConversationFull: There is as much of it as may be.
             DatabaseUnavailable: The database does not answer.
         """
-        rows = await self._all(select(RESPONSES.c.depth, RESPONSES.c.history_bytes).where(self._are([id], tenant)))
+        query = select(RESPONSES.c.depth, RESPONSES.c.history_bytes, RESPONSES.c.conversation)
+        rows = await self._all(query.where(self._are([id], tenant)))
         if not rows:
             raise _no_previous(f"no response {id[:64]!r} is stored")
         (row,) = rows
+        if row.conversation is not None:
+            # What was said in it before would be missed by nobody but the model.
+            raise InvalidRequest(
+                f"previous_response_id: the response {id[:64]!r} is in the conversation {row.conversation!r}. "
+                "Name that in conversation instead.",
+                param="previous_response_id",
+            )
         if row.depth >= MOST_LINKS or row.history_bytes > most_bytes:
             raise ConversationFull(
                 f"previous_response_id: the conversation has {row.depth} responses and {row.history_bytes} bytes, of "

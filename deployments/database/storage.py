@@ -7,6 +7,7 @@ from sqlalchemy import URL, make_url
 
 from deployments.database.database import Database
 from deployments.database.kept_chat_completions import KeptChatCompletions
+from deployments.database.kept_conversations import KeptConversations
 from deployments.database.kept_responses import KeptResponses
 from deployments.database.kept_sessions import KeptSessions
 from deployments.fleet_settings import DatabaseSettings, HttpSettings, check_database_url
@@ -23,6 +24,7 @@ class Storage:
         database: The database.
         sessions: Realtime sessions.
         responses: Responses.
+        conversations: Conversations by name.
         chat_completions: Chat completions.
     """
 
@@ -34,7 +36,12 @@ class Storage:
         self.database = Database(url, problem)
         sessions, responses, completions = bounds.realtime, bounds.responses, bounds.chat_completions
         self.sessions = KeptSessions(self.database, sessions.max_kept_bytes_per_tenant)
-        self.responses = KeptResponses(self.database, responses.keep_s, responses.max_kept_bytes_per_tenant)
+        self.conversations = KeptConversations(
+            self.database, responses.keep_s, responses.max_conversation_bytes_per_tenant, bounds.max_body_bytes
+        )
+        self.responses = KeptResponses(
+            self.database, responses.keep_s, responses.max_kept_bytes_per_tenant, conversations=self.conversations
+        )
         self.chat_completions = KeptChatCompletions(
             self.database, completions.keep_s, completions.max_kept_bytes_per_tenant
         )
@@ -43,6 +50,7 @@ class Storage:
         """Opens it. A database that is not there is tried again and again."""
         await self.database.start()
         self.sessions.start()
+        self.conversations.start()
         self.responses.start()
         self.chat_completions.start()
 
@@ -50,6 +58,7 @@ class Storage:
         """Closes it."""
         await self.chat_completions.stop()
         await self.responses.stop()
+        await self.conversations.stop()
         await self.sessions.stop()
         await self.database.stop()
 

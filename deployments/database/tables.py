@@ -41,6 +41,8 @@ RESPONSES = Table(
     Column("tenant", Text, nullable=False),
     # The response that it goes on from, which may be gone by now.
     Column("previous", String(64)),
+    # The conversation that it is in, which may be gone by now.
+    Column("conversation", String(64)),
     # How many responses there are up to this one, and the bytes of what was said in all of them.
     Column("depth", Integer, nullable=False),
     Column("history_bytes", BigInteger, nullable=False),
@@ -104,5 +106,44 @@ CHAT_COMPLETION_TENANTS = Table(
     METADATA,
     Column("tenant", Text, primary_key=True),
     # Of its completions.
+    Column("bytes", BigInteger, nullable=False),
+)
+
+CONVERSATIONS = Table(
+    "conversations",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", Text, nullable=False),
+    # Unix seconds.
+    Column("created_at", BigInteger, nullable=False),
+    # As JSON.
+    Column("metadata", Text, nullable=False),
+    # How many items there are, and the number of the last that there was.
+    Column("item_count", Integer, nullable=False),
+    Column("last_number", BigInteger, nullable=False),
+    # Of its metadata and its items, and what their rows cost.
+    Column("bytes", BigInteger, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Index("conversations_expire", "expires_at"),
+    Index("conversations_of_tenant", "tenant", "expires_at"),
+)
+
+CONVERSATION_ITEMS = Table(
+    "conversation_items",
+    METADATA,
+    Column("conversation", String(64), ForeignKey("conversations.id", ondelete="CASCADE"), primary_key=True),
+    # Items are in its order.
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("id", String(64), nullable=False),
+    # As clients read it, as JSON.
+    Column("item", Text, nullable=False),
+    Index("conversation_items_by_id", "conversation", "id"),
+)
+
+CONVERSATION_TENANTS = Table(
+    "conversation_tenants",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    # Of its conversations.
     Column("bytes", BigInteger, nullable=False),
 )

@@ -79,15 +79,17 @@ class TenantRows:
         tenant: str,
         size: int,
         besides: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+        *,
+        is_spared: bool = False,
     ) -> None:
-        """Stores a row, and what belongs to it."""
+        """Stores a row, and what belongs to it, in one transaction; as `_count` where it is spared."""
         whole = {**row, "tenant": tenant, "bytes": size, "expires_at": self._clock() + self._keep_s}
 
         async def work(connection: AsyncConnection) -> None:
             await connection.execute(insert(self._table), [whole])
             if besides is not None:
                 await besides(connection)
-            await self._count(connection, tenant, size)
+            await self._count(connection, tenant, size, whole["id"] if is_spared else None)
 
         await self._database.run(work)
 
@@ -118,11 +120,18 @@ class TenantRows:
         """Whether a row is there, for a tenant, and one of some."""
         return self._of(tenant) & self._table.c.id.in_([id for id in ids if self._is_id(id)])
 
-    async def _count(self, connection: AsyncConnection, tenant: str, size: int) -> None:
-        """Counts bytes that a tenant has more of, and removes what is past its share then."""
+    async def _count(self, connection: AsyncConnection, tenant: str, size: int, spared: str | None = None) -> None:
+        """Counts bytes that a tenant has more of, and removes what is past its share then.
+
+        Args:
+            connection: In a transaction, until whose end nobody else counts for the tenant.
+            tenant: The tenant.
+            size: How many.
+            spared: The id of a row that stays whatever its size, since more is to be said of it; None: there is none.
+        """
         kept = await self._add(connection, tenant, size)
         while kept > self._tenant_bytes:
-            gone = await self._first(connection, tenant, kept - self._tenant_bytes)
+            gone = await self._first(connection, tenant, kept - self._tenant_bytes, spared)
             if not gone:
                 # Others are removing all there is.
                 break
@@ -150,10 +159,12 @@ class TenantRows:
             await self._add(connection, tenant, -freed[tenant])
         return len(found)
 
-    async def _first(self, connection: AsyncConnection, tenant: str, excess: int) -> Sequence[str]:
+    async def _first(self, connection: AsyncConnection, tenant: str, excess: int, spared: str | None) -> Sequence[str]:
         """A tenant's rows that expire first, and hold so many bytes; not all of them where that takes too many."""
         columns = self._table.c
         query = select(columns.id, columns.bytes).where(columns.tenant == tenant)
+        if spared is not None:
+            query = query.where(columns.id != spared)
         query = query.order_by(columns.expires_at, columns.id).limit(_BATCH)
         found: list[str] = []
         # Whoever counts bytes waits for no row: who removes one holds it already, and waits to count.

@@ -81,6 +81,16 @@ async def all_flows(port: int, person: dict[str, Any]) -> dict[str, Any]:
         except openai.NotFoundError as error:
             seen["deleted"] = error.code
 
+        conversation = await client.conversations.create(items=[asked], metadata={"topic": "weather"})
+        turns = {**GREEDY, "tools": [WEATHER], "conversation": conversation.id}
+        first = await responses.create(**turns)
+        (call,) = [item for item in first.output if item.type == "function_call"]
+        second = await responses.create(**turns, input=[{**output, "call_id": call.call_id}])
+        seen["conversation's answer"] = second.output_text.strip()
+        listed = [item.type async for item in client.conversations.items.list(conversation.id, order="asc")]
+        seen["conversation's items"] = [kind for kind in listed if kind != "reasoning"]
+        await client.conversations.delete(conversation.id)
+
         short = await responses.create(**{**GREEDY, "max_output_tokens": 5}, input="count from 1 to 100")
         seen["short"] = (short.usage.output_tokens, short.status, short.incomplete_details.reason)
     return seen

@@ -305,6 +305,8 @@ async def test_answers_over_the_responses_api(port: int) -> None:
         "call": ("get_weather", {"city": "Lisbon"}, "completed"),
         "tool answer": "The temperature is 21 degrees.",
         "stored answer": "The temperature is 21 degrees.",
+        "conversation's answer": "The temperature is 21 degrees.",
+        "conversation's items": ["message", "function_call", "function_call_output", "message"],
         "forced": "function_call",
         "thinking": (True, counted(3, 9)),
         "thought before": counted(4, 6),

@@ -10,7 +10,10 @@ _MADE_UP = {
     re.compile(r'"completion_id"'): "existing.chat_completion()",
     re.compile(r'"(response_id|resp_[0-9a-z]+)"'): "existing.response()",
     re.compile(r'"conv_[0-9a-z]+"'): "existing.conversation()",
+    re.compile(r'"msg_[0-9a-z]+"'): "existing.item()",
 }
+_of_items: list[str] = []
+"""Conversations whose items were made, and which are asked for next."""
 
 
 def put_into(file: Path) -> None:
@@ -33,8 +36,16 @@ def response() -> str:
 
 
 def conversation() -> str:
-    """A new one."""
-    return _client().conversations.create().id
+    """That of the item before it; else a new one."""
+    return _of_items.pop() if _of_items else _client().conversations.create().id
+
+
+def item() -> str:
+    """A new one, in a new conversation."""
+    conversations = _client().conversations
+    made = conversations.create(items=[{"type": "message", "role": "user", "content": "hello there"}])
+    _of_items.append(made.id)
+    return next(iter(conversations.items.list(made.id))).id  # type: ignore[return-value]
 
 
 def _client() -> OpenAI:

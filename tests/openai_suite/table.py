@@ -14,8 +14,6 @@ _NOTES = {
     "in ('assistant',)": (
         "the client's type of these messages knows the assistant's alone, while OpenAI's own example is a user's"
     ),
-    "Nothing lives at /v1/conversations": "not yet",
-    "there are no conversations": "not yet",
     "Only a response in the background": "not yet: none is answered there",
     "invalid for expected schema": (
         "the client asks for base64 by itself, and its strict mode, which is for its tests, takes numbers alone: what "
@@ -24,6 +22,7 @@ _NOTES = {
     "model: this field is required": "OpenAI finds one in a prompt that it keeps; none are kept here",
     "access_programs": "it sends every field there is",
     "audio is not supported": "it sends every field there is",
+    "personality": "it sends every field there is",
 }
 """What the server's own words leave open, by what is in them."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from deployments.database.kept_responses import Size
-from deployments.http.responses.keeping import Keeper
+from deployments.http.responses.keeping import Keeper, Place
 from deployments.http.responses.reasoning import Sealer
 from deployments.http.responses.response_body import ResponseBody, parse_context, response_asking
 from deployments.http.responses.response_events import ResponseOutput, ResponseStream
@@ -37,11 +37,10 @@ async def create(exchange: Exchange) -> web.StreamResponse:
     keeps_rhythm = is_stored and bool(body.stream)
     output = ResponseOutput(id, body.custom_tools, sealer.seal, encrypts=body.encrypts, keeps_rhythm=keeps_rhythm)
     keep = None
-    if is_stored:
-        kept = stored_responses(exchange, "store")
-        tenant, previous = exchange.tenant.name, body.previous_response_id
-        is_asked_for = bool(body.store)
-        keep = Keeper(kept, response, output, given, tenant, previous, history, is_asked_for=is_asked_for).keep
+    if is_stored or body.conversation_id is not None:
+        kept, tenant = stored_responses(exchange, "store"), exchange.tenant.name
+        place = Place(body.previous_response_id, history, body.conversation_id)
+        keep = Keeper(kept, response, output, given, tenant, place, is_asked_for=bool(body.store)).keep
     if body.stream:
         stream = ResponseStream(response, output, request_id=exchange.id, keep=keep)
         return await answer_stream(exchange, [asking], stream, [[output]])

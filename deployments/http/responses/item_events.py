@@ -68,6 +68,7 @@ class OutputItem:
 
     Attributes:
         kind: As given.
+        id: As given.
         index: As given.
         said: The pieces of its text so far.
         json: The whole item, once it has ended.
@@ -77,11 +78,11 @@ class OutputItem:
         "_at",
         "_call_id",
         "_delta",
-        "_id",
         "_logprobs",
         "_name",
         "_redacted",
         "_tail",
+        "id",
         "index",
         "json",
         "kind",
@@ -97,7 +98,7 @@ class OutputItem:
         self._name = name
         self.said: list[str] = []
         self.json = ""
-        self._id = id
+        self.id = id
         self._redacted = redacted
         self._logprobs: list[str] = []
         self._at = f'"item_id":"{id}","output_index":{index}'
@@ -174,7 +175,7 @@ class OutputItem:
 
     def _item(self, status: str, content: str, text: str, encrypted: str | None) -> str:
         """All of it, as JSON text."""
-        head = f'{{"id":"{self._id}","type":"{self.kind}","status":"{status}"'
+        head = f'{{"id":"{self.id}","type":"{self.kind}","status":"{status}"'
         match self.kind:
             case "message":
                 return f'{head},"role":"assistant","content":[{content}]}}'

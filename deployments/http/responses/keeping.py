@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from deployments.database.database import DatabaseUnavailable
+from deployments.database.kept_conversations import KeptItem
 from deployments.database.kept_responses import KeptResponse, KeptResponses, Size
 from deployments.http.responses.items import written
 from deployments.http.responses.response_events import ResponseOutput
@@ -12,8 +14,23 @@ from deployments.http.responses.said import Placed
 from engines.turns import Turns
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a response stands.
+
+    Attributes:
+        previous: The id of the response that it goes on from; None: none.
+        history: How much there is of the conversation up to that; None: nothing.
+        conversation: The id of the conversation that it is in; None: none.
+    """
+
+    previous: str | None
+    history: Size | None
+    conversation: str | None
+
+
 class Keeper:
-    """Stores a response once it has ended.
+    """Stores a response once it has ended, and adds what was said to its conversation.
 
     Args:
         kept: Where.
@@ -21,8 +38,7 @@ class Keeper:
         output: Its items.
         input: The items that its request adds to the conversation.
         tenant: Whose it is.
-        previous: The id of the response that it goes on from; None: it is the first.
-        history: How much there is of the conversation up to that; None: nothing.
+        place: Where it stands.
         is_asked_for: Whether its client has asked for that; it is answered all the same otherwise.
     """
 
@@ -33,8 +49,7 @@ class Keeper:
         output: ResponseOutput,
         input: Sequence[Placed],
         tenant: str,
-        previous: str | None,
-        history: Size | None,
+        place: Place,
         *,
         is_asked_for: bool,
     ) -> None:
@@ -43,29 +58,46 @@ class Keeper:
         self._output = output
         self._input = input
         self._tenant = tenant
-        self._previous = previous
-        self._history = history
+        self._place = place
         self._is_asked_for = is_asked_for
 
     async def keep(self, end: End) -> None:
         """Stores it as it has ended; where that fails, it says that it is not stored.
 
         Raises:
-            DatabaseUnavailable: That has failed, and was asked for.
+            DatabaseUnavailable: That has failed, and was asked for, as it is of whatever is in a conversation.
         """
         response, output = self._response, self._output
         given = await self._given()
-        before = self._history or Size(0, 0)
+        place = self._place
+        before = place.history or Size(0, 0)
         answered = f"[{output.json}]"
         history = Size(before.links + 1, before.bytes + len(given) + len(answered))
         rhythm = "" if output.writer.rhythm is None else json.dumps(output.writer.rhythm, separators=(",", ":"))
-        kept = KeptResponse(response.id, response.text("", end), given, answered, rhythm, self._previous, history)
+        text, is_stored = response.text("", end), response.is_stored
+        kept = KeptResponse(response.id, text, given, answered, rhythm, place.previous, history, place.conversation)
+        # What has failed is not said again to the model.
+        is_said = place.conversation is not None and end.status in ("completed", "incomplete")
+        items = await self._items() if is_said else ()
+        if not (is_stored or items):
+            return
         try:
-            await self._kept.keep(kept, self._tenant)
+            await self._kept.keep(kept, self._tenant, items, is_stored=is_stored)
         except DatabaseUnavailable:
             response.is_stored = False
-            if self._is_asked_for:
+            if self._is_asked_for or items:
                 raise
+
+    async def _items(self) -> Sequence[KeptItem]:
+        """What the conversation gains; the ids of its items are the server's."""
+        made_of = self._response.id.removeprefix("resp_")
+        items: list[KeptItem] = []
+        turns = Turns()
+        for index, (item, _) in enumerate(self._input):
+            made = written(item.model_copy(update={"id": None}), f"{made_of}_in{index}")
+            items.append((made["id"], json.dumps(made)))
+            await turns.pause()
+        return [*items, *self._output.items]
 
     async def _given(self) -> str:
         """The items of the input, as JSON text."""

@@ -94,21 +94,38 @@ class InputBody(DispatchFields):
     instructions: str | None = None
     previous_response_id: str | None = None
 
+    @property
+    def conversation_id(self) -> str | None:
+        """The id of the conversation that the request is in; None: none."""
+        return None
+
+
+class ConversationBody(Strict):
+    """A conversation that is stored, by its id."""
+
+    id: str
+
 
 class ContextBody(InputBody):
     """What a model is shown."""
 
     UNSUPPORTED: ClassVar[Refusals] = {
-        "conversation": ("there are no conversations by name here; go on with previous_response_id", ()),
         "truncation": ("nothing is left out of a conversation here; shorten it before it is sent", ("disabled",)),
         "personality": ("say it in instructions", ()),
     }
 
+    conversation: str | ConversationBody | None = None
     tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoiceBody | None = None
     parallel_tool_calls: bool | None = None
     text: TextBody | None = None
     reasoning: ReasoningBody | None = None
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The id of the conversation that the request is in; None: none."""
+        given = self.conversation
+        return given.id if isinstance(given, ConversationBody) else given
 
 
 class CompactBody(InputBody):
@@ -173,7 +190,7 @@ class ResponseBody(ContextBody):
         return {
             "model": self.model,
             "background": False,
-            "conversation": None,
+            "conversation": None if self.conversation_id is None else {"id": self.conversation_id},
             "previous_response_id": self.previous_response_id,
             **{name: data.get(name) for name in same},
             "metadata": self.metadata or {},
@@ -201,13 +218,25 @@ def parse_context(model: type[Body], data: Mapping[str, Any]) -> Body:
     """
     fields = supported(data, model.UNSUPPORTED)
     _refuse_hosted(data, "tools", HOSTED, f"it {_HOSTED}; define a function, and run it yourself")
-    _refuse_hosted(data, "input", OF_HOSTED_TOOLS, f"it is of a tool that {_HOSTED}; leave it out")
+    refuse_hosted_items(data, "input")
     if type_of(data.get("tool_choice")) in HOSTED:
         raise Unsupported(f"tool_choice: this tool {_HOSTED}.", param="tool_choice")
     body = parse_body(model, fields)
-    if not body.input and body.previous_response_id is None:
+    if body.conversation_id is not None and body.previous_response_id is not None:
+        message = "conversation: it says what was said before, as previous_response_id does; give one of the two."
+        raise InvalidRequest(message, param="conversation")
+    if not body.input and body.previous_response_id is None and body.conversation_id is None:
         raise InvalidRequest("input: give a text, or at least one item.", param="input")
     return body
+
+
+def refuse_hosted_items(data: Mapping[str, Any], name: str) -> None:
+    """Refuses items of OpenAI's own tools in the field of that name.
+
+    Raises:
+        Unsupported: There is one; names it.
+    """
+    _refuse_hosted(data, name, OF_HOSTED_TOOLS, f"it is of a tool that {_HOSTED}; leave it out")
 
 
 def _refuse_hosted(data: Mapping[str, Any], name: str, hosted: frozenset[str], why: str) -> None:

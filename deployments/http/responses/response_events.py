@@ -73,6 +73,11 @@ class ResponseOutput(ChoiceFormat):
         """The items that have ended, as JSON texts with commas between them."""
         return ",".join([item.json for item in self._items])
 
+    @property
+    def items(self) -> list[tuple[str, str]]:
+        """The items that have ended: the id of each, and its JSON text."""
+        return [(item.id, item.json) for item in self._items]
+
     def opening(self) -> str:
         """Nothing: the response has begun already."""
         return ""

@@ -11,7 +11,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from deployments.database.kept_conversations import MOST_ITEMS, ConversationNotFound, KeptConversations
 from deployments.database.kept_responses import KeptResponses, Size
+from deployments.database.storage import Storage
 from deployments.http.responses.conversation import Conversation, conversation_of
 from deployments.http.responses.items import ItemReference, Items, MessageItem, ReasoningItem, SaidItem
 from deployments.http.responses.reasoning import Sealer, thoughts_of
@@ -63,12 +65,21 @@ def stored_responses(exchange: Exchange, param: str | None) -> KeptResponses:
     Raises:
         Unsupported: Nowhere.
     """
+    return _storage(exchange, param, "responses").responses
+
+
+def stored_conversations(exchange: Exchange, param: str | None) -> KeptConversations:
+    """Where conversations are stored; as `stored_responses`."""
+    return _storage(exchange, param, "conversations").conversations
+
+
+def _storage(exchange: Exchange, param: str | None, what: str) -> Storage:
     storage = exchange.services.storage
     if storage is None:
         where = "" if param is None else f"{param}: "
-        message = f"{where}this server stores no responses. It does with `database` in the fleet file."
+        message = f"{where}this server stores no {what}. It does with `database` in the fleet file."
         raise Unsupported(message, param=param)
-    return storage.responses
+    return storage
 
 
 async def conversation_in(
@@ -104,6 +115,7 @@ async def _said_in(exchange: Exchange, body: InputBody, room: BodyRoom) -> Said:
     Raises:
         Unsupported: It needs what is stored, and nothing is.
         PreviousResponseNotFound: The response to go on from, or one before it, is not there.
+        ConversationNotFound: The conversation is not there.
         ConversationFull: There is more of it than may be.
         InvalidRequest: It refers to an item that is not there.
         DatabaseUnavailable: The database does not answer.
@@ -111,15 +123,16 @@ async def _said_in(exchange: Exchange, body: InputBody, room: BodyRoom) -> Said:
     said = Said()
     if body.previous_response_id is not None:
         await _add_history(said, exchange, body.previous_response_id, room)
+    if body.conversation_id is not None:
+        await _add_conversation(said, exchange, body.conversation_id, room)
     if isinstance(body.input, str):
         said.input.append((MessageItem(role="user", content=body.input), ("input",)))
     else:
         await _add_input(said, exchange, body.input or [], room)
     if len(said.history) + len(said.input) > MAX_OBJECTS:
-        raise ConversationFull(
-            f"previous_response_id: the conversation has more than {MAX_OBJECTS} items. Begin a new one.",
-            param="previous_response_id",
-        )
+        param = "previous_response_id" if body.conversation_id is None else "conversation"
+        message = f"{param}: the conversation has more than {MAX_OBJECTS} items. Begin a new one."
+        raise ConversationFull(message, param=param)
     return said
 
 
@@ -133,6 +146,24 @@ async def _add_history(said: Said, exchange: Exchange, id: str, room: BodyRoom) 
         for items in (json.loads(given), json.loads(answered)):
             said.history += [(_for_a_model(item), ("previous_response_id",)) for item in _parsed(items)]
             await turns.pause()
+
+
+async def _add_conversation(said: Said, exchange: Exchange, id: str, room: BodyRoom) -> None:
+    kept, tenant = stored_conversations(exchange, "conversation"), exchange.tenant.name
+    most = exchange.services.settings.max_body_bytes
+    try:
+        size = (await kept.find(id, tenant)).bytes
+        if size > most:
+            message = f"conversation: it has {size} bytes, of at most {most}. Begin a new one."
+            raise ConversationFull(message, param="conversation")
+        room.grow_to(room.bytes + size)
+        items = await kept.items(id, tenant, after=None, limit=MOST_ITEMS, order="asc")
+    except ConversationNotFound:
+        raise ConversationNotFound(id, "conversation") from None
+    turns = Turns()
+    for _, text in items:
+        said.history += [(_for_a_model(item), ("conversation",)) for item in _parsed([json.loads(text)])]
+        await turns.pause()
 
 
 async def _add_input(said: Said, exchange: Exchange, items: Sequence[Any], room: BodyRoom) -> None:

@@ -71,7 +71,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"service_tier": "flex"}, "service_tier", "one tier"),
     ({"prompt": {"id": "p"}}, "prompt", "no templates"),
     ({"background": True}, "background", "nothing is answered in the background"),
-    ({"conversation": "conv_1"}, "conversation", "no conversations by name"),
+    ({"conversation": "conv_1"}, "conversation", "stores no conversations"),
     ({"store": True}, "store", "stores no responses"),
     ({"previous_response_id": "resp_1"}, "previous_response_id", "stores no responses"),
     ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]", "stores no responses"),
