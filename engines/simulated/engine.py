@@ -247,8 +247,8 @@ class SimulatedEngine(PushEngine):
         cut, context_length = Cut.of(request), self.capabilities.context_length
         pairs = await self._beside(lambda: pair_ids(request, cut, context_length), request.size)
         tokens = await self._read(sum(len(query) + len(document) for query, document in pairs), context)
-        queries = await self._adapted(request, [query for query, _ in pairs], context)
-        pairs = [(query, document) for query, (_, document) in zip(queries, pairs, strict=True)]
+        queries, documents = [await self._adapted(request, list(texts), context) for texts in zip(*pairs, strict=True)]
+        pairs = list(zip(queries, documents, strict=True))
         values = await scores(pairs, request.use_activation)
         return Scores(values=values, prompt_tokens=tokens, engine=self.name)
 

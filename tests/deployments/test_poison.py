@@ -22,7 +22,7 @@ NUMBERS = 100
 SENT = 10
 MOST_DEATHS = 3
 ANSWERS_S = 240.0
-SETTLED_S = {"kills": 4.0, "hangs": 25.0}
+SETTLED_S = {"kills": 4.0, "hangs": 15.0}
 """Nothing else dies of it when nothing has died for so long; that an engine hangs is only found after a while."""
 
 CONVICTED = (500, "engine_fault")
@@ -60,7 +60,7 @@ def _fleet(faults: dict[str, Any]) -> FleetSettings:
         "replicas": INSTANCES,
         "cpus": 0.1,
         "options": {"step_time": {"base_s": 0.05}, "faults": faults},
-        "health": {"period_s": 1, "timeout_s": 20, "canary_idle_s": 3},
+        "health": {"period_s": 1, "timeout_s": 6, "canary_idle_s": 3},
         "patience": {"stall_s": 3},
     }
     router = {"replicas": 2, "cpus": 0.1}
