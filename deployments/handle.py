@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from actors.directory.known_instance import Instance
@@ -27,7 +28,7 @@ from engines.call_requests import (
 from engines.completion import Completion
 from engines.context import Context
 from engines.contract import Capabilities, Engine
-from engines.errors import InstanceLost, PenstockError
+from engines.errors import InstanceLost, NotReady, PenstockError
 from engines.events import Event, Finished, Started, Usage
 from engines.pooling_requests import Pooled, PoolingRequest, ScoreRequest, Scores
 from engines.requests import GenerateRequest
@@ -214,6 +215,8 @@ async def _until_stopped(answer: Awaitable[T], context: Context) -> T | None:
         raise
     except RayActorError as error:
         raise InstanceLost("The router replica that had the request died.") from error
+    except DeploymentUnavailableError as error:
+        raise NotReady("The fleet has no router now: it was taken down, or is about to come up.") from error
     finally:
         unsubscribe()
         waiting.cancel()

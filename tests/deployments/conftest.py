@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from deployments.fleet_settings import DatabaseSettings, FleetSettings
+from engines.errors import NotReady
 from tests.deployments.waiting import until
 
 
@@ -35,7 +36,10 @@ def deploy(serve_cluster: None) -> Iterator[Callable[[FleetSettings], Any]]:
                 await until(partial(is_complete, fleet))
 
         async def is_complete(fleet: FleetHandle) -> bool:
-            models = [card.ready for card in await fleet.models() if card.parent is None]
+            try:
+                models = [card.ready for card in await fleet.models() if card.parent is None]
+            except NotReady:  # One of its name was here before, whose end is all that is known.
+                return False
             return models == [model.replicas for model in settings.models]
 
         asyncio.run(all_ready())
