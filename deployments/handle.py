@@ -7,6 +7,7 @@ else, and events travel in batches.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from ray import serve
@@ -93,7 +94,8 @@ class FleetHandle(Engine):
                         return
         finally:
             # Serve and Ray go on for a reader that is gone. The context is left alone: its owner may try elsewhere.
-            response.cancel()
+            with suppress(DeploymentUnavailableError):  # It was never sent.
+                response.cancel()
 
     async def complete(
         self, request: GenerateRequest | Mapping[str, Any], context: Context | None = None
@@ -157,7 +159,8 @@ class FleetHandle(Engine):
             finished = True
         finally:
             if not finished:
-                response.cancel()
+                with suppress(DeploymentUnavailableError):  # It was never sent.
+                    response.cancel()
         if answer is None:
             raise context.cancellation()
         return answer
