@@ -4,6 +4,12 @@ from sqlalchemy import BigInteger, Column, Double, ForeignKey, Index, Integer, M
 
 METADATA = MetaData()
 
+
+def _shares(name: str) -> Table:
+    """What each tenant has in a table of `tenant_rows.TenantRows`, in bytes."""
+    return Table(name, METADATA, Column("tenant", Text, primary_key=True), Column("bytes", BigInteger, nullable=False))
+
+
 REALTIME_SESSIONS = Table(
     "realtime_sessions",
     METADATA,
@@ -60,13 +66,7 @@ RESPONSES = Table(
     Index("responses_of_tenant", "tenant", "expires_at"),
 )
 
-RESPONSE_TENANTS = Table(
-    "response_tenants",
-    METADATA,
-    Column("tenant", Text, primary_key=True),
-    # Of its responses.
-    Column("bytes", BigInteger, nullable=False),
-)
+RESPONSE_TENANTS = _shares("response_tenants")
 
 CHAT_COMPLETIONS = Table(
     "chat_completions",
@@ -101,13 +101,7 @@ CHAT_COMPLETION_LABELS = Table(
     Index("chat_completion_labels_by_label", "label", "completion"),
 )
 
-CHAT_COMPLETION_TENANTS = Table(
-    "chat_completion_tenants",
-    METADATA,
-    Column("tenant", Text, primary_key=True),
-    # Of its completions.
-    Column("bytes", BigInteger, nullable=False),
-)
+CHAT_COMPLETION_TENANTS = _shares("chat_completion_tenants")
 
 CONVERSATIONS = Table(
     "conversations",
@@ -140,10 +134,4 @@ CONVERSATION_ITEMS = Table(
     Index("conversation_items_by_id", "conversation", "id"),
 )
 
-CONVERSATION_TENANTS = Table(
-    "conversation_tenants",
-    METADATA,
-    Column("tenant", Text, primary_key=True),
-    # Of its conversations.
-    Column("bytes", BigInteger, nullable=False),
-)
+CONVERSATION_TENANTS = _shares("conversation_tenants")

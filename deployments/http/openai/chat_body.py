@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.http.openai.generation_body import (
     GenerationBody,
-    WithoutEffect,
     named,
     parse_generation,
     sampling,
@@ -15,6 +14,7 @@ from deployments.http.openai.generation_body import (
 from deployments.http.openai.guidance import guidance
 from deployments.http.openai_common.metadata import Metadata
 from deployments.http.server.asking import Asking
+from deployments.http.server.body_parts import Ignored
 from deployments.http.server.hints import DispatchHints
 from deployments.http.server.json_guard import check_texts
 from deployments.http.server.names import Location
@@ -63,11 +63,11 @@ class ChatBody(GenerationBody):
     include_reasoning: bool | None = None
     store: bool | None = None
 
-    prediction: WithoutEffect = None
-    verbosity: WithoutEffect = None
-    prompt_cache_key: WithoutEffect = None
-    prompt_cache_retention: WithoutEffect = None
-    prompt_cache_options: WithoutEffect = None
+    prediction: Ignored = None
+    verbosity: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_retention: Ignored = None
+    prompt_cache_options: Ignored = None
 
     def finish_reason(self, reason: FinishReason) -> FinishReason:
         """How a choice finishes, in OpenAI's words: the one call that it was held to ends with `stop`."""

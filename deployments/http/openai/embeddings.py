@@ -1,6 +1,5 @@
 """`POST /v1/embeddings`."""
 
-import base64
 import json
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -8,15 +7,15 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import ConfigDict, Field
 
-from deployments.http.openai.generation_body import WithoutEffect
+from deployments.http.server.body_parts import Ignored
 from deployments.http.server.exchange import Exchange
 from deployments.http.server.hints import DispatchFields
 from deployments.http.server.inputs import Input, check_inputs, read_inputs
-from deployments.http.server.long_answer import answer_in_pieces, in_pieces
+from deployments.http.server.long_answer import answer_in_pieces, base64_in_pieces, in_pieces
+from deployments.http.server.model_call import call_model, usage_text
 from deployments.http.server.names import Names
 from deployments.http.server.validation import build, parse_body
 from engines.call_requests import MAX_INPUTS, Embeddings, EmbedRequest
-from engines.events import Usage
 
 
 class EmbeddingBody(DispatchFields):
@@ -29,7 +28,7 @@ class EmbeddingBody(DispatchFields):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
     truncate_prompt_tokens: int | None = None
-    user: WithoutEffect = None
+    user: Ignored = None
 
 
 async def embeddings(exchange: Exchange) -> web.StreamResponse:
@@ -45,10 +44,7 @@ async def embeddings(exchange: Exchange) -> web.StreamResponse:
     await exchange.turn()
     request, names = _request(exchange, body, data)
     await exchange.turn()
-    with exchange.context() as context, names.spoken():
-        answer = await exchange.engine(request.model).embed(request, context)
-    exchange.instance = answer.engine
-    exchange.meter.finish(Usage(prompt_tokens=answer.prompt_tokens))
+    answer = await call_model(exchange, request, names)
     return await answer_in_pieces(exchange, _pieces(body, answer))
 
 
@@ -59,8 +55,7 @@ def _pieces(body: EmbeddingBody, answer: Embeddings) -> Iterator[str]:
         yield f'{", " if index else ""}{{"object": "embedding", "index": {index}, "embedding": '
         yield from encode(answer, index)
         yield "}"
-    usage = {"prompt_tokens": answer.prompt_tokens, "total_tokens": answer.prompt_tokens}
-    yield f'], "model": {json.dumps(body.model)}, "usage": {json.dumps(usage)}}}'
+    yield f'], "model": {json.dumps(body.model)}, "usage": {usage_text(answer)}}}'
 
 
 def _request(exchange: Exchange, body: EmbeddingBody, data: dict[str, Any]) -> tuple[EmbedRequest, Names]:
@@ -81,7 +76,7 @@ def _request(exchange: Exchange, body: EmbeddingBody, data: dict[str, Any]) -> t
 
 def _base64(answer: Embeddings, index: int) -> Iterator[str]:
     """OpenAI's: 32-bit floats, little-endian."""
-    yield f'"{base64.b64encode(answer.packed(index)).decode()}"'
+    return base64_in_pieces(memoryview(answer.packed(index)))
 
 
 def _floats(answer: Embeddings, index: int) -> Iterator[str]:

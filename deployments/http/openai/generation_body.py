@@ -9,16 +9,13 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.http.openai.guidance import Constraint
-from deployments.http.server.body_parts import Ints, Strings
+from deployments.http.server.body_parts import Ignored, Ints, Strings
 from deployments.http.server.hints import DispatchFields, DispatchHints
 from deployments.http.server.names import Names, Table
 from deployments.http.server.stream_format import StreamReport
 from deployments.http.server.validation import build, parse_body
 from engines.errors import InvalidRequest, Unsupported
 from engines.requests import Sampling
-
-# What a field without effect may hold: anything.
-WithoutEffect = Any
 
 
 class StreamOptions(BaseModel):
@@ -102,11 +99,11 @@ class GenerationBody(DispatchFields):
 
     add_special_tokens: bool | None = None
 
-    user: WithoutEffect = None
-    metadata: WithoutEffect = None
-    store: WithoutEffect = None
-    service_tier: WithoutEffect = None
-    safety_identifier: WithoutEffect = None
+    user: Ignored = None
+    metadata: Ignored = None
+    store: Ignored = None
+    service_tier: Ignored = None
+    safety_identifier: Ignored = None
 
 
 Body = TypeVar("Body", bound=GenerationBody)

@@ -68,7 +68,7 @@ class Keeper:
             DatabaseUnavailable: That has failed, and was asked for, as it is of whatever is in a conversation.
         """
         response, output = self._response, self._output
-        given = await self._given()
+        given = f"[{','.join([text for _, text in await self._written(renamed=False)])}]"
         place = self._place
         before = place.history or Size(0, 0)
         answered = f"[{output.json}]"
@@ -78,7 +78,7 @@ class Keeper:
         kept = KeptResponse(response.id, text, given, answered, rhythm, place.previous, history, place.conversation)
         # What has failed is not said again to the model.
         is_said = place.conversation is not None and end.status in ("completed", "incomplete")
-        items = await self._items() if is_said else ()
+        items = [*await self._written(renamed=True), *output.items] if is_said else ()
         if not (is_stored or items):
             return
         try:
@@ -88,28 +88,20 @@ class Keeper:
             if self._is_asked_for or items:
                 raise
 
-    async def _items(self) -> Sequence[KeptItem]:
-        """What the conversation gains; the ids of its items are the server's."""
+    async def _written(self, *, renamed: bool) -> list[KeptItem]:
+        """The items of the input. Each has an id, since who lists them goes on after one.
+
+        Args:
+            renamed: Whether all their ids are the server's; otherwise those are that stand for another one already.
+        """
         made_of = self._response.id.removeprefix("resp_")
         items: list[KeptItem] = []
-        turns = Turns()
-        for index, (item, _) in enumerate(self._input):
-            made = written(item.model_copy(update={"id": None}), f"{made_of}_in{index}")
-            items.append((made["id"], json.dumps(made)))
-            await turns.pause()
-        return [*items, *self._output.items]
-
-    async def _given(self) -> str:
-        """The items of the input, as JSON text."""
-        made_of = self._response.id.removeprefix("resp_")
-        texts: list[str] = []
         ids: set[str] = set()
         turns = Turns()
         for index, (item, _) in enumerate(self._input):
-            # Who lists them goes on after one, by its id.
-            new = item if item.id not in ids else item.model_copy(update={"id": None})
+            new = item.model_copy(update={"id": None}) if renamed or item.id in ids else item
             made = written(new, f"{made_of}_in{index}")
             ids.add(made["id"])
-            texts.append(json.dumps(made))
+            items.append((made["id"], json.dumps(made)))
             await turns.pause()
-        return f"[{','.join(texts)}]"
+        return items

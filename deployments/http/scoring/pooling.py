@@ -14,10 +14,10 @@ from deployments.http.server.exchange import Exchange
 from deployments.http.server.hints import DispatchFields
 from deployments.http.server.inputs import Input, check_inputs, read_inputs
 from deployments.http.server.long_answer import answer_in_pieces, base64_in_pieces, in_pieces
+from deployments.http.server.model_call import call_model, usage_text
 from deployments.http.server.names import Names
 from deployments.http.server.validation import build, parse_body
 from engines.call_requests import MAX_INPUTS
-from engines.events import Usage
 from engines.pooling_requests import Pooled, PoolingRequest, PoolingTask
 
 _CHATS = "conversations are not pooled. Send their text in `input`"
@@ -68,10 +68,7 @@ async def pooling(exchange: Exchange) -> web.StreamResponse:
     await exchange.turn()
     request, names = _request(exchange, body, data)
     await exchange.turn()
-    with exchange.context() as context, names.spoken():
-        answer = await exchange.engine(request.model).pooling(request, context)
-    exchange.instance = answer.engine
-    exchange.meter.finish(Usage(prompt_tokens=answer.prompt_tokens))
+    answer = await call_model(exchange, request, names)
     return await answer_in_pieces(exchange, _pieces(exchange, request.model, answer, body.encoding_format == "base64"))
 
 
@@ -97,8 +94,7 @@ def _pieces(exchange: Exchange, model: str, answer: Pooled, base64: bool) -> Ite
         yield f'{", " if index else ""}{{"index": {index}, "object": "pooling", "data": '
         yield from base64_in_pieces(packed) if base64 else _numbers(answer, packed)
         yield "}"
-    usage = {"prompt_tokens": answer.prompt_tokens, "total_tokens": answer.prompt_tokens}
-    yield f'], "usage": {json.dumps(usage)}}}'
+    yield f'], "usage": {usage_text(answer)}}}'
 
 
 def _numbers(answer: Pooled, packed: memoryview) -> Iterator[str]:

@@ -10,7 +10,7 @@ from deployments.http.scoring.scoring_body import ScoringBody, asked_for
 from deployments.http.scoring.texts import read_text, read_texts
 from deployments.http.server.exchange import Exchange
 from deployments.http.server.long_answer import answer_in_pieces, text_in_pieces
-from engines.events import Usage
+from deployments.http.server.model_call import call_model, usage_text
 from engines.pooling_requests import Scores
 
 
@@ -37,19 +37,15 @@ async def rerank(exchange: Exchange) -> web.StreamResponse:
     await exchange.turn()
     asked = asked_for(exchange, RerankBody, data, query, documents)
     await exchange.turn()
-    with exchange.context() as context, asked.names.spoken():
-        answer = await exchange.engine(asked.model).score(asked.request, context)
-    exchange.instance = answer.engine
-    exchange.meter.finish(Usage(prompt_tokens=answer.prompt_tokens))
+    answer = await call_model(exchange, asked.request, asked.names)
     texts = None if asked.body.return_documents is False else documents.texts
-    return await answer_in_pieces(exchange, _pieces(exchange, asked.model, asked.body.top_n, answer, texts))
+    return await answer_in_pieces(exchange, _pieces(exchange, asked.request.model, asked.body.top_n, answer, texts))
 
 
 def _pieces(
     exchange: Exchange, model: str, top_n: int | None, answer: Scores, texts: Sequence[str] | None
 ) -> Iterator[str]:
-    usage = {"prompt_tokens": answer.prompt_tokens, "total_tokens": answer.prompt_tokens}
-    yield f'{{"id": {json.dumps(f"rerank-{exchange.id}")}, "model": {json.dumps(model)}, "usage": {json.dumps(usage)}'
+    yield f'{{"id": {json.dumps(f"rerank-{exchange.id}")}, "model": {json.dumps(model)}, "usage": {usage_text(answer)}'
     yield ', "results": ['
     values = answer.floats
     # Of those that fit alike, the first one goes first.

@@ -10,8 +10,8 @@ from deployments.http.scoring.scoring_body import ScoringBody, asked_for
 from deployments.http.scoring.texts import read_texts
 from deployments.http.server.exchange import Exchange
 from deployments.http.server.long_answer import answer_in_pieces
+from deployments.http.server.model_call import call_model, usage_text
 from engines.errors import InvalidRequest
-from engines.events import Usage
 from engines.pooling_requests import Scores
 
 _PAIRS = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
@@ -30,11 +30,8 @@ async def score(exchange: Exchange) -> web.StreamResponse:
     await exchange.turn()
     asked = asked_for(exchange, ScoringBody, data, queries, documents)
     await exchange.turn()
-    with exchange.context() as context, asked.names.spoken():
-        answer = await exchange.engine(asked.model).score(asked.request, context)
-    exchange.instance = answer.engine
-    exchange.meter.finish(Usage(prompt_tokens=answer.prompt_tokens))
-    return await answer_in_pieces(exchange, _pieces(exchange, asked.model, answer))
+    answer = await call_model(exchange, asked.request, asked.names)
+    return await answer_in_pieces(exchange, _pieces(exchange, asked.request.model, answer))
 
 
 def _fields(data: Mapping[str, Any]) -> tuple[str, str]:
@@ -57,5 +54,4 @@ def _pieces(exchange: Exchange, model: str, answer: Scores) -> Iterator[str]:
     yield f'"model": {json.dumps(model)}, "data": ['
     for index, value in enumerate(answer.floats):
         yield f'{", " if index else ""}{{"index": {index}, "object": "score", "score": {json.dumps(value)}}}'
-    usage = {"prompt_tokens": answer.prompt_tokens, "total_tokens": answer.prompt_tokens}
-    yield f'], "usage": {json.dumps(usage)}}}'
+    yield f'], "usage": {usage_text(answer)}}}'

@@ -65,13 +65,11 @@ class Asked(Generic[Body]):
         body: The fields besides the texts.
         request: The request to the engine.
         names: What the caller calls its fields.
-        model: The model's name, as the caller wrote it where it did.
     """
 
     body: Body
     request: ScoreRequest
     names: Names
-    model: str
 
 
 def asked_for(
@@ -111,4 +109,4 @@ def asked_for(
         **{name: getattr(body, name) for name in _SAME_NAME},
         **body.dispatch(hints),
     )
-    return Asked(body, request, names, model)
+    return Asked(body, request, names)

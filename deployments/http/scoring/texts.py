@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deployments.http.server.names import Location
+from deployments.http.server.names import Location, notation
 from deployments.http.server.validation import check_known, wrong_at
 from engines.call_requests import MAX_INPUTS
 from engines.errors import InvalidRequest, Unsupported
@@ -64,7 +64,7 @@ def _text(given: Any, place: Location) -> str:
         return given
     if not isinstance(given, dict):
         raise wrong_at(place, "it must be a text, or an object with a `text`")
-    name = _name(place)
+    name = notation(place)
     if "content" in given:
         raise Unsupported(
             f"{name}.content: images and other parts are not scored. Send a text.", param=f"{name}.content"
@@ -74,8 +74,3 @@ def _text(given: Any, place: Location) -> str:
     if not isinstance(text, str):
         raise InvalidRequest(f"{name}.text: it must be a text.", param=f"{name}.text")
     return text
-
-
-def _name(place: Location) -> str:
-    field, *rest = place
-    return f"{field}[{rest[0]}]" if rest else str(field)
