@@ -174,10 +174,11 @@ async def _victim(scene: Scene) -> Instance:
     instances = {one.id: one for one in await scene.targets.instances() if one.model == scene.model}
     if len(instances) < 2:
         raise NotHere("it takes two ready instances of the model")
-    # The one that most clients are reading from: one that has just come up would not be missed.
+    # The one that most clients are reading from: one that has just come up would not be missed. Answers of realtime
+    # sessions do not say their instance; then the one that runs most, as it last said itself.
     await scene.load.is_read()
     reading = Counter(answer.instance for answer in scene.load.open)
-    return max(instances.values(), key=lambda one: (reading[one.id], scene.random.random()))
+    return max(instances.values(), key=lambda one: (reading[one.id], one.load.running, scene.random.random()))
 
 
 async def _engine(scene: Scene) -> tuple[Instance, list[int]]:

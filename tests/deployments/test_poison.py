@@ -22,20 +22,23 @@ NUMBERS = 100
 SENT = 10
 MOST_DEATHS = 3
 ANSWERS_S = 240.0
-SETTLED_S = {"kills": 4.0, "hangs": 15.0}
+SETTLED_S = {"kills": 4.0, "hangs": 20.0}
 """Nothing else dies of it when nothing has died for so long; that an engine hangs is only found after a while."""
 
 CONVICTED = (500, "engine_fault")
 QUARANTINED = (422, "quarantined")
 
 HARM = {"kills": {"kill": "poison"}, "hangs": {"hang": "poison"}}
+TIMEOUT_S = {"kills": 60.0, "hangs": 8.0}
+STALL_S = {"kills": 30.0, "hangs": 4.0}
+"""Where engines are killed, nothing else ends one: on a busy machine Serve replaces those that answer late, too."""
 
 
 @pytest.mark.parametrize("harm", HARM)
 async def test_it_is_convicted_and_nobody_else_sees_anything_of_it(
     harm: str, deploy: Callable[[FleetSettings], Any]
 ) -> None:
-    settings = _fleet(HARM[harm])
+    settings = _fleet(harm)
     fleet = FleetHandle(await asyncio.to_thread(deploy, settings))
     url = f"http://127.0.0.1:{settings.http.port}"
     try:
@@ -53,15 +56,15 @@ async def test_it_is_convicted_and_nobody_else_sees_anything_of_it(
         await asyncio.to_thread(serve.delete, settings.name)
 
 
-def _fleet(faults: dict[str, Any]) -> FleetSettings:
+def _fleet(harm: str) -> FleetSettings:
     model = {
         "name": "m",
         "engine": "simulated",
         "replicas": INSTANCES,
         "cpus": 0.1,
-        "options": {"step_time": {"base_s": 0.05}, "faults": faults},
-        "health": {"period_s": 1, "timeout_s": 6, "canary_idle_s": 3},
-        "patience": {"stall_s": 3},
+        "options": {"step_time": {"base_s": 0.05}, "faults": HARM[harm]},
+        "health": {"period_s": 1, "timeout_s": TIMEOUT_S[harm], "canary_idle_s": 3},
+        "patience": {"stall_s": STALL_S[harm]},
     }
     router = {"replicas": 2, "cpus": 0.1}
     return FleetSettings.model_validate(
