@@ -1,6 +1,7 @@
 """vLLM's core must not outlive its host: killed without notice, the host would leave it on the GPU for good."""
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -28,7 +29,11 @@ def run_core_with_host(*args: Any, **kwargs: Any) -> None:
         if host is not None and host.pid != os.getppid():
             return  # It was too late: nobody wants this core any more.
     prepare_core()
-    EngineCoreProc.run_engine_core(*args, **kwargs)
+    try:
+        EngineCoreProc.run_engine_core(*args, **kwargs)
+    finally:
+        # At its end the interpreter would look through all objects of the thousands of modules for cycles: seconds.
+        gc.freeze()
 
 
 @contextmanager
