@@ -31,9 +31,9 @@ async def main(base_url: str, model: str) -> None:
     async with client.realtime.connect(model=model) as connection:
         waits = False
         while line := await asyncio.to_thread(sys.stdin.readline):
-            if line.strip():
+            if text := line.strip():
                 # The fleet may compute what is there already; the prompt grows while you think.
-                await connection.send({"type": "input_text_buffer.append", "text": line.rstrip("\n")})  # type: ignore[arg-type]
+                await connection.send({"type": "input_text_buffer.append", "text": f" {text}" if waits else text})  # type: ignore[arg-type]
                 waits = True
             elif waits:
                 await answer(connection)

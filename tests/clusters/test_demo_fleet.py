@@ -320,7 +320,7 @@ async def test_answers_over_the_responses_api(port: int) -> None:
 def test_the_terminal_chat_asks_and_prints(served: Served) -> None:
     chat = subprocess.run(
         [sys.executable, ROOT / "examples" / "realtime_chat.py", f"http://127.0.0.1:{served.port}/v1", "demo"],
-        input="count from 3\n to 5\n\n",
+        input="count from 3\nto 5\n\n",
         capture_output=True,
         text=True,
         timeout=120,
