@@ -318,6 +318,7 @@ async def test_answers_over_the_responses_api(port: int) -> None:
     }
 
 
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # Of what LangChain does with a parsed answer.
 @pytest.mark.parametrize("settings", [{}, {"use_responses_api": True}], ids=["chat", "responses"])
 def test_answers_langchain(port: int, settings: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANGSMITH_TRACING", "false")

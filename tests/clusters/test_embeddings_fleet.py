@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import anthropic
 import openai
 import pytest
 import yaml
@@ -77,17 +79,19 @@ def test_embeds_for_langchain(port: int, client: openai.OpenAI) -> None:
     assert embeddings.embed_query("one river") == pytest.approx(asked.data[0].embedding, abs=1e-3)
 
 
-async def counted(client: openai.AsyncOpenAI, model: str, first: int) -> tuple[str, str | None, int]:
-    """Who answered, what it said, and how much of that."""
-    answer = await client.chat.completions.create(
+async def counted(client: openai.AsyncOpenAI, model: str, first: int) -> tuple[str, str | None, int, str]:
+    """Which model answered, what it said, how much of that, and at which instance."""
+    raw = await client.chat.completions.with_raw_response.create(
         model=model,
         messages=[{"role": "user", "content": f"count from {first} to {first + 9}"}],
         temperature=0,
         max_tokens=30,
         extra_body={"ignore_eos": True},
     )
+    answer = raw.parse()
     assert answer.usage is not None
-    return answer.model, answer.choices[0].message.content, answer.usage.completion_tokens
+    content, tokens = answer.choices[0].message.content, answer.usage.completion_tokens
+    return answer.model, content, tokens, raw.headers["x-penstock-instance"]
 
 
 async def test_adapters_answer_by_their_names_each_as_itself(port: int) -> None:
@@ -102,9 +106,29 @@ async def test_adapters_answer_by_their_names_each_as_itself(port: int) -> None:
         together = await asyncio.gather(*(counted(client, model, first) for model, first in asked))
 
     assert together == alone
-    assert [(model, tokens) for model, _, tokens in alone] == [(model, 30) for model, _ in asked]
-    base, one, two = (text or "" for _, text, _ in alone[:3])
+    assert [(model, tokens) for model, _, tokens, _ in alone] == [(model, 30) for model, _ in asked]
+    base, one, two = (text or "" for _, text, _, _ in alone[:3])
     assert base.startswith("3 4 5 6 7 8 9 10 11 12") and len({base, one, two}) == 3
+
+
+def test_every_api_asks_an_adapter(port: int, client: openai.OpenAI) -> None:
+    anthropic_client = anthropic.Anthropic(
+        base_url=f"http://127.0.0.1:{port}", api_key="none", timeout=120, max_retries=0
+    )
+    asked: Any = [{"role": "user", "content": "count from 3 to 9"}]
+    chat = client.chat.completions.create(model="one", messages=asked, temperature=0, max_tokens=30)
+    stream = client.chat.completions.create(model="one", messages=asked, temperature=0, max_tokens=30, stream=True)
+    response = client.responses.create(model="one", input=asked, temperature=0, max_output_tokens=30)
+    message = anthropic_client.messages.create(
+        model="one", messages=asked, max_tokens=30, extra_body={"temperature": 0}
+    )
+
+    said = chat.choices[0].message.content
+    assert said and said != "3 4 5 6 7 8 9"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == said
+    assert response.output_text == said
+    assert "".join(block.text for block in message.content if block.type == "text") == said
+    assert (chat.model, response.model, message.model) == ("one", "one", "one")
 
 
 @pytest.mark.parametrize(
