@@ -1,4 +1,5 @@
-"""The demo fleet on real vLLM, started as a person starts it and asked by OpenAI's own client and Anthropic's."""
+"""The demo fleet on real vLLM, started as a person starts it and asked by the clients that programs
+ask with: OpenAI's own, Anthropic's, LangChain's, and OpenAI's agents."""
 
 import asyncio
 import json
@@ -17,7 +18,7 @@ import openai
 import pytest
 
 from tests.chaos.exact_kills import check_kills
-from tests.clusters import messages_flows, responses_flows
+from tests.clusters import langchain_flows, messages_flows, openai_agents_flows, responses_flows
 from tests.clusters.conftest import ROOT, Penstock, Terminal, ask, free_port
 from tests.clusters.realtime_flows import Counting, all_flows
 
@@ -314,6 +315,68 @@ async def test_answers_over_the_responses_api(port: int) -> None:
         "its stream": (True, 4, "response.completed"),
         "deleted": "response_not_found",
         "short": (5, "incomplete", "max_output_tokens"),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # Of what LangChain does with a parsed answer.
+@pytest.mark.parametrize("settings", [{}, {"use_responses_api": True}], ids=["chat", "responses"])
+def test_answers_langchain(port: int, settings: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANGSMITH_TRACING", "false")
+    alice = langchain_flows.Person(name="Alice", age=21)
+    assert langchain_flows.all_flows(langchain_flows.chat_model(port, **settings)) == {
+        "whole": (counted(3, 7), 6),
+        "stream": counted(4, 40),
+        "stream's end": (True, 38),
+        "call": [("get_weather", {"city": "Lisbon"})],
+        "tool answer": "The temperature is 21 degrees.",
+        "streamed call's answer": "The temperature is 21 degrees.",
+        "forced": ["get_weather"],
+        "json_schema": alice,
+        "function_calling": alice,
+        "json_mode": alice,
+        "streamed schema": alice,
+        "batch": [counted(first, first + 3) for first in range(3, 7)],
+        "turns": counted(7, 9),
+    }
+
+
+def test_answers_langchain_with_what_it_remembers(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANGSMITH_TRACING", "false")
+    assert langchain_flows.responses_flows(port) == {
+        "thinking": (["reasoning", "text"], counted(3, 9)),
+        "thought before": counted(4, 6),
+        "previous response": "The temperature is 21 degrees.",
+    }
+    prompt = "<|im_start|>user\ncount from 3 to 7<|im_end|>\n<|im_start|>assistant\n"
+    assert langchain_flows.completion(port, prompt) == counted(3, 7)
+
+
+async def test_runs_openais_agents(port: int) -> None:
+    seen = await openai_agents_flows.all_flows(port)
+    said = "The temperature is 21 degrees."
+    assert seen == {
+        "whole": (said, ["tool_call", "tool_call_output", "message_output"]),
+        "streamed": ('{"city": "Lisbon"}', said, ["tool_called", "tool_output", "message_output_created"], said),
+        "person": openai_agents_flows.Person(name="Alice", age=21),
+        "handed over": (
+            "transfer_to_forecaster",
+            "forecaster",
+            said,
+            ["tool_call", "tool_call_output", "message_output"],
+        ),
+        "session": (said, counted(4, 6)),
+        "thinking": (said, counted(3, 9), ["reasoning", "message_output"]),
+        "previous response": (said, counted(4, 6)),
+        "previous response's input": True,
+        "conversation": (said, counted(4, 6)),
+        "conversation's items": [
+            "message",
+            "function_call",
+            "function_call_output",
+            "message",
+            "message",
+            "message",
+        ],
     }
 
 

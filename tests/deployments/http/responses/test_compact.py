@@ -51,6 +51,28 @@ async def test_a_stored_conversation_is_made_short(serving: Serving, settings: D
         assert "They said hello." in served.engine.requests[-1].messages[0].content
 
 
+async def test_a_session_of_openais_agents_is_made_short(serving: Serving, settings: DatabaseSettings) -> None:
+    """The SDK takes names of OpenAI's models alone, so this is by an alias."""
+    from agents import Agent, OpenAIResponsesModel, RunConfig, Runner, SQLiteSession
+    from agents.memory import OpenAIResponsesCompactionSession
+
+    async with serving(SUMMARY, aliases={"gpt-5": "demo"}, database=settings) as served, client(served) as api:
+        agent = Agent(name="a", model=OpenAIResponsesModel("gpt-5", api))
+        kept = SQLiteSession("one")
+        session = OpenAIResponsesCompactionSession(
+            "one", kept, client=api, model="gpt-5", should_trigger_compaction=lambda _: True
+        )
+        for text in ("hello there", "go on"):
+            await Runner.run(agent, text, session=session, run_config=RunConfig(tracing_disabled=True))
+            assert [item["type"] for item in await kept.get_items()] == ["compaction"]
+        kept.close()
+    _, _, second, _ = served.engine.requests
+    assert [message.content for message in second.messages] == [
+        "The conversation so far, as you have summarized it:\n\nThey said hello.",
+        "go on",
+    ]
+
+
 @pytest.mark.parametrize("sealed", ["", "x", "reasoning", "\u2603"])
 async def test_what_was_not_made_here_is_refused_by_name(serving: Serving, sealed: str) -> None:
     async with serving(SUMMARY) as served, client(served) as api:
