@@ -1,14 +1,10 @@
 """Our options in vLLM's words: its engine arguments, and the environment of its processes."""
 
-import atexit
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,7 @@ from engines.errors import InvalidRequest
 from engines.nearest import did_you_mean
 from engines.vllm.options import DEMO_MODEL, VllmOptions
 from engines.vllm.scheduler import WORKER_EXTENSION
+from engines.vllm.socket_folder import socket_folder
 
 CPU_KV_CACHE_BYTES = 256 * 2**20
 """The CPU's default KV cache. vLLM's own takes most of the machine's memory, which no two engines can do."""
@@ -155,7 +152,7 @@ def child_environment(options: VllmOptions) -> Iterator[None]:
         # Under the lock, for another engine's boot may have its own in place now and take them back later.
         changes = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
         if _SOCKETS not in os.environ:
-            changes[_SOCKETS] = _socket_folder()
+            changes[_SOCKETS] = socket_folder()
         if current_platform.is_cpu():
             changes[_BIND] = os.environ.get(_BIND, _NO_BIND)
             changes["OMP_NUM_THREADS"] = str(options.cpu_threads or _default_threads())
@@ -169,14 +166,6 @@ def child_environment(options: VllmOptions) -> Iterator[None]:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
-
-
-@cache
-def _socket_folder() -> str:
-    """A folder that only this user can enter; removed when this process ends."""
-    folder = tempfile.mkdtemp(prefix="penstock-vllm-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 def _default_threads() -> int:
