@@ -91,6 +91,7 @@ class Run:
         self._meter: RequestMeter | None = None
         self._instance: str | None = None
         self._renewing: asyncio.Task[None] | None = None
+        self._is_ending = False
 
     async def run(self) -> Outcome:
         """Makes it, as far as it comes.
@@ -101,7 +102,8 @@ class Run:
         making = asyncio.get_running_loop().create_task(self._make())
         try:
             await asyncio.wait([making, self._renewing], return_when=asyncio.FIRST_COMPLETED)
-            # It has ended the other one itself, unless its lease was lost.
+            if self._is_ending:
+                await asyncio.wait([making])
             outcome: Outcome = making.result() if making.done() else "lost"
         except asyncio.CancelledError:
             self._count(Cancelled.status, Cancelled.code)
@@ -293,6 +295,7 @@ class Run:
         told, stored = self._told, self._stored
         assert told is not None and stored is not None and self._renewing is not None
         # From here on its row may be gone, which is no loss.
+        self._is_ending = True
         self._renewing.cancel()
         told.cut_short()
         kept = kept_response(told.response, told.output, end, stored.input, stored.request.place)

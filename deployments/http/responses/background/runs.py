@@ -43,7 +43,7 @@ class BackgroundRuns(Worker):
         self._running: dict[Lease, asyncio.Task[Outcome]] = {}
         self._handing_over: list[asyncio.Task[None]] = []
         self._follower: asyncio.Task[None] | None = None
-        self._is_draining = False
+        self._drains = asyncio.Event()
 
     def start(self) -> None:
         """Begins to look for what nobody makes."""
@@ -57,20 +57,20 @@ class BackgroundRuns(Worker):
 
     def drain(self) -> None:
         """Begins nothing more, and gives back what it makes: another replica goes on at once."""
-        if self._is_draining:
+        if self._drains.is_set():
             return
-        self._is_draining = True
+        self._drains.set()
         loop = asyncio.get_running_loop()
         self._handing_over = [loop.create_task(self._hand_over(*one)) for one in self._running.items()]
 
     async def stop(self) -> None:
         """Ends."""
         self.drain()
+        if self._follower is not None:
+            # What it is just taking would be nobody's until its lease ends.
+            await asyncio.wait([self._follower])
         if self._handing_over:
             await asyncio.wait(self._handing_over)
-        if self._follower is not None:
-            self._follower.cancel()
-            await asyncio.wait([self._follower])
         # Those that were to be cancelled, and began meanwhile.
         if self._running:
             await asyncio.wait(self._running.values())
@@ -88,7 +88,7 @@ class BackgroundRuns(Worker):
         if not is_held:
             return
         task = self._run(lease)
-        if self._is_draining:
+        if self._drains.is_set():
             await self._hand_over(lease, task)
 
     async def cancel(self, id: str, tenant: str) -> None:
@@ -123,14 +123,16 @@ class BackgroundRuns(Worker):
     @property
     def _room(self) -> int:
         """How many more may be made here."""
-        if self._is_draining:
+        if self._drains.is_set():
             return 0
         return self._services.settings.responses.background.max_per_replica - len(self._running)
 
     async def _follow(self) -> None:
-        while True:
-            # Replicas that have begun at once do not look at once.
-            await asyncio.sleep(LOOK_S * _JITTER.uniform(0.5, 1.5))
+        while not self._drains.is_set():
+            with suppress(TimeoutError):
+                # Replicas that have begun at once do not look at once.
+                async with asyncio.timeout(LOOK_S * _JITTER.uniform(0.5, 1.5)):
+                    await self._drains.wait()
             if self._room <= 0:
                 continue
             try:
@@ -143,7 +145,7 @@ class BackgroundRuns(Worker):
                     logger.warning("response %s goes on here: whoever made it was lost", lease.id)
                     self._services.metrics.background("taken_over")
                 task = self._run(lease)
-                if self._is_draining:
+                if self._drains.is_set():
                     self._handing_over.append(asyncio.create_task(self._hand_over(lease, task)))
 
     def _run(self, lease: Lease) -> asyncio.Task[Outcome]:

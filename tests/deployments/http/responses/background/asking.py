@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.deployments.http.conftest import Served
 from tests.deployments.http.responses.talking import EVENTS, PATH, ask, checked
+from tests.deployments.waiting import until
 
 ENDS = ("completed", "incomplete", "failed", "cancelled")
 
@@ -41,9 +42,11 @@ async def ended(served: Served, id: str) -> dict[str, Any]:
 
 async def stands(served: Served, id: str, status: str) -> None:
     """Returns when it stands so."""
-    async with asyncio.timeout(60):
-        while (await look(served, id))["status"] != status:
-            await asyncio.sleep(0.02)
+
+    async def does() -> bool:
+        return bool((await look(served, id))["status"] == status)
+
+    await until(does, 60)
 
 
 class Reader:

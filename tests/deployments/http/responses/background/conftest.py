@@ -1,14 +1,12 @@
-"""Leases that end soon, and looks that come often: what is waited for is the same."""
+"""Looks that come often: what is waited for is the same."""
 
 import pytest
 
-from deployments.database import background_lease
 from deployments.http.responses.background import feeds, run, runs
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background_lease, "LEASE_S", 2.0)
     monkeypatch.setattr(run, "RENEW_S", 0.4)
     monkeypatch.setattr(run, "GATHER_S", 0.0)
     monkeypatch.setattr(run, "_FIRST_WAIT_S", 0.05)

@@ -1,4 +1,4 @@
-"""Responses in the background: begun, looked at, read as they are said and later, cancelled, removed; on both databases."""
+"""Responses in the background: begun, looked at, read as they are said and later, cancelled, removed."""
 
 import asyncio
 from pathlib import Path
@@ -11,10 +11,11 @@ from deployments.fleet_settings import DatabaseSettings
 from engines.errors import ContextOverflow, EngineFailed, QueueFull
 from engines.events import Finished, TextDelta, TokenLogprob, Usage
 from engines.scripted.script import Hang
-from tests.deployments.http.conftest import Serving
+from tests.deployments.http.conftest import Serving, until
 from tests.deployments.http.responses.background.asking import begun, ended, look, reading, said, stands
 from tests.deployments.http.responses.talking import ADD, ASKED, PATH, SHELL, ask, client, events_of
 from tests.deployments.http.responses.test_responses import AGENT, check_agent
+from tests.deployments.waiting import until as async_until
 
 LOGPROBS = (TokenLogprob("a", 1, -0.5, b"a"), TokenLogprob("b", 2, -1.5, b"b"))
 
@@ -133,9 +134,7 @@ async def test_one_that_runs_is_removed_and_ends(serving: Serving, settings: Dat
             assert answer.status == 400 and "has not ended" in answer.json["error"]["message"]
             assert (await served.request("DELETE", f"{PATH}/{id}")).json["deleted"] is True
             assert await stream.rest() == []
-        async with asyncio.timeout(60):
-            while served.engine.active:
-                await asyncio.sleep(0.01)
+        await until(lambda: not served.engine.active)
         for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/input_items"), ("POST", "/cancel")):
             assert (await served.request(method, f"{PATH}/{id}{path}")).status == 404
 
@@ -251,8 +250,16 @@ async def test_metrics_and_the_access_log_tell_of_it(serving: Serving, tmp_path:
     async with serving(["Hi"], database=DatabaseSettings(file=str(tmp_path / "a")), access_log=str(log)) as served:
         id = await begun(served)
         await ended(served, id)
-        text = (await served.get("/metrics")).body.decode()
-        assert 'penstock_background_responses_total{outcome="completed"} 1.0' in text
+
+        async def metrics() -> str:
+            return (await served.get("/metrics")).body.decode()
+
+        async def counts_it() -> bool:
+            return 'penstock_background_responses_total{outcome="completed"} 1.0' in await metrics()
+
+        # A moment after it is there.
+        await async_until(counts_it, 60)
+        text = await metrics()
         assert "penstock_background_responses_running 0.0" in text
         assert (
             'penstock_requests_total{endpoint="/v1/responses in the background",model="demo",status="200"} 1.0' in text
