@@ -103,18 +103,18 @@ def without_ids(events: list[dict[str, Any]]) -> str:
 
 @pytest.mark.parametrize("dies_after", range(len(AGENT) + 1))
 async def test_after_any_event_it_goes_on_as_if_nothing_had_been(
-    serving: Serving, settings: DatabaseSettings, dies_after: int
+    serving: Serving, database: DatabaseSettings, dies_after: int
 ) -> None:
     script = [*AGENT[:dies_after], Hang()] if dies_after < len(AGENT) else AGENT
     async with AsyncExitStack() as stack:
-        ours = await stack.enter_async_context(serving(script, database=settings))
+        ours = await stack.enter_async_context(serving(script, database=database))
         id = await begun(ours, **ASKS)
         stream = await stack.enter_async_context(reading(ours, id))
         before = await stream.until("response.in_progress")
         # Begun, and said so much; what of that was stored by then is another matter.
         await until(lambda: len(ours.engine.plays[0].emitted) > dies_after)
         await die(ours)
-        theirs = await stack.enter_async_context(serving(AGENT, database=settings))
+        theirs = await stack.enter_async_context(serving(AGENT, database=database))
         async with reading(theirs, id, before[-1]["sequence_number"]) as rest:
             after = await rest.rest()
         events = before + after
