@@ -414,7 +414,19 @@ def _is_held(lease: Lease) -> ColumnElement[bool]:
 
 def _lease(row: Row[Any], began_s: float) -> Lease:
     """The lease that was taken in a transaction which began then."""
-    return Lease(*row, until_s=began_s + background_lease.LEASE_S)
+    return Lease(
+        row.id,
+        row.tenant,
+        row.epoch,
+        row.is_cancelled,
+        row.tries,
+        row.losses,
+        row.batches,
+        row.bytes,
+        row.created_at,
+        row.started_at,
+        began_s + background_lease.LEASE_S,
+    )
 
 
 async def _batches(connection: AsyncConnection, id: str, first: int) -> Sequence[str]:

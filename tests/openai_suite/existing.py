@@ -31,8 +31,8 @@ def chat_completion() -> str:
 
 
 def response() -> str:
-    """A new one."""
-    return _client().responses.create(model="demo", input="hello there").id
+    """A new one, of the kind that can be cancelled."""
+    return _client().responses.create(model="demo", input="hello there", background=True).id
 
 
 def conversation() -> str:

@@ -328,7 +328,7 @@ class Run:
 
     def _wait_s(self, error: PenstockError) -> float:
         """How long it is left alone: longer each time, and it is tried again before its time is over."""
-        wait_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(self._lease.tries, 10))
+        wait_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(self._lease.tries, 10))
         wait_s = max(wait_s, min(error.retry_after_s or 0.0, _LONGEST_WAIT_S)) * _JITTER.uniform(0.75, 1.25)
         return max(0.0, min(wait_s, self._last_s - time.time()))
 
