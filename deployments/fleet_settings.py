@@ -182,7 +182,8 @@ class BackgroundSettings(Settings):
         max_request_bytes: Bytes of one with its conversation, as they are stored.
         max_wait_s: How long one waits for room; past it, it has failed.
         max_run_s: How long one may take from its first event on; past it, it has failed.
-        max_per_replica: Most that one router replica makes at a time; the others wait for it or for another replica.
+        max_per_replica: Most that one router replica makes at a time, a quarter of them for one tenant; the others wait
+            for it or for another replica.
     """
 
     max_per_tenant: int = Field(256, ge=1)
@@ -190,7 +191,7 @@ class BackgroundSettings(Settings):
     max_request_bytes: int = Field(32 * 2**20, ge=1024)
     max_wait_s: float = Field(3600.0, gt=0)
     max_run_s: float = Field(4 * 3600.0, gt=0)
-    max_per_replica: int = Field(256, ge=1)
+    max_per_replica: int = Field(512, ge=1)
 
 
 class ResponsesSettings(StoredSettings):

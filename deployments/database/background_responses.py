@@ -227,22 +227,20 @@ class BackgroundResponses:
 
         return await self._database.run(work)
 
-    async def take(self, limit: int) -> Sequence[Lease]:
-        """Takes some that nobody makes: their turn has come, or who made them is gone.
+    async def take(self, without: Collection[str] = ()) -> Lease | None:
+        """Takes one that nobody makes: its turn has come, or who made it is gone.
+
+        Args:
+            without: Tenants whose responses are left alone.
 
         Raises:
             DatabaseUnavailable: The database does not answer.
         """
-        now_s, began_s = self._clock(), time.monotonic()
-        free = select(RESPONSES.c.id).where(RESPONSES.c.lease_until <= now_s)
+        free = select(RESPONSES.c.id).where(RESPONSES.c.lease_until <= self._clock())
+        free = free.where(RESPONSES.c.tenant.not_in(without))
         # What another replica is taking is left to it.
-        free = free.order_by(RESPONSES.c.lease_until).limit(limit).with_for_update(skip_locked=True)
-        query = update(RESPONSES).where(RESPONSES.c.id.in_(free))
-
-        async def work(connection: AsyncConnection) -> Sequence[Lease]:
-            return [_lease(row, began_s) for row in (await connection.execute(self._taking(query))).all()]
-
-        return await self._database.run(work)
+        free = free.order_by(RESPONSES.c.lease_until).limit(1).with_for_update(skip_locked=True)
+        return await self._take(update(RESPONSES).where(RESPONSES.c.id.in_(free)))
 
     async def take_to_cancel(self, id: str, tenant: str) -> Lease | None:
         """Takes one, to end it; None: there is none, or another replica is ending it.
@@ -250,15 +248,9 @@ class BackgroundResponses:
         Raises:
             DatabaseUnavailable: The database does not answer.
         """
-        began_s = time.monotonic()
         query = update(RESPONSES).where(_is(id, tenant))
         query = query.where(~RESPONSES.c.is_cancelled | (RESPONSES.c.lease_until <= self._clock()))
-
-        async def work(connection: AsyncConnection) -> Lease | None:
-            row = (await connection.execute(self._taking(query.values(is_cancelled=True)))).one_or_none()
-            return None if row is None else _lease(row, began_s)
-
-        return await self._database.run(work)
+        return await self._take(query.values(is_cancelled=True))
 
     async def write(self, lease: Lease, batch: str | None) -> None:
         """Stores a batch of events, and renews the lease; returns when both is done.
@@ -344,14 +336,22 @@ class BackgroundResponses:
                 retry_after_s=_RETRY_AFTER_S,
             )
 
-    def _taking(self, query: Update) -> Update:
+    async def _take(self, query: Update) -> Lease | None:
+        """Takes the one that a query updates."""
+        began_s = time.monotonic()
         lost = case((RESPONSES.c.holder.is_not(None), RESPONSES.c.losses + 1), else_=RESPONSES.c.losses)
-        return query.values(
+        taken = query.values(
             epoch=RESPONSES.c.epoch + 1,
             holder=self._holder,
             losses=lost,
             lease_until=self._clock() + background_lease.LEASE_S,
         ).returning(*_OF_LEASE)
+
+        async def work(connection: AsyncConnection) -> Lease | None:
+            row = (await connection.execute(taken)).one_or_none()
+            return None if row is None else _lease(row, began_s)
+
+        return await self._database.run(work)
 
     async def _one(self, id: str, tenant: str, *columns: ColumnElement[Any]) -> Row[Any] | None:
         if not _ID.fullmatch(id):

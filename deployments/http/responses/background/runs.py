@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import random
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 
 from deployments.database.background_lease import Lease
@@ -18,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """How often a replica looks for what nobody makes, about."""
+_SHARE = 4
+"""This part of the places of a replica may one tenant's responses take."""
 _CANCEL_S = 20.0
 """What cancelling one may take: the lease of another replica that is cancelling it and has died."""
 _AGAIN_S = 0.1
@@ -83,7 +87,7 @@ class BackgroundRuns(Worker):
             TooManyInBackground: The tenant has as much as it may.
             DatabaseUnavailable: The database does not answer.
         """
-        is_held = self._room > 0
+        is_held = self._has_room and tenant not in self._full()
         lease = await self._background.create(new, tenant, is_held=is_held)
         if not is_held:
             return
@@ -121,11 +125,16 @@ class BackgroundRuns(Worker):
         self.feeds.look()
 
     @property
-    def _room(self) -> int:
-        """How many more may be made here."""
-        if self._drains.is_set():
-            return 0
-        return self._services.settings.responses.background.max_per_replica - len(self._running)
+    def _has_room(self) -> bool:
+        """Whether one more may be made here."""
+        most = self._services.settings.responses.background.max_per_replica
+        return not self._drains.is_set() and len(self._running) < most
+
+    def _full(self) -> Sequence[str]:
+        """Tenants that have as much made here as one may: the rest is there for others."""
+        most = max(1, self._services.settings.responses.background.max_per_replica // _SHARE)
+        made = Counter(lease.tenant for lease in self._running)
+        return [tenant for tenant, count in made.items() if count >= most]
 
     async def _follow(self) -> None:
         while not self._drains.is_set():
@@ -133,20 +142,18 @@ class BackgroundRuns(Worker):
                 # Replicas that have begun at once do not look at once.
                 async with asyncio.timeout(LOOK_S * _JITTER.uniform(0.5, 1.5)):
                     await self._drains.wait()
-            if self._room <= 0:
-                continue
-            try:
-                leases = await self._background.take(self._room)
-            except DatabaseUnavailable:
+            with suppress(DatabaseUnavailable):
                 # The log and /metrics say so already, and the next time comes.
-                continue
-            for lease in leases:
-                if lease.losses:
-                    logger.warning("response %s goes on here: whoever made it was lost", lease.id)
-                    self._services.metrics.background("taken_over")
-                task = self._run(lease)
-                if self._drains.is_set():
-                    self._handing_over.append(asyncio.create_task(self._hand_over(lease, task)))
+                while self._has_room and (lease := await self._background.take(self._full())) is not None:
+                    self._take(lease)
+
+    def _take(self, lease: Lease) -> None:
+        if lease.losses:
+            logger.warning("response %s goes on here: whoever made it was lost", lease.id)
+            self._services.metrics.background("taken_over")
+        task = self._run(lease)
+        if self._drains.is_set():
+            self._handing_over.append(asyncio.create_task(self._hand_over(lease, task)))
 
     def _run(self, lease: Lease) -> asyncio.Task[Outcome]:
         task = asyncio.get_running_loop().create_task(Run(self._services, lease, self.feeds).run())

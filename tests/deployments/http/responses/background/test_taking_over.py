@@ -23,7 +23,7 @@ from engines.events import ToolCallArgumentsDelta as Arguments
 from engines.scripted.engine import DEFAULT_CAPABILITIES, ScriptedEngine
 from engines.scripted.script import Hang, Hold
 from tests.deployments.http.conftest import Served, Serving, until
-from tests.deployments.http.responses.background.asking import begun, ended, look, reading, said, stands
+from tests.deployments.http.responses.background.asking import Reader, begun, ended, look, reading, said, stands
 from tests.deployments.http.responses.talking import ADD, ASKED, PATH, SHELL, events_of
 from tests.deployments.tenants.key_files import key_file
 from tests.deployments.waiting import until as async_until
@@ -343,3 +343,36 @@ async def test_it_counts_against_its_tenants_limits(
             states = [(await served.get(f"{PATH}/{one}", headers=ours)).json["status"] for one in ids]
             running = ids[states.index("in_progress")] if "in_progress" in states else id
             await served.post(f"{PATH}/{running}/cancel", headers=ours)
+
+
+async def test_a_tenant_takes_no_place_of_a_replica_that_others_need(
+    serving: Serving, database: DatabaseSettings, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.yaml"
+    file.write_text(key_file(ours={}, theirs={}))
+    ours, theirs = ({"Authorization": f"Bearer {name}-key"} for name in ("ours", "theirs"))
+    bounds = {"background": {"max_per_replica": 8}}
+    async with serving(["so far", Hang()], database=database, keys={"file": str(file)}, responses=bounds) as served:
+        for _ in range(6):
+            assert (await served.post(PATH, {**ASKED, "background": True}, headers=ours)).status == 200
+        await until(lambda: len(served.engine.active) == 2)
+        answer = await served.post(PATH, {**ASKED, "background": True}, headers=theirs)
+        async with served.client.get(f"{served.url}{PATH}/{answer.json['id']}?stream=true", headers=theirs) as response:
+            await Reader(aiter(response.content)).until("response.in_progress")
+        assert len(served.engine.active) == 3
+
+
+async def test_events_that_are_read_take_of_the_budget_for_bodies(serving: Serving, database: DatabaseSettings) -> None:
+    script = ["x" * 1000, 0.2, "y" * 9000, Hang()]
+    async with serving(script, database=database, max_bodies_bytes=12_000) as served:
+        id = await begun(served)
+        bodies = runs_of(served)._services.bodies
+        async with reading(served, id) as stream:
+            # It ends where there is no room, and its reader may come again.
+            events = await stream.rest()
+        assert said(events) == "x" * 1000
+        await until(lambda: bodies.bytes == 0)
+        bodies.take(12_000)
+        answer = await served.get(f"{PATH}/{id}?stream=true")
+        assert (answer.status, answer.json["error"]["code"]) == (503, "bodies_over_budget")
+        assert (await look(served, id))["status"] == "in_progress"
