@@ -12,12 +12,11 @@ from contextlib import contextmanager, suppress
 
 from deployments.database.background_responses import BackgroundResponses, Unfinished
 from deployments.database.database import DatabaseUnavailable
-from deployments.database.kept_responses import KeptResponses
+from deployments.database.kept_responses import KeptResponse, KeptResponses
 from deployments.http.responses.background.batches import Batch
 from deployments.http.responses.background.told import Head, ToldResponse
 from deployments.http.responses.rhythm import replayed
 from deployments.http.server.bodies import Bodies
-from deployments.http.server.refusals import InternalError
 from engines.errors import PenstockError
 from engines.turns import Turns
 
@@ -186,14 +185,29 @@ class Feeds:
         if feed is not None:
             self._take(feed, number, [batch])
 
+    async def finish(self, response: KeptResponse) -> None:
+        """A response was stored as it has ended."""
+        feed = self._feeds.get(response.id)
+        if feed is not None:
+            await self._finish(feed, response)
+
+    async def _finish(self, feed: Feed, response: KeptResponse) -> None:
+        try:
+            await feed.finish(response.response, response.output, response.rhythm)
+        except PenstockError as error:
+            self._give_up(feed, error)
+
+    def _give_up(self, feed: Feed, error: PenstockError) -> None:
+        # Its readers come again later, and go on from where they are.
+        logger.warning("response %s: %s: %s", feed.id, error.code, error.message)
+        feed.end()
+
     def _take(self, feed: Feed, first: int, batches: Sequence[str]) -> None:
         try:
             for number, batch in enumerate(batches, first):
                 feed.take(number, batch)
         except PenstockError as error:
-            # Its readers come again later, and go on from where they are.
-            logger.warning("response %s: %s: %s", feed.id, error.code, error.message)
-            feed.end()
+            self._give_up(feed, error)
 
     async def _follow(self) -> None:
         while True:
@@ -215,9 +229,9 @@ class Feeds:
                 await self._catch_up(feed, progress.get(feed.id))
             except DatabaseUnavailable:
                 raise
-            except Exception as error:
-                problem = error if isinstance(error, PenstockError) else InternalError()
-                logger.warning("response %s: %s", feed.id, problem.code, exc_info=error)
+            except Exception:
+                # Its readers are not to wait for ever, and those of the others are not to be lost with it.
+                logger.exception("response %s cannot be told", feed.id)
                 feed.end()
 
     async def _catch_up(self, feed: Feed, batches: int | None) -> None:
@@ -226,7 +240,7 @@ class Feeds:
             if found is None:
                 feed.end()
             else:
-                await feed.finish(found.response, found.output, found.rhythm)
+                await self._finish(feed, found)
         elif batches > feed.batches:
             first = feed.batches
             self._take(feed, first, await self._unfinished.batches(feed.id, first))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deployments.database.background_lease import Lease, LeaseLost
+from deployments.database.background_responses import NewResponse
 from deployments.database.database import DatabaseUnavailable
 from deployments.http.responses.background.batches import Batch, Told
 from deployments.http.responses.background.feeds import Feeds
@@ -74,9 +75,10 @@ class Run:
         services: What requests share; they have a database.
         lease: The response's.
         feeds: Where batches are told of once they are stored.
+        new: The response as it was stored a moment ago; None: it is read from the database.
     """
 
-    def __init__(self, services: Services, lease: Lease, feeds: Feeds) -> None:
+    def __init__(self, services: Services, lease: Lease, feeds: Feeds, new: NewResponse | None = None) -> None:
         assert services.storage is not None
         self._services = services
         self._bounds = services.settings.responses.background
@@ -84,6 +86,7 @@ class Run:
         self._kept = services.storage.responses
         self._lease = lease
         self._feeds = feeds
+        self._new = new
         # An engine may still have what a holder before this one has asked it.
         self._context = Context(f"{lease.id}-{lease.epoch}")
         self._stored: _Stored | None = None
@@ -96,18 +99,20 @@ class Run:
     async def run(self) -> Outcome:
         """Makes it, as far as it comes.
 
-        Cancelling this leaves the response as it is, to be given back.
+        Cancelling this leaves the response as it is, to be given back; but one that is just being stored is.
         """
         self._renewing = asyncio.get_running_loop().create_task(self._renew())
         making = asyncio.get_running_loop().create_task(self._make())
         try:
-            await asyncio.wait([making, self._renewing], return_when=asyncio.FIRST_COMPLETED)
+            try:
+                await asyncio.wait([making, self._renewing], return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                if not self._is_ending:
+                    self._count(Cancelled.status, Cancelled.code)
+                    raise
             if self._is_ending:
                 await asyncio.wait([making])
             outcome: Outcome = making.result() if making.done() else "lost"
-        except asyncio.CancelledError:
-            self._count(Cancelled.status, Cancelled.code)
-            raise
         finally:
             self._context.kill()
             for task in (making, self._renewing):
@@ -165,7 +170,11 @@ class Run:
         """Reads what the database has of it, and tells that to itself."""
         with self._services.bodies.room() as room:
             room.grow_to(self._lease.bytes)
-            new, batches = await self._background.load(self._lease)
+            # Whatever a client has sent is kept no longer than it takes to ask an engine.
+            new, self._new = self._new, None
+            batches: Sequence[str] = ()
+            if new is None:
+                new, batches = await self._background.load(self._lease)
             self._stored = _Stored(new.input, await BackgroundRequest.parse(new.request))
             sealer = Sealer(self._services.secret, self._lease.tenant)
             told = ToldResponse(Head.parse(new.id, new.head), sealer.seal, is_made=True)
@@ -311,6 +320,7 @@ class Run:
                     raise
                 await asyncio.sleep(_AGAIN_S)
         lease.is_over = True
+        await self._feeds.finish(kept)
         self._count(200, None)
         return end.status  # type: ignore[return-value]  # it has ended
 

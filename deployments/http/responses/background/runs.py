@@ -91,7 +91,7 @@ class BackgroundRuns(Worker):
         lease = await self._background.create(new, tenant, is_held=is_held)
         if not is_held:
             return
-        task = self._run(lease)
+        task = self._run(lease, new)
         if self._drains.is_set():
             await self._hand_over(lease, task)
 
@@ -155,8 +155,8 @@ class BackgroundRuns(Worker):
         if self._drains.is_set():
             self._handing_over.append(asyncio.create_task(self._hand_over(lease, task)))
 
-    def _run(self, lease: Lease) -> asyncio.Task[Outcome]:
-        task = asyncio.get_running_loop().create_task(Run(self._services, lease, self.feeds).run())
+    def _run(self, lease: Lease, new: NewResponse | None = None) -> asyncio.Task[Outcome]:
+        task = asyncio.get_running_loop().create_task(Run(self._services, lease, self.feeds, new).run())
         self._running[lease] = task
         task.add_done_callback(lambda task: self._ended(lease, task))
         return task
