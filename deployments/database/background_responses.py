@@ -80,13 +80,11 @@ class Unfinished:
 
     Attributes:
         id: Its id.
-        head: How it is told, as JSON text.
         is_started: Whether it has said anything.
         bytes: What it has in the database.
     """
 
     id: str
-    head: str
     is_started: bool
     bytes: int
 
@@ -176,9 +174,17 @@ class BackgroundResponses:
         Raises:
             DatabaseUnavailable: The database does not answer.
         """
-        columns = (RESPONSES.c.id, RESPONSES.c.head, RESPONSES.c.started_at, RESPONSES.c.bytes)
-        row = await self._one(id, tenant, *columns)
-        return None if row is None else Unfinished(row.id, row.head, row.started_at is not None, row.bytes)
+        row = await self._one(id, tenant, RESPONSES.c.id, RESPONSES.c.started_at, RESPONSES.c.bytes)
+        return None if row is None else Unfinished(row.id, row.started_at is not None, row.bytes)
+
+    async def head(self, id: str, tenant: str) -> str | None:
+        """How it is told, as JSON text; None: there is none, or it has ended.
+
+        Raises:
+            DatabaseUnavailable: The database does not answer.
+        """
+        row = await self._one(id, tenant, RESPONSES.c.head)
+        return None if row is None else str(row.head)
 
     async def input(self, id: str, tenant: str) -> str | None:
         """The items of its input, as JSON text; None: there is none, or it has ended.

@@ -7,9 +7,8 @@ from aiohttp import web
 
 from deployments.database.kept_responses import KeptResponse, ResponseNotFound
 from deployments.http.openai_common.pages import page_asked, page_text
-from deployments.http.responses.background.answers import background_responses, follow, unfinished
+from deployments.http.responses.background.answers import answer_unfinished, background_responses, unfinished
 from deployments.http.responses.background.runs import BackgroundRuns
-from deployments.http.responses.background.told import Head, unfinished_text
 from deployments.http.responses.rhythm import replayed
 from deployments.http.responses.said import stored_responses
 from deployments.http.server.answer import open_events
@@ -35,11 +34,10 @@ async def retrieve(exchange: Exchange) -> web.StreamResponse:
     if after >= 0 and not is_stream:
         raise InvalidRequest("starting_after: it needs stream to be true.", param="starting_after")
     waiting = await unfinished(exchange)
-    if waiting is not None and is_stream:
-        return await follow(exchange, waiting, after + 1)
     if waiting is not None:
-        head = Head.parse(waiting.id, waiting.head)
-        return json_response(unfinished_text(head, is_started=waiting.is_started))
+        answer = await answer_unfinished(exchange, waiting, after + 1 if is_stream else None)
+        if answer is not None:
+            return answer
     with exchange.services.bodies.room() as room:
         found = await _found(exchange, room)
         response = {**json.loads(found.response), "output": json.loads(found.output)}

@@ -61,7 +61,7 @@ async def create_in_background(exchange: Exchange, body: ResponseBody, data: Map
         raise InvalidRequest(message, param="background")
     await exchange.services.worker(BackgroundRuns).begin(new, tenant.name)
     if body.stream:
-        return await follow(exchange, Unfinished(id, head.text, False, new.bytes), 0)
+        return await _follow(exchange, head, 0)
     return json_response(unfinished_text(head, is_started=False))
 
 
@@ -87,19 +87,33 @@ async def unfinished(exchange: Exchange) -> Unfinished | None:
     return await background_responses(exchange).find(id, exchange.tenant.name)
 
 
-async def follow(exchange: Exchange, response: Unfinished, first: int) -> web.StreamResponse:
-    """The events of a response that has not ended, from a number on, as they come.
+async def answer_unfinished(exchange: Exchange, response: Unfinished, first: int | None) -> web.StreamResponse | None:
+    """How a response stands that has not ended, or its events as they come; None: it has ended meanwhile.
 
     Args:
         exchange: Who asks.
         response: The response.
-        first: The number of the first event.
+        first: The number of the first event; None: how it stands.
 
     Raises:
-        BodiesOverBudget: There is no room for its events.
+        BodiesOverBudget: There is no room for it.
+        DatabaseUnavailable: The database does not answer.
     """
-    runs = exchange.services.worker(BackgroundRuns)
-    with runs.feeds.reading(response, exchange.tenant.name) as feed:
+    with exchange.services.bodies.room() as room:
+        room.grow_to(response.bytes)
+        text = await background_responses(exchange).head(response.id, exchange.tenant.name)
+        if text is None:
+            return None
+        head = Head.parse(response.id, text)
+        if first is None:
+            return json_response(unfinished_text(head, is_started=response.is_started))
+    # Who reads slowly holds no part of what others' bodies need, but for the events.
+    return await _follow(exchange, head, first)
+
+
+async def _follow(exchange: Exchange, head: Head, first: int) -> web.StreamResponse:
+    """The events of a response from a number on, as they come."""
+    with exchange.services.worker(BackgroundRuns).feeds.reading(head, exchange.tenant.name) as feed:
         stream = await open_events(exchange)
         async for events in feed.read(first, KEEP_ALIVE_S):
             # Waits for a client that does not keep up.

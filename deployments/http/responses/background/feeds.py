@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from deployments.database.background_responses import BackgroundResponses, Unfinished
+from deployments.database.background_responses import BackgroundResponses
 from deployments.database.database import DatabaseUnavailable
 from deployments.database.kept_responses import KeptResponse, KeptResponses
 from deployments.http.responses.background.batches import Batch
@@ -32,7 +32,7 @@ class Feed:
     """The events of one response, from its first one on.
 
     Args:
-        response: The response.
+        head: How the response is told.
         tenant: Whose it is.
         bodies: The budget that its events count against.
 
@@ -45,14 +45,14 @@ class Feed:
         is_over: Whether there are no more events to come.
     """
 
-    def __init__(self, response: Unfinished, tenant: str, bodies: Bodies) -> None:
-        self.id = response.id
+    def __init__(self, head: Head, tenant: str, bodies: Bodies) -> None:
+        self.id = head.id
         self.tenant = tenant
         self.batches = 0
         self.events: list[str] = []
         self.readers = 0
         self.is_over = False
-        self._told = ToldResponse(Head.parse(response.id, response.head))
+        self._told = ToldResponse(head)
         self._bodies = bodies
         self._chars = 0
         self._changed = asyncio.Event()
@@ -155,15 +155,15 @@ class Feeds:
             feed.end()
 
     @contextmanager
-    def reading(self, response: Unfinished, tenant: str) -> Iterator[Feed]:
+    def reading(self, head: Head, tenant: str) -> Iterator[Feed]:
         """The feed of a response.
 
         Raises:
             BodiesOverBudget: There is no room for its events.
         """
-        feed = self._feeds.get(response.id)
+        feed = self._feeds.get(head.id)
         if feed is None or feed.is_over:
-            feed = self._feeds[response.id] = Feed(response, tenant, self._bodies)
+            feed = self._feeds[head.id] = Feed(head, tenant, self._bodies)
             self.look()
         feed.readers += 1
         try:

@@ -27,6 +27,7 @@ from engines.context import Context
 from engines.errors import (
     Cancelled,
     EngineFailed,
+    EngineFault,
     InstanceLost,
     Overload,
     PenstockError,
@@ -131,6 +132,12 @@ class Run:
                 await asyncio.sleep(RENEW_S)
                 await self._background.write(self._lease, None)
 
+    def _stop_renewing(self) -> None:
+        """From here on the lease may be over, which is no loss."""
+        assert self._renewing is not None
+        self._is_ending = True
+        self._renewing.cancel()
+
     async def _make(self) -> Outcome:
         try:
             return await self._ended()
@@ -160,10 +167,12 @@ class Run:
             await self._background.delete(self._lease.id, self._lease.tenant)
             return "failed"
         if self._told is None or self._may_wait(error):
+            self._stop_renewing()
             await self._background.release(self._lease, self._wait_s(error), had_no_room=True)
             return "waits"
         if error.status >= EngineFailed.status:
-            logger.warning("response %s: %s: %s %s", self._lease.id, error.code, error.message, error.detail)
+            # It may quote the request, which is not to write lines of its own.
+            logger.warning("response %s: %s: %r", self._lease.id, error.code, f"{error.message} {error.detail}")
         return await self._end(failed_by(error, self._lease.id, int(time.time())))
 
     async def _load(self) -> None:
@@ -196,7 +205,7 @@ class Run:
         if self._lease.is_cancelled:
             return cancelled(int(time.time()))
         if self._lease.losses > MOST_LOSSES:
-            raise EngineFailed("The router replicas that made the response were lost, one after another.")
+            raise EngineFault("The router replicas that made the response were lost, one after another.")
         asking, services = self._stored.request.asking, self._services
         holder = services.keys.holder_of(self._stored.request.key)
         if holder is None:
@@ -302,10 +311,8 @@ class Run:
     async def _end(self, end: End) -> Outcome:
         """Stores it as it has ended, where every other response is."""
         told, stored = self._told, self._stored
-        assert told is not None and stored is not None and self._renewing is not None
-        # From here on its row may be gone, which is no loss.
-        self._is_ending = True
-        self._renewing.cancel()
+        assert told is not None and stored is not None
+        self._stop_renewing()
         told.cut_short()
         kept = kept_response(told.response, told.output, end, stored.input, stored.request.place)
         place = stored.request.place

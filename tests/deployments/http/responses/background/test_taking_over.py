@@ -269,6 +269,7 @@ async def test_one_that_takes_replica_after_replica_with_it_is_given_up(
                 async with serving(["never"], database=database) as last:
                     response = await ended(last, id)
                     assert (response["status"], response["error"]["code"]) == ("failed", "server_error")
+                    assert "one after another" in response["error"]["message"]
                     assert not last.engine.plays
 
 
@@ -373,6 +374,8 @@ async def test_events_that_are_read_take_of_the_budget_for_bodies(serving: Servi
         assert said(events) == "x" * 1000
         await until(lambda: bodies.bytes == 0)
         bodies.take(12_000)
-        answer = await served.get(f"{PATH}/{id}?stream=true")
-        assert (answer.status, answer.json["error"]["code"]) == (503, "bodies_over_budget")
+        for query in ("", "?stream=true", "/input_items"):
+            answer = await served.get(f"{PATH}/{id}{query}")
+            assert (answer.status, answer.json["error"]["code"]) == (503, "bodies_over_budget")
+        bodies.give_back(12_000)
         assert (await look(served, id))["status"] == "in_progress"
