@@ -172,14 +172,38 @@ class ChatCompletionsSettings(StoredSettings):
     """Chat completions that are stored."""
 
 
+class BackgroundSettings(Settings):
+    """Responses that are made in the background, which takes a database.
+
+    Attributes:
+        max_per_tenant: Most of one tenant's that wait or run; one more is refused.
+        max_bytes_per_tenant: What those may have in the database: what was asked, and what was said by now; past it
+            no more is taken.
+        max_request_bytes: Bytes of one with its conversation, as they are stored.
+        max_wait_s: How long one waits for room; past it, it has failed.
+        max_run_s: How long one may take from its first event on; past it, it has failed.
+        max_per_replica: Most that one router replica makes at a time, a quarter of them for one tenant; the others wait
+            for it or for another replica.
+    """
+
+    max_per_tenant: int = Field(256, ge=1)
+    max_bytes_per_tenant: int = Field(256 * 2**20, ge=1024)
+    max_request_bytes: int = Field(32 * 2**20, ge=1024)
+    max_wait_s: float = Field(3600.0, gt=0)
+    max_run_s: float = Field(4 * 3600.0, gt=0)
+    max_per_replica: int = Field(512, ge=1)
+
+
 class ResponsesSettings(StoredSettings):
     """Responses and conversations of the Responses API that are stored; a conversation expires after its last change.
 
     Attributes:
         max_conversation_bytes_per_tenant: As `max_kept_bytes_per_tenant`, which is for responses, for conversations.
+        background: Bounds of responses that are made in the background.
     """
 
     max_conversation_bytes_per_tenant: int = Field(2**30, ge=1024)
+    background: BackgroundSettings = BackgroundSettings()
 
 
 class DatabaseSettings(Settings):

@@ -200,6 +200,12 @@ class Metrics:
             ["model", "member"],
             registry=self._cumulative,
         )
+        self._background = Counter(
+            "penstock_background_responses",
+            "Responses in the background, by what became of them while a router replica had them.",
+            ["outcome"],
+            registry=self._cumulative,
+        )
         self._tenant_requests = Counter(
             "penstock_tenant_requests",
             "Requests answered, by whose key they came with.",
@@ -254,7 +260,7 @@ class Metrics:
             ["model"],
             registry=self._gauges,
         )
-        self._conditions: dict[str, tuple[Gauge, Callable[[], bool]]] = {}
+        self._conditions: dict[str, tuple[Gauge, Callable[[], float]]] = {}
         self._lag_gauge = Gauge(_LAG, _LAG_HELP, ["process"], registry=self._gauges)
         self.lag: LoopLag | None = None
         Gauge("penstock_router_replicas", "Router replicas.", registry=self._gauges).set(1)
@@ -264,13 +270,13 @@ class Metrics:
         """Requests of this replica that are under way, probes among them."""
         return len(self._live)
 
-    def watch(self, name: str, description: str, holds: Callable[[], bool]) -> None:
+    def watch(self, name: str, description: str, holds: Callable[[], float]) -> None:
         """Tells of a condition of this replica: 1 where it holds, else 0; the fleet's figure says of how many it does.
 
         Args:
             name: The metric's; a second time under the same name takes the first one's place.
             description: What the metric says.
-            holds: Whether it does now.
+            holds: Whether it does now; or a number, and the fleet's figure is the sum.
         """
         known = self._conditions.get(name)
         gauge = Gauge(name, description, registry=self._gauges) if known is None else known[0]
@@ -334,6 +340,10 @@ class Metrics:
     def unread(self) -> None:
         """A stream was ended because too much of it waited for its client."""
         self._unread.inc()
+
+    def background(self, outcome: str) -> None:
+        """What became of a response in the background while this replica had it."""
+        self._background.labels(outcome).inc()
 
     def report(self, model: str, said: Any) -> None:
         """An operator of a model says that something happened."""

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -99,7 +99,13 @@ class KeptResponses(TenantRows):
         self._conversations = conversations
 
     async def keep(
-        self, response: KeptResponse, tenant: str, items: Sequence[KeptItem] = (), *, is_stored: bool = True
+        self,
+        response: KeptResponse,
+        tenant: str,
+        items: Sequence[KeptItem] = (),
+        first: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+        *,
+        is_stored: bool = True,
     ) -> None:
         """Stores a response, and adds to its conversation: both, or neither.
 
@@ -107,6 +113,7 @@ class KeptResponses(TenantRows):
             response: The response.
             tenant: Whose it is.
             items: What its conversation gains.
+            first: What is done before, in the same transaction: what it raises is raised here; None: nothing.
             is_stored: Whether the response itself is stored, too.
 
         Raises:
@@ -119,6 +126,7 @@ class KeptResponses(TenantRows):
                 await self._conversations.answered(connection, response.conversation, tenant, items)
 
         if not is_stored:
+            assert first is None
             await self._database.run(add)
             return
         size = sum(map(len, (response.response, response.input, response.output, response.rhythm)))
@@ -133,7 +141,7 @@ class KeptResponses(TenantRows):
             "output": response.output,
             "rhythm": response.rhythm,
         }
-        await self._insert(row, tenant, size, add)
+        await self._insert(row, tenant, size, add, first)
 
     async def find(self, ids: Collection[str], tenant: str) -> dict[str, KeptResponse]:
         """Those of some responses that are stored, by id.

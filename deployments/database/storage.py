@@ -1,10 +1,12 @@
 """What a router replica keeps in the database, and the database."""
 
 import os
+import uuid
 from pathlib import Path
 
 from sqlalchemy import URL, make_url
 
+from deployments.database.background_responses import BackgroundResponses
 from deployments.database.database import Database
 from deployments.database.kept_chat_completions import KeptChatCompletions
 from deployments.database.kept_conversations import KeptConversations
@@ -24,6 +26,7 @@ class Storage:
         database: The database.
         sessions: Realtime sessions.
         responses: Responses.
+        background: Responses that are made in the background, until they have ended.
         conversations: Conversations by name.
         chat_completions: Chat completions.
     """
@@ -42,6 +45,10 @@ class Storage:
         self.responses = KeptResponses(
             self.database, responses.keep_s, responses.max_kept_bytes_per_tenant, conversations=self.conversations
         )
+        background = responses.background
+        self.background = BackgroundResponses(
+            self.database, uuid.uuid4().hex, background.max_per_tenant, background.max_bytes_per_tenant
+        )
         self.chat_completions = KeptChatCompletions(
             self.database, completions.keep_s, completions.max_kept_bytes_per_tenant
         )
@@ -52,11 +59,13 @@ class Storage:
         self.sessions.start()
         self.conversations.start()
         self.responses.start()
+        self.background.start()
         self.chat_completions.start()
 
     async def stop(self) -> None:
         """Closes it."""
         await self.chat_completions.stop()
+        await self.background.stop()
         await self.responses.stop()
         await self.conversations.stop()
         await self.sessions.stop()

@@ -1,6 +1,6 @@
 """The tables. A change here takes a migration beside it (`migrations/versions`)."""
 
-from sqlalchemy import BigInteger, Column, Double, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
 METADATA = MetaData()
 
@@ -67,6 +67,45 @@ RESPONSES = Table(
 )
 
 RESPONSE_TENANTS = _shares("response_tenants")
+
+BACKGROUND_RESPONSES = Table(
+    "background_responses",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", Text, nullable=False),
+    # All as JSON: how it is told, the items of its input as clients read them, and what takes it to make it.
+    Column("head", Text, nullable=False),
+    Column("input", Text, nullable=False),
+    Column("request", Text, nullable=False),
+    # Of those three and of its batches.
+    Column("bytes", BigInteger, nullable=False),
+    Column("is_cancelled", Boolean, nullable=False),
+    # Counts who holds it: each that takes it adds one, and whoever writes with an older number has lost it.
+    Column("epoch", Integer, nullable=False),
+    # Who makes it; null: nobody, until `lease_until`, Unix seconds, as after the end of a lease.
+    Column("holder", String(64)),
+    Column("lease_until", Double, nullable=False),
+    # How often there was no room for it, and how often in a row its holder was lost with nothing said in between.
+    Column("tries", Integer, nullable=False),
+    Column("losses", Integer, nullable=False),
+    # How many batches of events there are.
+    Column("batches", Integer, nullable=False),
+    # Unix seconds; the second: of its first event, null before that.
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Index("background_responses_lease", "lease_until"),
+    Index("background_responses_of_tenant", "tenant"),
+)
+
+BACKGROUND_BATCHES = Table(
+    "background_batches",
+    METADATA,
+    Column("response", String(64), ForeignKey("background_responses.id", ondelete="CASCADE"), primary_key=True),
+    # From 0, without gaps.
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    # Events, as JSON.
+    Column("batch", Text, nullable=False),
+)
 
 CHAT_COMPLETIONS = Table(
     "chat_completions",

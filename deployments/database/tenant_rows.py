@@ -79,13 +79,16 @@ class TenantRows:
         tenant: str,
         size: int,
         besides: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+        first: Callable[[AsyncConnection], Awaitable[None]] | None = None,
         *,
         is_spared: bool = False,
     ) -> None:
-        """Stores a row, and what belongs to it, in one transaction; as `_count` where it is spared."""
+        """Stores a row, with what goes before it and what belongs to it, in one transaction; spared as by `_count`."""
         whole = {**row, "tenant": tenant, "bytes": size, "expires_at": self._clock() + self._keep_s}
 
         async def work(connection: AsyncConnection) -> None:
+            if first is not None:
+                await first(connection)
             await connection.execute(insert(self._table), [whole])
             if besides is not None:
                 await besides(connection)

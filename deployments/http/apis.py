@@ -10,8 +10,10 @@ from deployments.http.realtime.api import REALTIME
 from deployments.http.responses.api import RESPONSES
 from deployments.http.scoring.api import SCORING
 from deployments.http.server.api import ID, Api, Endpoint, ErrorText
+from deployments.http.server.exchange import Services
 from deployments.http.server.refusals import MethodNotAllowed, NoSuchRoute
 from deployments.http.server.request_id import HEADER
+from deployments.http.server.worker import Worker
 
 DEFAULT_ERROR_TEXT: ErrorText = OPENAI.error_text
 """For those of whom nobody can tell what they speak: probes, and who asks for nothing that there is."""
@@ -57,6 +59,12 @@ def find_endpoint(method: str, path: str) -> tuple[Endpoint, tuple[str, ...]]:
     if known is None:
         raise MethodNotAllowed(method, path, tuple(found))
     return known[1], ids
+
+
+def make_workers(services: Services) -> list[Worker]:
+    """What the APIs do besides answering."""
+    made = (api.worker(services) for api in _APIS)
+    return [worker for worker in made if worker is not None]
 
 
 def error_text(path: str) -> ErrorText:

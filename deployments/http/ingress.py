@@ -14,7 +14,7 @@ from deployments.database.storage import Storage
 from deployments.fleet import Fleet
 from deployments.fleet_secret import FleetSecret
 from deployments.fleet_settings import HttpSettings, OperatorSettings
-from deployments.http.apis import DEFAULT_ERROR_TEXT
+from deployments.http.apis import DEFAULT_ERROR_TEXT, make_workers
 from deployments.http.dispatcher import Dispatcher
 from deployments.http.key_source import is_loopback, key_source
 from deployments.http.server.access_log import AccessLog, NoAccessLog
@@ -142,6 +142,7 @@ class HttpIngress:
             storage=self._storage,
             secret=self._secret,
         )
+        self._services.workers = make_workers(self._services)
         await self._secret.start()
         if self._storage is not None:
             await self._storage.start()
@@ -165,6 +166,8 @@ class HttpIngress:
         self._metrics.lag = self._lag
         self._watch(keys, tls)
         await self._quotas.start()
+        for worker in self._services.workers:
+            worker.start()
         if tls is not None:
             await tls.start()
 
@@ -239,6 +242,8 @@ class HttpIngress:
         if self._services is not None:
             self._services.draining = True
             self._services.sessions.drain()
+            for worker in self._services.workers:
+                worker.drain()
 
     async def stop(self, timeout_s: float = 30.0, notice_s: float = 0.0) -> None:
         """Drains, takes no new connection, lets the requests under way end, and ends what is left. Idempotent.
@@ -267,6 +272,8 @@ class HttpIngress:
         # Connections that are still busy are cut here; cutting one kills its request.
         for server in servers:
             await server.shutdown(timeout=POLL_S)
+        for worker in self._services.workers:
+            await worker.stop()
         poster.cancel()
         self._lag.stop()
         await self._services.keys.stop()

@@ -28,7 +28,7 @@ class TenantBounds(Transparent[GenerateRequest, Event]):
         Raises:
             Forbidden: The tenant may not ask for this; names the field.
         """
-        await self.inner.submit(self._bounded(request), context, sink)
+        await self.inner.submit(self.bounded(request), context, sink)
 
     async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
         """Answers at once, as `Engine.call` says.
@@ -41,7 +41,7 @@ class TenantBounds(Transparent[GenerateRequest, Event]):
         changes = self._dispatch(request)
         return await self.inner.call(request.model_copy(update=changes) if changes else request, context)
 
-    def _bounded(self, request: GenerateRequest) -> GenerateRequest:
+    def bounded(self, request: GenerateRequest) -> GenerateRequest:
         """The request as the tenant may ask it.
 
         Raises:

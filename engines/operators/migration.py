@@ -352,7 +352,7 @@ class _Replayed(_Course):
     @property
     def can_move(self) -> bool:  # type: ignore[override]
         """Where nothing was said, or the same will be."""
-        return self._said.is_empty or _is_greedy(self._sampling)
+        return self._said.is_empty or is_greedy(self._sampling)
 
     @property
     def tokens(self) -> int:  # type: ignore[override]
@@ -399,5 +399,6 @@ class _ClosedSink:
 _CLOSED = _ClosedSink()
 
 
-def _is_greedy(sampling: Sampling) -> bool:
+def is_greedy(sampling: Sampling) -> bool:
+    """Whether the same is said again where a request starts over."""
     return sampling.temperature == 0 or sampling.top_k == 1

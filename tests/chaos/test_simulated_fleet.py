@@ -1,5 +1,15 @@
 """Whatever dies in a fleet, its clients read on."""
 
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import aiohttp
+import psutil
 import pytest
 
 from tests.chaos.conftest import ChaosFleet
@@ -63,6 +73,55 @@ def test_a_realtime_session_outlives_its_router(fleet: ChaosFleet) -> None:
     [row] = rows
     assert row.taken_up > 0 and row.served > 0, output
     assert (row.broken, row.cut, row.lost, row.repeated) == (0, 0, 0, 0), output
+
+
+async def test_a_response_in_the_background_outlives_its_router(fleet: ChaosFleet) -> None:
+    server = f"http://127.0.0.1:{fleet.port}"
+    asked = {"model": "moves", "input": "count from 1 to 300", "background": True, "stream": True}
+    events: list[dict[str, Any]] = []
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(aiohttp.ClientError):
+            async with http.post(f"{server}/v1/responses", json=asked) as stream:
+                async for event in sse_events(stream):
+                    events.append(event)
+                    if len(events) == 20:
+                        # Whoever was asked makes it.
+                        os.kill(server_of(stream, fleet.port), signal.SIGKILL)
+        seen, id = len(events), events[0]["response"]["id"]
+        async with asyncio.timeout(240):
+            while events[-1]["type"] != "response.completed":
+                query = {"stream": "true", "starting_after": str(events[-1]["sequence_number"])}
+                # It is nobody's until the lease of the dead one has ended; whoever is asked waits with its client.
+                with suppress(aiohttp.ClientError):
+                    async with http.get(f"{server}/v1/responses/{id}", params=query) as stream:
+                        assert stream.status == 200, await stream.text()
+                        async for event in sse_events(stream):
+                            events.append(event)  # noqa: PERF401 - also what comes before a break
+        assert len(events) > seen
+        assert [event["sequence_number"] for event in events] == list(range(len(events)))
+        text = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+        assert text.strip() == " ".join(map(str, range(1, 301)))
+        async with http.get(f"{server}/v1/responses/{id}") as answer:
+            response = await answer.json()
+        assert response == events[-1]["response"] and response["output"][0]["content"][0]["text"] == text
+        async with http.get(f"{server}/metrics") as answer:
+            assert 'penstock_background_responses_total{outcome="taken_over"}' in await answer.text()
+
+
+async def sse_events(stream: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+    async for line in stream.content:
+        if line.startswith(b"data: "):
+            yield json.loads(line.removeprefix(b"data: "))
+
+
+def server_of(stream: aiohttp.ClientResponse, port: int) -> int:
+    """The process at the other end of an answer's connection."""
+    assert stream.connection is not None and stream.connection.transport is not None
+    client = stream.connection.transport.get_extra_info("sockname")[1]
+    for found in psutil.net_connections("tcp"):
+        if found.laddr.port == port and found.raddr and found.raddr.port == client and found.pid is not None:
+            return int(found.pid)
+    raise AssertionError("nobody has the connection")
 
 
 @pytest.mark.parametrize("fault", ["kill-all-and-router", pytest.param("kill-router", marks=pytest.mark.long)])

@@ -1,5 +1,6 @@
 """What clients of the Responses API do, by OpenAI's own client, on the demo fleet."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -90,6 +91,29 @@ async def all_flows(port: int, person: dict[str, Any]) -> dict[str, Any]:
         listed = [item.type async for item in client.conversations.items.list(conversation.id, order="asc")]
         seen["conversation's items"] = [kind for kind in listed if kind != "reasoning"]
         await client.conversations.delete(conversation.id)
+
+        waiting = await responses.create(**GREEDY, input="count from 3 to 30", background=True)
+        seen["in the background"] = waiting.status
+        while waiting.status in ("queued", "in_progress"):
+            await asyncio.sleep(0.05)
+            waiting = await responses.retrieve(waiting.id)
+        seen["from the background"] = (waiting.status, waiting.output_text.strip())
+        stream = await responses.create(**GREEDY, input="count from 4 to 40", background=True, stream=True)
+        read: list[Any] = []
+        async for event in stream:
+            read.append(event)
+            if len(read) == 10:
+                break
+        await stream.close()
+        id = read[0].response.id
+        rest = await responses.retrieve(id, stream=True, starting_after=read[-1].sequence_number)
+        read += [event async for event in rest]
+        said = "".join(event.delta for event in read if event.type == "response.output_text.delta")
+        numbers = [event.sequence_number for event in read]
+        seen["resumed"] = (said.strip(), numbers == list(range(len(numbers))), read[-1].response.output_text == said)
+        long = await responses.create(**GREEDY, input="count from 1 to 900", background=True)
+        cancelled = await responses.cancel(long.id)
+        seen["cancelled"] = (cancelled.status, (await responses.cancel(long.id)).to_dict() == cancelled.to_dict())
 
         short = await responses.create(**{**GREEDY, "max_output_tokens": 5}, input="count from 1 to 100")
         seen["short"] = (short.usage.output_tokens, short.status, short.incomplete_details.reason)

@@ -314,6 +314,10 @@ async def test_answers_over_the_responses_api(port: int) -> None:
         "read again": True,
         "its stream": (True, 4, "response.completed"),
         "deleted": "response_not_found",
+        "in the background": "queued",
+        "from the background": ("completed", counted(3, 30)),
+        "resumed": (counted(4, 40), True, True),
+        "cancelled": ("cancelled", True),
         "short": (5, "incomplete", "max_output_tokens"),
     }
 

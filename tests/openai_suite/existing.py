@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from pathlib import Path
 
 from openai import OpenAI
@@ -31,8 +32,13 @@ def chat_completion() -> str:
 
 
 def response() -> str:
-    """A new one."""
-    return _client().responses.create(model="demo", input="hello there").id
+    """A new one that has ended, of the kind that can be cancelled."""
+    responses = _client().responses
+    made = responses.create(model="demo", input="hello there", background=True)
+    while made.status in ("queued", "in_progress"):
+        time.sleep(0.01)
+        made = responses.retrieve(made.id)
+    return made.id
 
 
 def conversation() -> str:

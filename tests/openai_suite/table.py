@@ -14,7 +14,6 @@ _NOTES = {
     "in ('assistant',)": (
         "the client's type of these messages knows the assistant's alone, while OpenAI's own example is a user's"
     ),
-    "Only a response in the background": "not yet: none is answered there",
     "invalid for expected schema": (
         "the client asks for base64 by itself, and its strict mode, which is for its tests, takes numbers alone: what "
         "OpenAI answers would fail likewise"

@@ -2,13 +2,21 @@
 
 from deployments.http.openai_common.error_body import error_json
 from deployments.http.responses import conversations, stored
+from deployments.http.responses.background.runs import BackgroundRuns
 from deployments.http.responses.compact import compact
 from deployments.http.responses.create import create
 from deployments.http.responses.input_tokens import input_tokens
 from deployments.http.server.api import ID, Api, Endpoint
+from deployments.http.server.exchange import Services
+from deployments.http.server.worker import Worker
 
 _ONE = "/v1/responses/" + ID
 _CONVERSATION = "/v1/conversations/" + ID
+
+
+def _worker(services: Services) -> Worker | None:
+    return None if services.storage is None else BackgroundRuns(services)
+
 
 RESPONSES = Api(
     (
@@ -29,4 +37,5 @@ RESPONSES = Api(
         Endpoint(_CONVERSATION + "/items/" + ID, "DELETE", conversations.delete_item),
     ),
     error_json,
+    worker=_worker,
 )

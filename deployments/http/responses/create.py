@@ -2,20 +2,18 @@
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from aiohttp import web
 
-from deployments.database.kept_responses import Size
+from deployments.http.responses.asked import asked
+from deployments.http.responses.background.answers import create_in_background
 from deployments.http.responses.keeping import Keeper, Place
 from deployments.http.responses.reasoning import Sealer
-from deployments.http.responses.response_body import ResponseBody, parse_context, response_asking
+from deployments.http.responses.response_body import ResponseBody, parse_context
 from deployments.http.responses.response_events import ResponseOutput, ResponseStream
 from deployments.http.responses.response_object import ResponseObject, end_of
-from deployments.http.responses.said import Placed, conversation_in, stored_responses
+from deployments.http.responses.said import stored_responses
 from deployments.http.server.answer import answer_stream, answer_whole
-from deployments.http.server.asking import Asking
 from deployments.http.server.exchange import Exchange, json_response
 
 
@@ -27,10 +25,12 @@ async def create(exchange: Exchange) -> web.StreamResponse:
     """
     data = await exchange.body()
     body = parse_context(ResponseBody, data)
+    if body.background:
+        return await create_in_background(exchange, body, data)
     exchange.name_model(body.model)
     is_stored = _is_stored(exchange, body)
     sealer = Sealer(exchange.services.secret, exchange.tenant.name)
-    asking, given, history = await _asked(exchange, body, data, sealer)
+    asking, given, history = await asked(exchange, body, data, sealer)
     # The client names its requests as it likes, and no two responses may have one id.
     id = uuid.uuid4().hex
     response = ResponseObject(f"resp_{id}", exchange.created_s, body.echo(data), is_stored=is_stored)
@@ -50,18 +50,6 @@ async def create(exchange: Exchange) -> web.StreamResponse:
     if keep is not None:
         await keep(end)
     return json_response(response.text(output.json, end))
-
-
-async def _asked(
-    exchange: Exchange, body: ResponseBody, data: Mapping[str, Any], sealer: Sealer
-) -> tuple[Asking, Sequence[Placed], Size | None]:
-    """What an engine is asked for; the items that the request adds to its conversation; how much there was of that.
-
-    The conversation itself, which may be large, is nobody's any more then.
-    """
-    with exchange.services.bodies.room() as room:
-        said, conversation = await conversation_in(exchange, body, sealer, room)
-        return response_asking(body, data, exchange.hints(), conversation), said.input, said.previous
 
 
 def _is_stored(exchange: Exchange, body: ResponseBody) -> bool:

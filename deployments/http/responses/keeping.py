@@ -68,17 +68,12 @@ class Keeper:
             DatabaseUnavailable: That has failed, and was asked for, as it is of whatever is in a conversation.
         """
         response, output = self._response, self._output
-        given = f"[{','.join([text for _, text in await self._written(renamed=False)])}]"
-        place = self._place
-        before = place.history or Size(0, 0)
-        answered = f"[{output.json}]"
-        history = Size(before.links + 1, before.bytes + len(given) + len(answered))
-        rhythm = "" if output.writer.rhythm is None else json.dumps(output.writer.rhythm, separators=(",", ":"))
-        text, is_stored = response.text("", end), response.is_stored
-        kept = KeptResponse(response.id, text, given, answered, rhythm, place.previous, history, place.conversation)
-        # What has failed is not said again to the model.
-        is_said = place.conversation is not None and end.status in ("completed", "incomplete")
-        items = [*await self._written(renamed=True), *output.items] if is_said else ()
+        given = items_text(await written_input(response.id, self._input, renamed=False))
+        kept = kept_response(response, output, end, given, self._place)
+        items: Sequence[KeptItem] = ()
+        if is_said(self._place, end):
+            items = [*await written_input(response.id, self._input, renamed=True), *output.items]
+        is_stored = response.is_stored
         if not (is_stored or items):
             return
         try:
@@ -88,20 +83,51 @@ class Keeper:
             if self._is_asked_for or items:
                 raise
 
-    async def _written(self, *, renamed: bool) -> list[KeptItem]:
-        """The items of the input. Each has an id, since who lists them goes on after one.
 
-        Args:
-            renamed: Whether all their ids are the server's; otherwise those are that stand for another one already.
-        """
-        made_of = self._response.id.removeprefix("resp_")
-        items: list[KeptItem] = []
-        ids: set[str] = set()
-        turns = Turns()
-        for index, (item, _) in enumerate(self._input):
-            new = item.model_copy(update={"id": None}) if renamed or item.id in ids else item
-            made = written(new, f"{made_of}_in{index}")
-            ids.add(made["id"])
-            items.append((made["id"], json.dumps(made)))
-            await turns.pause()
-        return items
+def is_said(place: Place, end: End) -> bool:
+    """Whether a response that ends so is added to its conversation: what has failed is not said again to the model."""
+    return place.conversation is not None and end.status in ("completed", "incomplete")
+
+
+def kept_response(response: ResponseObject, output: ResponseOutput, end: End, given: str, place: Place) -> KeptResponse:
+    """A response that has ended, as it is stored.
+
+    Args:
+        response: The response.
+        output: Its items.
+        end: How it has ended.
+        given: The items of its input, as JSON text.
+        place: Where it stands.
+    """
+    before = place.history or Size(0, 0)
+    answered = f"[{output.json}]"
+    history = Size(before.links + 1, before.bytes + len(given) + len(answered))
+    rhythm = "" if output.writer.rhythm is None else json.dumps(output.writer.rhythm, separators=(",", ":"))
+    text = response.text("", end)
+    return KeptResponse(response.id, text, given, answered, rhythm, place.previous, history, place.conversation)
+
+
+def items_text(items: Sequence[KeptItem]) -> str:
+    """Items, as JSON text."""
+    return f"[{','.join([text for _, text in items])}]"
+
+
+async def written_input(response: str, input: Sequence[Placed], *, renamed: bool) -> list[KeptItem]:
+    """The items of a response's input. Each has an id, since who lists them goes on after one.
+
+    Args:
+        response: The response's id.
+        input: The items.
+        renamed: Whether all their ids are the server's; otherwise those are that stand for another one already.
+    """
+    made_of = response.removeprefix("resp_")
+    items: list[KeptItem] = []
+    ids: set[str] = set()
+    turns = Turns()
+    for index, (item, _) in enumerate(input):
+        new = item.model_copy(update={"id": None}) if renamed or item.id in ids else item
+        made = written(new, f"{made_of}_in{index}")
+        ids.add(made["id"])
+        items.append((made["id"], json.dumps(made)))
+        await turns.pause()
+    return items

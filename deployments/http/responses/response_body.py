@@ -144,7 +144,6 @@ class ResponseBody(ContextBody):
     UNSUPPORTED: ClassVar[Refusals] = {
         **ContextBody.UNSUPPORTED,
         "access_programs": (_HOSTING, ()),
-        "background": ("nothing is answered in the background here; ask for a stream", (False,)),
         "context_management": ("nothing is left out of a conversation here; shorten it before it is sent", ([],)),
         "image": _IMAGE,
         "moderation": (_HOSTING, ()),
@@ -152,6 +151,7 @@ class ResponseBody(ContextBody):
         "service_tier": _SERVICE_TIER,
     }
 
+    background: bool | None = None
     include: Annotated[list[Includable], Field(fail_fast=True)] | None = None
     max_output_tokens: int | None = None
     max_tool_calls: int | None = Field(None, ge=1)
@@ -189,7 +189,7 @@ class ResponseBody(ContextBody):
         labels = ("prompt_cache_key", "safety_identifier", "user")
         return {
             "model": self.model,
-            "background": False,
+            "background": bool(self.background),
             "conversation": None if self.conversation_id is None else {"id": self.conversation_id},
             "previous_response_id": self.previous_response_id,
             **{name: data.get(name) for name in same},

@@ -15,7 +15,7 @@ from deployments.http.openai_common.logprobs import token_logprob
 from deployments.http.responses.custom_input import CustomInput
 from deployments.http.responses.item_events import PREFIXES, EventWriter, ItemStatus, Kind, OutputItem
 from deployments.http.responses.reasoning import Thought
-from deployments.http.responses.response_object import End, ResponseObject, end_of, failed_by
+from deployments.http.responses.response_object import End, ResponseObject, end_event, end_of, failed_by
 from deployments.http.server.stream_format import ChoiceFormat, Extras, StreamFormat, StreamReport
 from engines.errors import PenstockError
 from engines.events import (
@@ -148,25 +148,28 @@ class ResponseOutput(ChoiceFormat):
 
     def hear(self, event: Event) -> None:
         """Takes an event of an answer that is not streamed."""
+        self.told(event)
+
+    def told(self, event: Event) -> str:
+        """What an event of an engine says."""
         match event:
             case TextDelta():
                 chunk = self.text(event.text)
-                if chunk and event.logprobs is not None:
-                    self.with_extras(chunk, Extras(event.logprobs))
+                return chunk if not chunk or event.logprobs is None else self.with_extras(chunk, Extras(event.logprobs))
             case ReasoningDelta():
-                self.reasoning(event.text)
+                return self.reasoning(event.text)
             case RedactedReasoning():
-                self.redacted_reasoning(event.data)
+                return self.redacted_reasoning(event.data)
             case ToolCallStarted():
-                self.tool_call(event.call, event.id, event.name)
+                return self.tool_call(event.call, event.id, event.name)
             case ToolCallArgumentsDelta():
-                self.tool_arguments(event.call, event.arguments)
+                return self.tool_arguments(event.call, event.arguments)
             case ToolCallFinished():
-                self.tool_end(event.call)
+                return self.tool_end(event.call)
             case Finished():
-                self.finish(event.reason, None, None)
+                return self.finish(event.reason, None, None)
             case Started():
-                pass
+                return ""
 
     def _new(self, kind: Kind, call_id: str = "", name: str = "", redacted: str | None = None) -> OutputItem:
         index = len(self._items)
@@ -263,4 +266,4 @@ class ResponseStream(StreamFormat):
     def _last(self, ended: tuple[End, str]) -> str:
         end, events = ended
         response = f'"response":{self._response.text(self._output.json, end)}'
-        return events + self._output.writer.event(f"response.{end.status}", response)
+        return events + self._output.writer.event(end_event(end.status), response)

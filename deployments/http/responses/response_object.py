@@ -10,7 +10,7 @@ from deployments.http.server.error_response import public_message
 from engines.errors import InvalidRequest, Overload, PenstockError
 from engines.events import FinishReason, Usage
 
-Status = Literal["in_progress", "completed", "incomplete", "failed"]
+Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 _ENDS: Mapping[FinishReason, tuple[Status, str | None]] = {
     "stop": ("completed", None),
@@ -47,6 +47,11 @@ def end_of(reason: FinishReason, usage: Usage, completed_s: int) -> End:
     return End(status, usage, completed_s, reason=why)
 
 
+def cancelled(completed_s: int) -> End:
+    """The end of a response in the background that its client has cancelled."""
+    return End("cancelled", None, completed_s)
+
+
 def failed_by(error: PenstockError, request_id: str, completed_s: int) -> End:
     """The end of a response that broke off."""
     code = "server_error"
@@ -56,6 +61,11 @@ def failed_by(error: PenstockError, request_id: str, completed_s: int) -> End:
         code = "invalid_prompt"
     body = {"code": code, "message": public_message(error, request_id)}
     return End("failed", None, completed_s, error=body)
+
+
+def end_event(status: Status) -> str:
+    """The event with which a response of that status ends its stream: for one that was cancelled the API has none."""
+    return f"response.{'incomplete' if status == 'cancelled' else status}"
 
 
 class ResponseObject:
@@ -77,14 +87,16 @@ class ResponseObject:
         head = {"id": id, "object": "response", "created_at": created_s, **fields}
         self._head = json.dumps(head)[:-1]
 
-    def text(self, output: str, end: End | None = None) -> str:
+    def text(self, output: str, end: End | None = None, *, is_queued: bool = False) -> str:
         """The response, as JSON text.
 
         Args:
             output: Its items, as JSON texts with commas between them.
             end: How it has ended; None: it has not.
+            is_queued: Whether it waits, where it has not ended.
         """
-        status: Status = "in_progress" if end is None else end.status
+        unended: Status = "queued" if is_queued else "in_progress"
+        status = unended if end is None else end.status
         tail: dict[str, Any] = {
             "store": self.is_stored,
             "status": status,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from deployments.http.responses.item_events import BEGIN, END, LOGPROBS, EventWriter, OutputItem
+from deployments.http.responses.response_object import end_event
 
 _UNENDED: Mapping[str, Any] = {
     "status": "in_progress",
@@ -28,11 +29,16 @@ def replayed(response: Mapping[str, Any], rhythm: Sequence[int]) -> Iterator[str
     """
     writer = EventWriter()
     begun = f'"response":{json.dumps({**response, **_UNENDED})}'
-    yield writer.event("response.created", begun)
+    if response["background"]:
+        queued = f'"response":{json.dumps({**response, **_UNENDED, "status": "queued"})}'
+        yield writer.event("response.created", queued)
+        yield writer.event("response.queued", queued)
+    else:
+        yield writer.event("response.created", begun)
     yield writer.event("response.in_progress", begun)
     for events in _item_events(writer, response["output"], rhythm or _in_one_piece(response["output"])):
         yield from (f"{event}\n\n" for event in events.split("\n\n")[:-1])
-    yield writer.event(f"response.{response['status']}", f'"response":{json.dumps(response)}')
+    yield writer.event(end_event(response["status"]), f'"response":{json.dumps(response)}')
 
 
 def _item_events(writer: EventWriter, output: Sequence[Mapping[str, Any]], rhythm: Sequence[int]) -> Iterator[str]:

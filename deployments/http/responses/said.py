@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from deployments.database.kept_conversations import MOST_ITEMS, ConversationNotFound, KeptConversations
-from deployments.database.kept_responses import KeptResponses, Size
+from deployments.database.kept_responses import KeptResponses, PreviousResponseNotFound, Size
 from deployments.database.storage import Storage
 from deployments.http.responses.conversation import Conversation, conversation_of
 from deployments.http.responses.items import ItemReference, Items, MessageItem, ReasoningItem, SaidItem
@@ -117,7 +117,7 @@ async def _said_in(exchange: Exchange, body: InputBody, room: BodyRoom) -> Said:
         PreviousResponseNotFound: The response to go on from, or one before it, is not there.
         ConversationNotFound: The conversation is not there.
         ConversationFull: There is more of it than may be.
-        InvalidRequest: It refers to an item that is not there.
+        InvalidRequest: That has not ended; or it refers to an item that is not there.
         DatabaseUnavailable: The database does not answer.
     """
     said = Said()
@@ -137,9 +137,15 @@ async def _said_in(exchange: Exchange, body: InputBody, room: BodyRoom) -> Said:
 
 
 async def _add_history(said: Said, exchange: Exchange, id: str, room: BodyRoom) -> None:
-    kept = stored_responses(exchange, "previous_response_id")
-    tenant = exchange.tenant.name
-    said.previous = await kept.size(id, tenant, exchange.services.settings.max_body_bytes)
+    storage, tenant = _storage(exchange, "previous_response_id", "responses"), exchange.tenant.name
+    kept = storage.responses
+    try:
+        said.previous = await kept.size(id, tenant, exchange.services.settings.max_body_bytes)
+    except PreviousResponseNotFound:
+        if await storage.background.find(id, tenant) is None:
+            raise
+        message = f"previous_response_id: the response {id!r} has not ended: it is made in the background."
+        raise InvalidRequest(message, param="previous_response_id") from None
     room.grow_to(room.bytes + said.previous.bytes)
     turns = Turns()
     for given, answered in await kept.history(id, tenant):

@@ -7,6 +7,8 @@ from aiohttp import web
 
 from deployments.database.kept_responses import KeptResponse, ResponseNotFound
 from deployments.http.openai_common.pages import page_asked, page_text
+from deployments.http.responses.background.answers import answer_unfinished, background_responses, unfinished
+from deployments.http.responses.background.runs import BackgroundRuns
 from deployments.http.responses.rhythm import replayed
 from deployments.http.responses.said import stored_responses
 from deployments.http.server.answer import open_events
@@ -31,6 +33,11 @@ async def retrieve(exchange: Exchange) -> web.StreamResponse:
     after = number(exchange, "starting_after", -1, 0, 2**53)
     if after >= 0 and not is_stream:
         raise InvalidRequest("starting_after: it needs stream to be true.", param="starting_after")
+    waiting = await unfinished(exchange)
+    if waiting is not None:
+        answer = await answer_unfinished(exchange, waiting, after + 1 if is_stream else None)
+        if answer is not None:
+            return answer
     with exchange.services.bodies.room() as room:
         found = await _found(exchange, room)
         response = {**json.loads(found.response), "output": json.loads(found.output)}
@@ -42,28 +49,39 @@ async def retrieve(exchange: Exchange) -> web.StreamResponse:
 
 
 async def delete(exchange: Exchange) -> web.StreamResponse:
-    """Removes a response.
+    """Removes a response, and ends it where it is made in the background.
 
     Raises:
         ResponseNotFound: It is not stored.
         PenstockError: It cannot be removed.
     """
     (id,) = exchange.ids
-    await stored_responses(exchange, None).delete(id, exchange.tenant.name)
+    if await background_responses(exchange).delete(id, exchange.tenant.name):
+        exchange.services.worker(BackgroundRuns).forget(id)
+    else:
+        await stored_responses(exchange, None).delete(id, exchange.tenant.name)
     return json_response(json.dumps({"id": id, "object": "response", "deleted": True}))
 
 
 async def cancel(exchange: Exchange) -> web.StreamResponse:
-    """Refuses: a response that is not answered in the background ends with its connection.
+    """Ends a response that is made in the background, and answers with it; one that has ended stays as it is.
 
     Raises:
-        InvalidRequest: Always, if it is stored.
-        ResponseNotFound: It is not.
-        PenstockError: It cannot be read.
+        InvalidRequest: It is not made in the background: it ends with its connection.
+        ResponseNotFound: It is not stored.
+        PenstockError: It cannot be ended, or read.
     """
+    if await unfinished(exchange) is not None:
+        (id,) = exchange.ids
+        await exchange.services.worker(BackgroundRuns).cancel(id, exchange.tenant.name)
     with exchange.services.bodies.room() as room:
-        await _found(exchange, room)
-    raise InvalidRequest("Only a response in the background can be cancelled. Others end with their connection.")
+        found = await _found(exchange, room)
+        response = json.loads(found.response)
+        if not response["background"]:
+            raise InvalidRequest(
+                "Only a response in the background can be cancelled. Others end with their connection."
+            )
+        return json_response(json.dumps({**response, "output": json.loads(found.output)}))
 
 
 async def input_items(exchange: Exchange) -> web.StreamResponse:
@@ -74,9 +92,15 @@ async def input_items(exchange: Exchange) -> web.StreamResponse:
         PenstockError: The request is wrong, or it cannot be read.
     """
     page = page_asked(exchange, "desc")
+    (id,) = exchange.ids
+    waiting = await unfinished(exchange)
     with exchange.services.bodies.room() as room:
-        found = await _found(exchange, room)
-        items = json.loads(found.input)
+        given = None
+        if waiting is not None:
+            room.grow_to(waiting.bytes)
+            given = await background_responses(exchange).input(id, exchange.tenant.name)
+        # It may have ended meanwhile.
+        items = json.loads((await _found(exchange, room)).input if given is None else given)
         places, has_more = page.of([item["id"] for item in items], "input")
         listed = [items[place] for place in places]
         texts = [json.dumps(item) for item in listed]

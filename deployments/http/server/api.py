@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from deployments.http.server.exchange import Exchange
+from deployments.http.server.exchange import Exchange, Services
 from deployments.http.server.request_id import HEADER
+from deployments.http.server.worker import Worker
 from deployments.tenants.key_file import Holder
 from engines.errors import PenstockError
 
@@ -14,6 +15,8 @@ ID = "{id}"
 """Stands in a path for an id (`Exchange.ids`): one segment, or at the end whatever follows, slashes included."""
 
 Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
+
+MakeWorker = Callable[[Services], Worker | None]
 
 ErrorText = Callable[[PenstockError, str], str]
 """The body of an error, as JSON text, given the error and the id of its request."""
@@ -47,8 +50,10 @@ class Api:
         endpoints: What it can ask.
         error_text: How it reads errors.
         id_header: In which header it looks for the request's id.
+        worker: Makes what it does besides answering, or None where it does nothing.
     """
 
     endpoints: Sequence[Endpoint]
     error_text: ErrorText
     id_header: str = HEADER
+    worker: MakeWorker = lambda _: None

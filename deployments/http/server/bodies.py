@@ -35,7 +35,7 @@ class Bodies:
         try:
             yield room
         finally:
-            self.bytes -= room.bytes
+            self.give_back(room.bytes)
 
     def take(self, size: int) -> None:
         """Takes bytes of the budget.
@@ -46,6 +46,10 @@ class Bodies:
         if self.bytes + size > self._max_bytes:
             raise BodiesOverBudget
         self.bytes += size
+
+    def give_back(self, size: int) -> None:
+        """Gives back what `take` has taken."""
+        self.bytes -= size
 
     async def parse(self, body: bytes, max_depth: int, max_numbers: int = MAX_TOKEN_IDS) -> dict[str, Any]:
         """The JSON object in a body.

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import hdrs, web
 
@@ -24,6 +24,7 @@ from deployments.http.server.request_id import HEADER, LiveIds
 from deployments.http.server.sessions import Sessions
 from deployments.http.server.sse_stream import Flusher
 from deployments.http.server.unread import Unread
+from deployments.http.server.worker import Worker
 from deployments.metrics import Metrics, RequestMeter
 from deployments.tenants.key_file import Holder
 from deployments.tenants.keys import Keys
@@ -37,6 +38,8 @@ from engines.errors import ModelNotFound, PenstockError
 from engines.events import Started, Usage
 
 _TRACEPARENT_CHARS = 64
+
+AWorker = TypeVar("AWorker", bound=Worker)
 
 
 @dataclass(slots=True)
@@ -52,6 +55,7 @@ class Services:
         storage: What outlives this process; None: nothing does.
         secret: What the server seals and signs with.
         sessions: Connections that are held open for long.
+        workers: What the APIs do besides answering.
         draining: The ingress is about to stop: probes say so, and connections are not kept.
     """
 
@@ -68,9 +72,14 @@ class Services:
     storage: Storage | None
     secret: FleetSecret
     sessions: Sessions = field(default_factory=Sessions)
+    workers: list[Worker] = field(default_factory=list)
     live_ids: LiveIds = field(default_factory=LiveIds)
     readiness: Readiness = field(default_factory=Readiness)
     draining: bool = False
+
+    def worker(self, kind: type[AWorker]) -> AWorker:
+        """The worker of a kind, which is there."""
+        return next(worker for worker in self.workers if isinstance(worker, kind))
 
 
 @dataclass(slots=True)

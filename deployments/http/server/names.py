@@ -30,21 +30,25 @@ class Names:
         data: What the caller sent.
         table: What the caller calls otherwise; the more exact place goes before the one that holds it. None: what was
             sent is a request of `engines.requests` as it is.
+
+    Attributes:
+        data: As given.
+        table: As given; empty where there is none.
     """
 
-    __slots__ = ("_table", "data")
+    __slots__ = ("data", "table")
 
     def __init__(self, data: Any, table: Table | None = None) -> None:
         self.data = data
-        self._table: Table = {} if table is None else table
+        self.table: Table = {} if table is None else table
 
     def place(self, theirs: Location) -> tuple[Location | None, Location]:
         """Where the caller has a field, as far as the table says, and the rest of the way."""
-        way = theirs[1:] if self._table and len(theirs) > 1 and theirs[0] == "sampling" else theirs
+        way = theirs[1:] if self.table and len(theirs) > 1 and theirs[0] == "sampling" else theirs
         for length in range(len(way), 0, -1):
             known = way[:length]
-            if known in self._table:
-                return self._table[known], way[length:]
+            if known in self.table:
+                return self.table[known], way[length:]
         return (), way
 
     def param(self, theirs: str | None) -> str | None:
@@ -73,7 +77,7 @@ class Names:
             raise
 
     def _word(self, word: str) -> str:
-        return notation(self._table.get((word,)) or ()) or word
+        return notation(self.table.get((word,)) or ()) or word
 
 
 def notation(location: Iterable[int | str]) -> str | None:

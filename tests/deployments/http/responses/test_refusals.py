@@ -70,7 +70,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"truncation": "auto"}, "truncation", "nothing is left out"),
     ({"service_tier": "flex"}, "service_tier", "one tier"),
     ({"prompt": {"id": "p"}}, "prompt", "no templates"),
-    ({"background": True}, "background", "nothing is answered in the background"),
+    ({"background": True}, "background", "this server stores no responses"),
     ({"conversation": "conv_1"}, "conversation", "stores no conversations"),
     ({"store": True}, "store", "stores no responses"),
     ({"previous_response_id": "resp_1"}, "previous_response_id", "stores no responses"),
