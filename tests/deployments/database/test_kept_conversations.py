@@ -108,7 +108,7 @@ async def test_its_tables_can_be_taken_back(settings: DatabaseSettings) -> None:
         config.attributes["connection"] = connection
         command.downgrade(config, "0003")
         before = there(connection)
-        command.upgrade(config, "head")
+        command.upgrade(config, "0004")
         return before, there(connection)
 
     storage = Storage(settings, HttpSettings())
