@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from actors.settings import ChannelSettings, Settings
 from deployments.model_settings import AnyModelSettings, FallbackSettings, ModelSettings, PoolSettings
+from deployments.replica_settings import RouterBounds, RouterReplicas
 from engines.nearest import did_you_mean
 
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
@@ -54,12 +55,22 @@ class RouterSettings(Settings):
     """The router replicas: each one routes, and listens on the HTTP port.
 
     Attributes:
-        replicas: How many.
+        replicas: How many: a number, or bounds between which they follow the number of nodes.
         cpus: CPUs that one reserves in Ray.
     """
 
-    replicas: int = Field(1, ge=1, le=100)
+    replicas: RouterReplicas = 1
     cpus: float = Field(0.5, ge=0)
+
+    @property
+    def least_replicas(self) -> int:
+        """Replicas that there always are."""
+        return self.replicas.min if isinstance(self.replicas, RouterBounds) else self.replicas
+
+    @property
+    def most_replicas(self) -> int:
+        """Replicas that there may be at a time, but for those that an upgrade makes besides."""
+        return self.replicas.max if isinstance(self.replicas, RouterBounds) else self.replicas
 
 
 class CorsSettings(Settings):
@@ -347,6 +358,12 @@ class FleetSettings(Settings):
     def deployed(self) -> Sequence[ModelSettings]:
         """The models that have instances in the cluster."""
         return [model for model in self.models if isinstance(model, ModelSettings) and not model.is_remote]
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether the number of anything in it follows the load."""
+        scaled = [model for model in self.deployed if model.bounds is not None]
+        return bool(scaled) or isinstance(self.router.replicas, RouterBounds)
 
     def named(self, name: str) -> ModelSettings | FallbackSettings | PoolSettings:
         """The model of a name or alias.

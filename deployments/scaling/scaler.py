@@ -14,7 +14,7 @@ from deployments.scaling.sizing import instances_for
 from deployments.scaling.work_rates import PRIOR, MeasuredRates, Rates
 
 WINDOW_S = 120.0
-"""Over which the rate of arrivals is taken."""
+"""Over which the rate of arrivals is taken, or over the idle time where that is shorter."""
 SHORT_WINDOW_S = 15.0
 """The same for a surge, which is seen earlier so; it counts once it is more than chance."""
 SURGE = 3.0
@@ -82,6 +82,7 @@ class Scaler:
 
     def __init__(self, goal: Goal) -> None:
         self.goal = goal
+        self._window_s = min(WINDOW_S, max(SHORT_WINDOW_S, goal.idle_s))
         self._rates = MeasuredRates(goal.prior)
         self._samples: deque[tuple[float, Demand]] = deque()
         # The highest figures of the last idle_s: times and figures, the figures falling.
@@ -139,7 +140,9 @@ class Scaler:
     def _size(self, demand: Demand, work: float, backlog_s: float, ready: int) -> int:
         """How many instances the demand of this moment asks for."""
         goal = self.goal
-        if not demand.under_way and not work:
+        _, before = self._samples[max(0, len(self._samples) - 2)]
+        if not demand.under_way and (not work or demand.arrived == before.arrived):
+            # How long that must last is another matter.
             return goal.min
         service_s = self._rates.rates.work_s(self._prompt_tokens.value * self._computed.value, 0.0)
         wait_s = goal.wait_s
@@ -150,7 +153,7 @@ class Scaler:
         late_s = max(0.0, backlog_s - ready * self._work_s(self._prompt_tokens.value, 1))
         work += late_s / max(wait_s, self._boot_s)
         # However much one request is, no more instances work on it.
-        _, long = self._since(self._samples[-1][0] - WINDOW_S)
+        _, long = self._since(self._samples[-1][0] - self._window_s)
         most = min(goal.max, math.ceil(max(demand.under_way, demand.arrived - long.arrived)))
         return min(max(instances_for(work, service_s, wait_s, most), goal.min, 1), goal.max)
 
@@ -160,7 +163,7 @@ class Scaler:
     def _work(self, now_s: float) -> float:
         """The work that comes in, or is done, whichever is more, in seconds of an instance per second."""
         now = self._samples[-1][1]
-        long_s, long = self._since(now_s - WINDOW_S)
+        long_s, long = self._since(now_s - self._window_s)
         short_s, short = self._since(now_s - SHORT_WINDOW_S)
         over_s = max(now_s - long_s, SHORT_WINDOW_S)
         work = self._work_s(now.arrived_tokens - long.arrived_tokens, now.arrived - long.arrived) / over_s
@@ -190,7 +193,7 @@ class Scaler:
         if math.isinf(self._since_s):
             self._since_s = now_s
         self._samples.append((now_s, demand))
-        while len(self._samples) > 2 and self._samples[1][0] <= now_s - WINDOW_S:
+        while len(self._samples) > 2 and self._samples[1][0] <= now_s - self._window_s:
             self._samples.popleft()
 
     def _remember(self, now_s: float, wanted: int) -> None:
