@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from actors.instance.placement import Footprint, Resources, footprint, missing, words
+from actors.instance.placement import Footprint, Resources, footprint, missing, room, words
 from deployments.fleet_settings import FleetSettings
 from deployments.model_settings import ModelSettings
 from engines.registry import engine_kind, options_type
@@ -41,6 +41,20 @@ def missing_resources(fleet: FleetSettings, nodes: Sequence[Resources]) -> str:
             if amount > there + 1e-6:
                 lacks.append(f"the fleet needs {words(name, amount)}, and the cluster has {words(name, there)}")
     return "; ".join(lacks)
+
+
+def room_of(fleet: FleetSettings, nodes: Sequence[Resources]) -> list[str]:
+    """What a cluster of these nodes can hold of each model, if it holds nothing else; a line each, for a person."""
+    lines = []
+    for model in fleet.deployed:
+        bundle = footprint_of(model, nodes).bundle()
+        fitting, least, most = room(bundle, nodes), model.least_replicas, model.most_replicas
+        asked = str(most) if model.bounds is None else f"{least} to {most}"
+        if fitting >= most:
+            lines.append(f"{model.name}: room for all of {asked}")
+        else:
+            lines.append(f"{model.name}: room for {fitting} of {asked}")
+    return lines
 
 
 def share_gpus(fleet: FleetSettings, gpus: int) -> FleetSettings:

@@ -34,6 +34,7 @@ def _policy(settings: FleetSettings) -> dict[str, Any]:
     bounds = [(name, model.bounds) for name, model in zip(names, settings.deployed, strict=True)]
     routers = settings.router.replicas
     return {
+        "fleet": settings.name,
         "router": ROUTER,
         "engines": {name: _goal(one) for name, one in bounds if one is not None},
         "routers": routers.model_dump() if isinstance(routers, RouterBounds) else None,

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from actors.directory.known_instance import Instance
 from deployments.fill_in_the_middle import FillInTheMiddle
+from deployments.routing.held_requests import HeldRequests
 from deployments.routing.route import Route
 from deployments.routing.router import PushRouter
 from engines.contract import Capabilities, Engine
@@ -153,6 +154,11 @@ class Fleet:
         if model is None:
             raise ModelNotFound(name, tuple(self._by_name))
         return model
+
+    @property
+    def held(self) -> Mapping[str, HeldRequests]:
+        """The requests that wait here for an instance, by model."""
+        return self._router.held
 
     def cards(self) -> Sequence[ModelCard]:
         """What is served, as it is now."""

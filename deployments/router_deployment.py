@@ -41,6 +41,7 @@ from deployments.names import engine_deployment_names
 from deployments.replica_settings import RouterBounds
 from deployments.routing.demand_meter import DemandMeter
 from deployments.scaling.policy import NODES
+from deployments.scaling_metrics import ColdStartCollector, HeldCollector, PolicyNews
 from deployments.tenants.followed_keys import PUSHED, Pushed
 from deployments.tenants.quotas import Lender, Quotas
 from engines.call_requests import (
@@ -97,6 +98,7 @@ class RouterDeployment:
     # `__del__` is called even when `__init__` did not come to an end.
     _fleet: Fleet | None = None
     _http: HttpIngress | None = None
+    _news: asyncio.Task[None] | None = None
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, settings: FleetSettings, *engines: DeploymentHandle
@@ -105,7 +107,8 @@ class RouterDeployment:
         self._settings = settings
         self._nodes = _Nodes(settings.router.cpus)
         directory = DirectoryClient(settings.name)
-        metrics = Metrics(serve.get_replica_context().replica_tag, _DirectoryBoard(directory))
+        board = _DirectoryBoard(directory)
+        metrics = Metrics(serve.get_replica_context().replica_tag, board)
         names = engine_deployment_names(model.name for model in settings.deployed)
         self._meters = {
             name: (model.name, DemandMeter())
@@ -113,6 +116,7 @@ class RouterDeployment:
             if model.bounds is not None
         }
         self._fleet = cluster_fleet(settings, directory, metrics.report, dict(self._meters.values()))
+        self._tell_of_scaling(metrics, board)
         await self._fleet.start()
         storage = None if settings.database is None else Storage(settings.database, settings.http)
         quotas, pushed = Quotas(_lender(directory)), _pushed(directory)
@@ -236,8 +240,20 @@ class RouterDeployment:
         """Returns while the replica can do its work; that there are no instances is not its illness."""
         self._serving.check()
 
+    def _tell_of_scaling(self, metrics: Metrics, board: "_DirectoryBoard") -> None:
+        models = {name: model for name, (model, _) in self._meters.items()}
+        held = {model: self._serving.held[model] for model in models.values()}
+        if models:
+            news = PolicyNews(models, board.read)
+            metrics.add(HeldCollector(held))
+            metrics.add(ColdStartCollector(held), is_cumulative=True)
+            metrics.fleet_wide = news.families
+            self._news = asyncio.create_task(news.follow())
+
     async def __del__(self) -> None:
         """Accepts no more, lets requests end, closes the channels."""
+        if self._news is not None:
+            self._news.cancel()
         if self._http is not None:
             await self._http.stop(DRAIN_S, self._settings.http.notice_s)
         if self._fleet is not None:

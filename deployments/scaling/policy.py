@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from deployments.scaling.bulletin import Bulletin
 from deployments.scaling.demand import Demand, DemandSum, demand_of
 from deployments.scaling.scaler import Decision, Goal, Scaler
 from deployments.scaling.work_rates import Rates
@@ -62,6 +63,7 @@ class FleetPolicy:
         engines: Of each engine deployment that it sets, the goal: `min`, `max`, `wait_s`, `counts_prefill`, `idle_s`,
             `prompt_tokens_per_s` and `output_tokens_per_s`.
         routers: `min` and `max` of the router replicas; None: their number is fixed.
+        fleet: Name of the fleet, which is told what was decided; None: nobody is.
         clock: Monotonic time in seconds; for tests.
     """
 
@@ -70,11 +72,13 @@ class FleetPolicy:
         router: str,
         engines: Mapping[str, Mapping[str, Any]],
         routers: Mapping[str, int] | None = None,
+        fleet: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._router = router
         self._routers = routers
         self._clock = clock
+        self._bulletin = None if fleet is None else Bulletin(fleet)
         self._reports = _Reports()
         self._scalers = {name: Scaler(goal_of(goal)) for name, goal in engines.items()}
         self._sums = {name: DemandSum() for name in engines}
@@ -114,6 +118,8 @@ class FleetPolicy:
             if name in by_name:
                 id, context = by_name[name]
                 wanted[id] = self._scale(name, scaler, context, fresh, now_s, is_whole=is_whole)
+        if self._bulletin is not None and self.decisions:
+            self._bulletin.tell(self.decisions)
         nodes = max((int(stats.get(NODES, 0)) for stats in fresh.values()), default=0)
         if self._routers is not None and nodes:
             wanted[router_id] = min(max(nodes, self._routers["min"]), self._routers["max"])

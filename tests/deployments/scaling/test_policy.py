@@ -22,7 +22,7 @@ FLEET = FleetSettings.model_validate(
         ],
     }
 )
-KWARGS = application_config(FLEET)["autoscaling_policy"]["policy_kwargs"]
+KWARGS = application_config(FLEET)["autoscaling_policy"]["policy_kwargs"] | {"fleet": None}
 
 
 @dataclass
