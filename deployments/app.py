@@ -48,7 +48,7 @@ def build(args: Mapping[str, Any] | FleetSettings) -> Application:
         RouterDeployment,
         name=ROUTER,
         # What the routers report arrives only where their own number may change, be it within a single one.
-        **_replicas(routers.least_replicas, routers.most_replicas, is_scaled=settings.is_scaled),
+        **_replicas(routers.least_replicas, routers.most_replicas, has_policy=settings.has_policy),
         ray_actor_options={"num_cpus": settings.router.cpus, "runtime_env": {"env_vars": ROUTER_ENVIRONMENT}},
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         # The port is shared, so an upgrade need not close it: each replica's successor listens before it ends.
@@ -71,10 +71,12 @@ def deploy(settings: FleetSettings, *, wait: bool = True) -> None:
     Raises:
         RuntimeError: It does not come to run.
     """
-    if settings.is_scaled:
+    if settings.has_policy:
         scaled_application.apply(settings, wait=wait)
         return
-    target = serve.RunTarget(build(settings), name=settings.name, route_prefix=None)
+    target = serve.RunTarget(
+        build(settings), name=settings.name, route_prefix=None, external_scaler_enabled=settings.is_scaled
+    )
     serve.run_many([target], wait_for_ingress_deployment_creation=wait, wait_for_applications_running=wait)
 
 
@@ -84,7 +86,11 @@ def _engine_deployment(name: str, model: ModelSettings, settings: FleetSettings)
     deployment = serve.deployment(
         EngineDeployment,
         name=name,
-        **_replicas(model.least_replicas, model.most_replicas, is_scaled=model.bounds is not None),
+        **_replicas(
+            model.least_replicas,
+            model.most_replicas,
+            has_policy=settings.has_policy and model.bounds is not None,
+        ),
         # The replica needs next to nothing, and leaves all that is reserved to the actor.
         ray_actor_options={"num_cpus": 0},
         # Ray knows no empty bundle: an instance that reserves nothing lives without a placement group.
@@ -102,9 +108,10 @@ def _engine_deployment(name: str, model: ModelSettings, settings: FleetSettings)
     return application
 
 
-def _replicas(least: int, most: int, *, is_scaled: bool) -> dict[str, Any]:
-    if not is_scaled:
-        return {"num_replicas": most}
+def _replicas(least: int, most: int, *, has_policy: bool) -> dict[str, Any]:
+    if not has_policy:
+        # The first number of one that a router replica sets; Serve knows no 0 here.
+        return {"num_replicas": max(1, least)}
     return {"autoscaling_config": scaled_application.autoscaling_config(least, most)}
 
 

@@ -24,12 +24,15 @@ def application_config(settings: FleetSettings) -> dict[str, Any]:
         # Only what differs from the defaults: the file stays readable, and takes better defaults later.
         "args": settings.model_dump(mode="json", exclude_defaults=True),
     }
-    if settings.is_scaled:
-        config["autoscaling_policy"] = {"policy_function": POLICY, "policy_kwargs": _policy(settings)}
+    if settings.has_policy:
+        config["autoscaling_policy"] = {"policy_function": POLICY, "policy_kwargs": policy_arguments(settings)}
+    elif settings.is_scaled:
+        config["external_scaler_enabled"] = True
     return config
 
 
-def _policy(settings: FleetSettings) -> dict[str, Any]:
+def policy_arguments(settings: FleetSettings) -> dict[str, Any]:
+    """The arguments of a fleet's policy (`deployments.scaling.policy.FleetPolicy`): plain values."""
     names = engine_deployment_names(model.name for model in settings.deployed)
     bounds = [(name, model.bounds) for name, model in zip(names, settings.deployed, strict=True)]
     routers = settings.router.replicas

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from graphlib import CycleError, TopologicalSorter
 from ipaddress import ip_address
 from itertools import pairwise
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -314,6 +314,8 @@ class FleetSettings(Settings):
     Attributes:
         name: Name of the Serve application, and namespace of its actors.
         models: What is served.
+        autoscaler: Who sets the numbers of replicas that follow the load: a policy in Serve's controller (`serve`), or
+            one of the router replicas (`routers`), for clusters whose Serve does not run the policy.
         database: Where that is which must outlive a router replica. None: `penstock serve` makes one of its own on this
             machine; elsewhere there is none.
     """
@@ -322,6 +324,7 @@ class FleetSettings(Settings):
     models: list[AnyModelSettings] = Field(min_length=1)
     router: RouterSettings = RouterSettings()
     http: HttpSettings = HttpSettings()
+    autoscaler: Literal["serve", "routers"] = "serve"
     database: DatabaseSettings | None = None
     channel: ChannelSettings = ChannelSettings()
 
@@ -364,6 +367,11 @@ class FleetSettings(Settings):
         """Whether the number of anything in it follows the load."""
         scaled = [model for model in self.deployed if model.bounds is not None]
         return bool(scaled) or isinstance(self.router.replicas, RouterBounds)
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether a policy in Serve's controller sets numbers of replicas."""
+        return self.is_scaled and self.autoscaler == "serve"
 
     def named(self, name: str) -> ModelSettings | FallbackSettings | PoolSettings:
         """The model of a name or alias.

@@ -14,8 +14,6 @@ from engines.attachments.url_fetcher import UrlSettings
 from engines.operators.registry import OperatorSpec, check_order
 from engines.registry import KINDS, EngineSpec
 
-WAIT_FOR_BOOT_S = 600.0
-"""How long a request waits for a model without instances: longer than most boots, as long as OpenAI's clients do."""
 PolicyName = Literal["round_robin", "random", "power_of_two", "least_loaded"]
 StickyMode = Literal["off", "soft", "hard"]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[^\s/][^\s]{0,199}$")]
@@ -42,8 +40,8 @@ class RoutingSettings(Settings):
     Attributes:
         policy: For requests without a session.
         sticky: For requests with one.
-        wait_s: How long a request waits for a first ready instance before it fails with NoInstance. None: 600 s where
-            the model may have no instances at all, else not at all.
+        wait_s: How long a request waits for a first ready instance before it fails with NoInstance. None: as long
+            as a boot may take (`start_timeout_s`) where the model may have no instances at all, else not at all.
         max_held: Most requests that wait so at one router replica; one more is refused at once.
         max_held_bytes: Most bytes of them together.
         inhibit_s: How long an instance that failed is left alone before it is tried again.
@@ -184,7 +182,7 @@ class ModelSettings(ServedModel):
         """How an instance is picked, with what is right for the model where its file says nothing."""
         if self.routing.wait_s is not None:
             return self.routing
-        return self.routing.model_copy(update={"wait_s": WAIT_FOR_BOOT_S if self.may_sleep else 0.0})
+        return self.routing.model_copy(update={"wait_s": self.start_timeout_s if self.may_sleep else 0.0})
 
     @property
     def most_replicas(self) -> int:
@@ -230,7 +228,7 @@ class ModelSettings(ServedModel):
             return self.pipeline
         if self.may_sleep:
             # A stream whose last instance went goes on with the first one of the next boot.
-            return [OperatorSpec.model_validate({"migration": {"wait_s": WAIT_FOR_BOOT_S}})]
+            return [OperatorSpec.model_validate({"migration": {"wait_s": self.start_timeout_s}})]
         names = _AROUND_PROVIDERS if self.is_remote else _AROUND_INSTANCES
         return [OperatorSpec.model_validate(name) for name in names]
 

@@ -26,6 +26,7 @@ from actors.directory.kept_values import KeptValues
 from actors.directory.known_instance import Instance
 from actors.frozen_heap import freeze_heap
 from actors.instance.placement import cluster_nodes
+from deployments.application_config import policy_arguments
 from deployments.cluster_fleet import cluster_fleet
 from deployments.database.storage import Storage
 from deployments.event_batches import in_batches
@@ -39,6 +40,7 @@ from deployments.loopback_ray import keep_replica_on_loopback
 from deployments.metrics import Metrics
 from deployments.names import engine_deployment_names
 from deployments.replica_settings import RouterBounds
+from deployments.router_scaling import RouterScaler, ServeNumbers
 from deployments.routing.demand_meter import DemandMeter
 from deployments.scaling.policy import NODES
 from deployments.scaling_metrics import ColdStartCollector, HeldCollector, PolicyNews
@@ -99,6 +101,7 @@ class RouterDeployment:
     _fleet: Fleet | None = None
     _http: HttpIngress | None = None
     _news: asyncio.Task[None] | None = None
+    _scaling: asyncio.Task[None] | None = None
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, settings: FleetSettings, *engines: DeploymentHandle
@@ -122,6 +125,10 @@ class RouterDeployment:
         quotas, pushed = Quotas(_lender(directory)), _pushed(directory)
         self._http = HttpIngress(self._fleet, settings.http, metrics, quotas, pushed, storage, _secret(settings))
         await self._http.start()
+        if settings.is_scaled and not settings.has_policy:
+            replica, numbers = serve.get_replica_context().replica_tag, ServeNumbers(settings.name)
+            scaler = RouterScaler(replica, policy_arguments(settings), self.record_autoscaling_stats, board, numbers)
+            self._scaling = asyncio.create_task(scaler.run())
         freeze_heap()
 
     async def generate(
@@ -252,8 +259,9 @@ class RouterDeployment:
 
     async def __del__(self) -> None:
         """Accepts no more, lets requests end, closes the channels."""
-        if self._news is not None:
-            self._news.cancel()
+        for task in (self._news, self._scaling):
+            if task is not None:
+                task.cancel()
         if self._http is not None:
             await self._http.stop(DRAIN_S, self._settings.http.notice_s)
         if self._fleet is not None:

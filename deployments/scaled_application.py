@@ -5,6 +5,7 @@ such a fleet is always deployed by a config. One with fixed numbers is deployed 
 """
 
 import time
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,10 +56,14 @@ def apply(settings: FleetSettings, *, wait: bool) -> None:
     others = [
         _as_written(application.get("deployed_app_config"))
         for name, application in details["applications"].items()
-        if name != settings.name
+        # One that was deleted must not come to life again.
+        if name != settings.name and application["status"] != ApplicationStatus.DELETING
     ]
+    ours = application_config(settings)
+    # As ever, a fleet that is deployed again is upgraded, whether its file has changed or only its code.
+    ours["autoscaling_policy"]["policy_kwargs"]["generation"] = uuid.uuid4().hex
     config: dict[str, Any] = {
-        "applications": [*(other for other in others if other is not None), application_config(settings)],
+        "applications": [*(other for other in others if other is not None), ours],
         "target_capacity": details.get("target_capacity"),
     }
     client.deploy_apps(ServeDeploySchema.model_validate(config))

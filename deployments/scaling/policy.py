@@ -64,6 +64,7 @@ class FleetPolicy:
             `prompt_tokens_per_s` and `output_tokens_per_s`.
         routers: `min` and `max` of the router replicas; None: their number is fixed.
         fleet: Name of the fleet, which is told what was decided; None: nobody is.
+        generation: Tells deployments of the same config apart: Serve takes up one that differs in nothing as it is.
         clock: Monotonic time in seconds; for tests.
     """
 
@@ -73,6 +74,7 @@ class FleetPolicy:
         engines: Mapping[str, Mapping[str, Any]],
         routers: Mapping[str, int] | None = None,
         fleet: str | None = None,
+        generation: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._router = router

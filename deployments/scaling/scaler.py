@@ -22,6 +22,9 @@ SURGE = 3.0
 lengths that vary as those of chats do (c_s^2 = 2), is sqrt(3 n) times the mean work of one."""
 BOOT_S = 30.0
 """What a boot takes, before one was seen."""
+MARGIN = 1.1
+"""An instance is ended only where the others would also be enough for so many times the work: the next small change
+would bring it back."""
 GAP_S = 30.0
 """After so long without a report nobody knows what went on meanwhile: idle time counts anew."""
 OUTPUT_TOKENS = 256.0
@@ -121,7 +124,7 @@ class Scaler:
         self._keep(now_s, demand)
         work, backlog_s = self._work(now_s), self._work_s(demand.waiting_tokens, demand.held + demand.queued)
         wanted = self._size(demand, work, backlog_s, ready)
-        self._remember(now_s, wanted)
+        self._remember(now_s, max(wanted, self._size(demand, MARGIN * work, backlog_s, ready)))
         if wanted > kept:
             return self._decision(wanted, wanted, work, backlog_s, "backlog" if backlog_s > work else "load")
         if not is_whole:

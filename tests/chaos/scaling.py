@@ -1,8 +1,8 @@
 """A fleet goes from no instance to three and back to none, under an open load, while its controller and a router die.
 
-`python -m tests.chaos.scaling` starts a Ray of its own, with another application deployed by a config before the fleet,
-and ends with 1 if an answer lost or repeated anything, broke elsewhere than at the router that was killed, or if the
-fleet did not grow and go to sleep again.
+`python -m tests.chaos.scaling [routers]` starts a Ray of its own, with another application deployed by a config before
+the fleet. It ends with 1 if an answer lost or repeated anything, broke elsewhere than at the router that was killed, or
+if the fleet did not grow and go to sleep again. With `routers`, these scale it themselves.
 """
 
 import asyncio
@@ -35,6 +35,7 @@ DEADLINE_S = 120.0
 FLEET = FleetSettings.model_validate(
     {
         "name": "scaling",
+        "autoscaler": "routers" if "routers" in sys.argv else "serve",
         "http": {"host": HOST, "port": free_port()},
         "router": {"replicas": 2, "cpus": 0.1},
         "models": [
@@ -96,6 +97,7 @@ async def scale(console: Console) -> Tally:
     watch = Watch(targets, console)
     watching = asyncio.create_task(watch.run())
     await _until_ready(client)
+    await watch.until(0)  # With `routers` it begins with one.
     (model,) = (await asyncio.to_thread(client.get_json, "/v1/models"))["data"]
     assert (model["status"], watch.ready) == ("asleep", 0), model
     watch.say("ready, and asleep")
@@ -118,11 +120,20 @@ async def scale(console: Console) -> Tally:
     (model,) = (await asyncio.to_thread(client.get_json, "/v1/models"))["data"]
     assert model["status"] == "asleep", model
     watching.cancel()
-    figures = await asyncio.to_thread(scrape, client)
-    assert (figures.targets, figures.held, figures.is_silent) == ({"sim": 0}, {"sim": 0}, False), figures
+    await _until_told(client)
     assert serve.status().applications["neighbour"].status == "RUNNING"
     console.print(f"ready one after another: {watch.seen}; {tally}", highlight=False, soft_wrap=True)
     return tally
+
+
+async def _until_told(client: ApiClient) -> None:
+    """Waits until the fleet tells what its policy decided."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            figures = await asyncio.to_thread(scrape, client)
+            if (figures.targets, figures.held, figures.is_silent) == ({"sim": 0}, {"sim": 0}, False):
+                return
+            await asyncio.sleep(0.5)
 
 
 async def _until_ready(client: ApiClient) -> None:

@@ -7,7 +7,6 @@ from ray.serve.schema import ServeDeploySchema
 from deployments.app import build
 from deployments.application_config import application_config
 from deployments.fleet_settings import FleetSettings
-from deployments.model_settings import WAIT_FOR_BOOT_S
 from deployments.scaling.policy import goal_of
 from engines.errors import InvalidRequest
 
@@ -93,11 +92,11 @@ def test_a_policy_is_part_of_serves_config_and_plain_values_all_through() -> Non
 
 
 def test_a_model_that_may_sleep_waits_for_boots_and_so_do_its_streams() -> None:
-    fleet = {"models": [{"name": "m", "engine": "scripted", "replicas": {"min": 0, "max": 2}}]}
+    fleet = {"models": [{"name": "m", "engine": "scripted", "replicas": {"min": 0, "max": 2}, "start_timeout_s": 900}]}
     (model,) = FleetSettings.model_validate(fleet).deployed
-    assert model.routing_in_effect.wait_s == WAIT_FOR_BOOT_S
+    assert model.routing_in_effect.wait_s == 900
     (migration,) = model.operators
-    assert migration.options.wait_s == WAIT_FOR_BOOT_S  # type: ignore[attr-defined]
+    assert migration.options.wait_s == 900  # type: ignore[attr-defined]
 
 
 def test_takes_settings_as_well_as_what_a_file_says() -> None:
