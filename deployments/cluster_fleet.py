@@ -1,7 +1,7 @@
 """The fleet that is deployed on this Ray cluster, in whatever process asks for it.
 
 A router replica is one such process; a Python program on the cluster may be another, and then calls the fleet's
-instances without a hop in between.
+instances without a hop in between. What it asks for is not counted, then, where instances follow their load.
 """
 
 import logging

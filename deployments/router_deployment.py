@@ -42,6 +42,7 @@ from deployments.names import engine_deployment_names
 from deployments.replica_settings import RouterBounds
 from deployments.router_scaling import RouterScaler, ServeNumbers
 from deployments.routing.demand_meter import DemandMeter
+from deployments.scaling.demand import rate_stats
 from deployments.scaling.policy import NODES
 from deployments.scaling_metrics import ColdStartCollector, HeldCollector, PolicyNews
 from deployments.tenants.followed_keys import PUSHED, Pushed
@@ -101,6 +102,7 @@ class RouterDeployment:
     _fleet: Fleet | None = None
     _http: HttpIngress | None = None
     _news: asyncio.Task[None] | None = None
+    _policy_news: PolicyNews | None = None
     _scaling: asyncio.Task[None] | None = None
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -225,6 +227,9 @@ class RouterDeployment:
         stats: dict[str, float] = {}
         for name, (_, meter) in self._meters.items():
             stats |= meter.demand().stats(name)
+        if self._policy_news is not None:
+            for name, rate in self._policy_news.measured().items():
+                stats |= rate_stats(name, rate)
         if isinstance(self._settings.router.replicas, RouterBounds):
             stats[NODES] = await self._nodes.count()
         return stats
@@ -251,7 +256,7 @@ class RouterDeployment:
         models = {name: model for name, (model, _) in self._meters.items()}
         held = {model: self._serving.held[model] for model in models.values()}
         if models:
-            news = PolicyNews(models, board.read)
+            self._policy_news = news = PolicyNews(models, board.read)
             metrics.add(HeldCollector(held))
             metrics.add(ColdStartCollector(held), is_cumulative=True)
             metrics.fleet_wide = news.families

@@ -81,6 +81,14 @@ class PolicyNews:
         """Whether it was not heard of for so long that it cannot be run."""
         return bool(self._models) and self._clock() - self._heard_s > SILENT_AFTER_S
 
+    def measured(self) -> Mapping[str, float]:
+        """The prompt tokens that one instance computes in a second, by engine deployment, where that was measured."""
+        return {
+            deployment: decision["rates"]["prompt_tokens_per_s"]
+            for deployment, decision in self._decisions.items()
+            if deployment in self._models and decision["is_measured"]
+        }
+
     async def follow(self) -> None:
         """Reads the news until cancelled."""
         while True:

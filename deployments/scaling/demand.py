@@ -55,9 +55,20 @@ class Demand:
 
 
 _SEPARATOR = "|"
+_RATE = "measured_prompt_tokens_per_s"
 _NAMES = tuple(field.name for field in fields(Demand))
 _SUMS = ("arrived", "arrived_tokens", "prefilled_tokens", "skipped_tokens", "finished", "output_tokens")
 """What only grows."""
+
+
+def rate_stats(key: str, prompt_tokens_per_s: float) -> dict[str, float]:
+    """What was measured of a model, for a policy that begins anew."""
+    return {f"{key}{_SEPARATOR}{_RATE}": prompt_tokens_per_s}
+
+
+def rate_of(stats: Mapping[str, float], key: str) -> float | None:
+    """The inverse of `rate_stats`; None where nothing is known."""
+    return stats.get(f"{key}{_SEPARATOR}{_RATE}")
 
 
 def demand_of(stats: Mapping[str, float], key: str) -> Demand | None:

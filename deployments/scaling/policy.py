@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from deployments.scaling.bulletin import Bulletin
-from deployments.scaling.demand import Demand, DemandSum, demand_of
+from deployments.scaling.demand import Demand, DemandSum, demand_of, rate_of
 from deployments.scaling.scaler import Decision, Goal, Scaler
 from deployments.scaling.work_rates import Rates
 
@@ -139,6 +139,8 @@ class FleetPolicy:
     ) -> int:
         reports: dict[str, Demand] = {}
         for router, stats in fresh.items():
+            if (measured := rate_of(stats, name)) is not None and measured > 0:
+                scaler.recall(now_s, measured)
             demand = demand_of(stats, name)
             if demand is None:
                 # Of another version of the fleet, which may not know the model.

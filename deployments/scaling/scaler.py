@@ -65,6 +65,7 @@ class Decision:
         work: The work that comes in, in instances that it would keep busy.
         backlog_s: The work that waits, in seconds of one instance.
         rates: What one instance is believed to do.
+        is_measured: Whether that was measured, be it before this scaler began.
         reason: Why, in one word or two.
     """
 
@@ -74,6 +75,7 @@ class Decision:
     backlog_s: float
     rates: Rates
     reason: str
+    is_measured: bool = False
 
 
 class Scaler:
@@ -101,6 +103,10 @@ class Scaler:
     def rates(self) -> Rates:
         """What one instance is believed to do."""
         return self._rates.rates
+
+    def recall(self, now_s: float, prompt_tokens_per_s: float) -> None:
+        """Takes up what was measured before: policies come and go with the controller and with each deployment."""
+        self._rates.recall(now_s, prompt_tokens_per_s)
 
     def decide(self, now_s: float, demand: Demand | None, *, target: int, ready: int, is_whole: bool) -> Decision:
         """How many instances there should be.
@@ -138,7 +144,7 @@ class Scaler:
         return self._decision(needed, wanted, work, backlog_s, reason)
 
     def _decision(self, target: int, wanted: int, work: float, backlog_s: float, reason: str) -> Decision:
-        return Decision(target, wanted, work, backlog_s, self._rates.rates, reason)
+        return Decision(target, wanted, work, backlog_s, self._rates.rates, reason, self._rates.is_measured)
 
     def _size(self, demand: Demand, work: float, backlog_s: float, ready: int) -> int:
         """How many instances the demand of this moment asks for."""

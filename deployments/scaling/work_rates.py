@@ -64,9 +64,20 @@ class MeasuredRates:
         prior = self._prior
         return Rates(prior.prompt_tokens_per_s * self._scale, prior.output_tokens_per_s * self._scale)
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether the instances were seen at their limit."""
+        return not math.isinf(self._measured_s)
+
+    def recall(self, now_s: float, prompt_tokens_per_s: float) -> None:
+        """This rate was measured before; what was measured since counts for more."""
+        if not self.is_measured:
+            self._scale = prompt_tokens_per_s / self._prior.prompt_tokens_per_s
+            self._measured_s = now_s
+
     def saw_prompts(self, prompt_tokens_per_s: float) -> None:
         """An instance without much else to do was seen to compute prompts at this rate: better than a guess."""
-        if math.isinf(self._measured_s):
+        if not self.is_measured:
             self._scale = prompt_tokens_per_s / self._prior.prompt_tokens_per_s
 
     def note(
@@ -90,7 +101,7 @@ class MeasuredRates:
             self._easy = _Stretch()
             self._busy.add(seconds, instances, work_s)
             if self._busy.seconds >= BUSY_FOR_S and work_s > 0:
-                weight = 1.0 if math.isinf(self._measured_s) else 1.0 - math.exp(-self._busy.seconds / SETTLE_S)
+                weight = 1.0 if not self.is_measured else 1.0 - math.exp(-self._busy.seconds / SETTLE_S)
                 seen = min(max(self._busy.scale, self._scale / AT_ONCE), self._scale * AT_ONCE)
                 self._scale += weight * (seen - self._scale)
                 self._measured_s, self._busy = now_s, _Stretch()

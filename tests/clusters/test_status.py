@@ -51,6 +51,7 @@ async def test_it_reads_what_is_told_of_autoscaling() -> None:
     news = PolicyNews({"engine-demo": "demo"}, read, clock)
     metrics.fleet_wide = news.families
     await news.hear()
+    assert news.measured() == {}
     held["demo"].cold_starts = 1
     with held["demo"].hold("", 1):
         text = await metrics.text([])

@@ -9,7 +9,7 @@ import pytest
 from deployments import scaling
 from deployments.application_config import application_config
 from deployments.fleet_settings import FleetSettings
-from deployments.scaling.demand import Demand
+from deployments.scaling.demand import Demand, rate_stats
 from deployments.scaling.policy import NODES, STALE_S, FleetPolicy, keep
 from tests.clock import Clock
 
@@ -125,6 +125,13 @@ def test_an_idle_model_goes_to_sleep(serve: Serve) -> None:
         serve.report(Demand())
         serve.tick()
     assert serve.engine.target_num_replicas == 0
+
+
+def test_a_policy_that_begins_anew_takes_up_what_was_measured(serve: Serve) -> None:
+    serve.report(Demand(held=1, prefill_rate=50.0), **rate_stats("engine-m", 123.0))
+    serve.tick()
+    decision = serve.policy.decisions["engine-m"]
+    assert (decision.rates.prompt_tokens_per_s, decision.is_measured) == (pytest.approx(123), True)
 
 
 def test_a_dead_router_is_not_counted_any_more(serve: Serve) -> None:

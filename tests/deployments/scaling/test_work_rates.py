@@ -63,6 +63,19 @@ def test_a_prompt_alone_is_better_than_a_guess_and_worse_than_a_measurement() ->
     assert rates.rates.prompt_tokens_per_s == pytest.approx(2000)
 
 
+def test_what_was_measured_before_counts_until_it_is_measured_again() -> None:
+    rates = measured()
+    rates.recall(0, 5000)
+    rates.saw_prompts(100)
+    assert rates.rates == Rates(5000, 500)
+    for second in range(10):
+        rates.note(second, 1.0, 1, 2500, 0, is_busy=True)
+    now = rates.rates.prompt_tokens_per_s
+    assert 2500 < now < 5000
+    rates.recall(20, 5000)
+    assert rates.rates.prompt_tokens_per_s == now
+
+
 def test_rates_that_were_never_tried_out_grow_while_there_is_no_strain() -> None:
     rates = measured()
     for second in range(300):
