@@ -32,7 +32,7 @@ class BootScreen:
 
     def __init__(self, console: Console, fleet: FleetSettings) -> None:
         self._console = console
-        self._expected = sum(model.replicas for model in fleet.deployed)
+        self._expected = sum(model.least_replicas for model in fleet.deployed)
         self._began_s = time.time()
         self._phase = ""
         self._rows: list[InstanceRow] = []

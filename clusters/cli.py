@@ -108,7 +108,12 @@ def chat(
 
 
 @app.command()
-def check(fleet: FleetArgument = None) -> None:
+def check(
+    fleet: FleetArgument = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster (host:port, or `auto`), of which is said what it can hold.")
+    ] = None,
+) -> None:
     """Checks a fleet file, and says what it would start."""
     from clusters.fleet_summary import summary
 
@@ -117,6 +122,23 @@ def check(fleet: FleetArgument = None) -> None:
     console = Console()
     console.print(f"{file} is right.", highlight=False, soft_wrap=True)
     console.print(summary(settings))
+    if address is not None:
+        prepare_to_join(address)
+        _check_room(settings, address, console)
+
+
+def _check_room(fleet: FleetSettings, address: str, console: Console) -> None:
+    from actors.instance.placement import cluster_nodes
+    from clusters.cluster_room import missing_resources, room_of
+    from clusters.ray_cluster import join
+
+    join(address, fleet.name)
+    nodes = cluster_nodes()
+    console.print(f"The cluster at {address} has, of its {len(nodes)} nodes:", highlight=False, soft_wrap=True)
+    for line in room_of(fleet, nodes):
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    if lack := missing_resources(fleet, nodes):
+        raise ClusterError(f"The cluster is too small: {lack}.")
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from actors.instance.placement import Footprint, Resources, footprint, missing, words
+from actors.instance.placement import Footprint, Resources, footprint, missing, room, words
 from deployments.fleet_settings import FleetSettings
 from deployments.model_settings import ModelSettings
 from engines.registry import engine_kind, options_type
@@ -22,15 +22,19 @@ def footprint_of(model: ModelSettings, nodes: Sequence[Resources]) -> Footprint:
 
 
 def missing_resources(fleet: FleetSettings, nodes: Sequence[Resources]) -> str:
-    """Says what a cluster of these nodes lacks for the fleet; empty when it lacks nothing."""
+    """Says what a cluster of these nodes lacks for the fleet; empty when it lacks nothing.
+
+    Of a model whose instances follow its load it has room for the least, and for one in any case.
+    """
     lacks = []
-    wanted: dict[str, float] = {"CPU": fleet.router.cpus * fleet.router.replicas}
+    wanted: dict[str, float] = {"CPU": fleet.router.cpus * fleet.router.least_replicas}
     for model in fleet.deployed:
         bundle = footprint_of(model, nodes).bundle()
-        if lack := missing(bundle, model.replicas, nodes):
+        instances = max(1, model.least_replicas)
+        if lack := missing(bundle, instances, nodes):
             lacks.append(f"{model.name}: {lack}")
         for name, amount in bundle.items():
-            wanted[name] = wanted.get(name, 0.0) + amount * model.replicas
+            wanted[name] = wanted.get(name, 0.0) + amount * instances
     if not lacks:  # Each model fits; do all of them together?
         for name, amount in wanted.items():
             there = sum(node.get(name, 0.0) for node in nodes)
@@ -39,13 +43,27 @@ def missing_resources(fleet: FleetSettings, nodes: Sequence[Resources]) -> str:
     return "; ".join(lacks)
 
 
+def room_of(fleet: FleetSettings, nodes: Sequence[Resources]) -> list[str]:
+    """What a cluster of these nodes can hold of each model, if it holds nothing else; a line each, for a person."""
+    lines = []
+    for model in fleet.deployed:
+        bundle = footprint_of(model, nodes).bundle()
+        fitting, least, most = room(bundle, nodes), model.least_replicas, model.most_replicas
+        asked = str(most) if model.bounds is None else f"{least} to {most}"
+        if fitting >= most:
+            lines.append(f"{model.name}: room for all of {asked}")
+        else:
+            lines.append(f"{model.name}: room for {fitting} of {asked}")
+    return lines
+
+
 def share_gpus(fleet: FleetSettings, gpus: int) -> FleetSettings:
     """Lets instances share the GPUs of one machine that has too few of them for each to have its own.
 
     Only instances that left the question open, and that hold their model on one GPU.
     """
     sharing = [model for model in fleet.deployed if engine_kind(model.engine).uses_gpus and model.gpus is None]
-    instances = sum(model.replicas for model in sharing)
+    instances = sum(model.most_replicas for model in sharing)
     if gpus == 0 or instances <= gpus or any(model.tensor_parallel_size > 1 for model in sharing):
         return fleet
     if any(model.gpus for model in fleet.deployed):

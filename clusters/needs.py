@@ -23,9 +23,9 @@ def logical_cpus(fleet: FleetSettings, cores: int) -> int:
 
     An upgrade included, which makes new routers, and new instances as `surge_percent` says, before the old ones end.
     """
-    needed = 2 * fleet.router.cpus * fleet.router.replicas
+    needed = 2 * fleet.router.cpus * fleet.router.most_replicas
     for model in fleet.deployed:
-        needed += model.cpus * math.ceil(model.replicas * (100 + model.surge_percent) / 100)
+        needed += model.cpus * math.ceil(model.most_replicas * (100 + model.surge_percent) / 100)
     return max(cores, math.ceil(needed) + 1)
 
 
@@ -80,7 +80,10 @@ def check_memory(fleet: FleetSettings, free_bytes: int) -> None:
         ClusterError: It has not.
     """
     parts = [
-        (f"{model.replicas} x {model.name}", model.replicas * options.memory_bytes(model.tensor_parallel_size))
+        (
+            f"{model.most_replicas} x {model.name}",
+            model.most_replicas * options.memory_bytes(model.tensor_parallel_size),
+        )
         for model in fleet.deployed
         for options in [parse_options(model.spec())]
     ]

@@ -30,6 +30,10 @@ class Scrape:
         tokens: Tokens generated so far, by model.
         moved: Streams that broke and went on elsewhere, by model.
         in_flight: Requests under way in the whole fleet.
+        held: Requests that wait for an instance to boot, by model.
+        targets: How many instances a model is to have that follows its load, by model.
+        reasons: Why it is to have so many, likewise.
+        is_silent: Whether the autoscaling policy is not run.
     """
 
     at_s: float
@@ -37,6 +41,10 @@ class Scrape:
     tokens: dict[str, float] = field(default_factory=dict)
     moved: dict[str, int] = field(default_factory=dict)
     in_flight: int = 0
+    held: dict[str, int] = field(default_factory=dict)
+    targets: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    is_silent: bool = False
 
     def tokens_per_s(self, before: "Scrape") -> dict[str, float]:
         """Tokens per second since an earlier scrape, by model."""
@@ -111,6 +119,14 @@ def parse_metrics(text: str, at_s: float) -> Scrape:
                     result.tokens[model] = result.tokens.get(model, 0.0) + sample.value
                 case "penstock_migrations_total" if sample.labels["outcome"] == "continued":
                     result.moved[sample.labels["model"]] = int(sample.value)
+                case "penstock_held_requests":
+                    result.held[sample.labels["model"]] = int(sample.value)
+                case "penstock_autoscaling_target_instances":
+                    result.targets[sample.labels["model"]] = int(sample.value)
+                case "penstock_autoscaling_reason_info":
+                    result.reasons[sample.labels["model"]] = sample.labels["reason"]
+                case "penstock_autoscaling_silent":
+                    result.is_silent = bool(sample.value)
                 case "penstock_requests_in_flight":
                     result.in_flight += int(sample.value)
     for id, labels in sorted(info.items()):
@@ -136,10 +152,30 @@ def _view(latest: Scrape, before: Scrape) -> Group:
     models.add_column("model")
     models.add_column("ready", justify="right")
     models.add_column("tokens per second", justify="right")
-    for model in sorted({row.model for row in latest.rows} | set(rates)):
+    if latest.targets or latest.held:
+        models.add_column("target", justify="right")
+        models.add_column("held", justify="right")
+    for model in sorted({row.model for row in latest.rows} | set(rates) | set(latest.held)):
         states = [row.state for row in latest.rows if row.model == model]
         ready = sum(state is InstanceState.READY for state in states)
-        models.add_row(model, f"{ready} of {len(states)}", f"{rates.get(model, 0.0):.0f}")
+        models.add_row(
+            model,
+            f"{ready} of {len(states)}" if states or not _is_asleep(model, latest) else "asleep",
+            f"{rates.get(model, 0.0):.0f}",
+            *((_target(model, latest), str(latest.held.get(model, ""))) if latest.targets or latest.held else ()),
+        )
     flight = Text(f"{latest.in_flight} requests under way", style="dim")
     waits = [Text(f"{row.id} {row.detail}", style="yellow") for row in latest.rows if row.detail]
+    if latest.is_silent:
+        waits.append(Text("the autoscaling policy does not run: no model grows or shrinks", style="yellow"))
     return Group(instance_table(latest.rows, loads=True), *waits, Text(), models, flight)
+
+
+def _is_asleep(model: str, latest: Scrape) -> bool:
+    return latest.targets.get(model) == 0
+
+
+def _target(model: str, latest: Scrape) -> str:
+    if model not in latest.targets:
+        return ""
+    return f"{latest.targets[model]} ({latest.reasons.get(model, '')})"

@@ -10,16 +10,14 @@ from ray import serve
 from ray.serve import Application
 
 from actors.instance.placement import Footprint, cluster_nodes, footprint
-from deployments import router_deployment
+from deployments import router_deployment, scaled_application
 from deployments.engine_deployment import MARGIN_S, EngineDeployment, shutdown_timeout_s
 from deployments.fleet_settings import FleetSettings
 from deployments.model_settings import ModelSettings
-from deployments.names import engine_deployment_names
+from deployments.names import ROUTER, engine_deployment_names
 from deployments.router_deployment import RouterDeployment
 from engines.registry import engine_kind
 
-ROUTER = "router"
-"""Name of the router deployment."""
 MAX_ONGOING_REQUESTS = 10_000
 """Handle calls that one router replica takes at a time: admission is the instances' work, not Serve's."""
 WAIT_LOOP_S = 0.2
@@ -45,10 +43,12 @@ def build(args: Mapping[str, Any] | FleetSettings) -> Application:
     settings = args if isinstance(args, FleetSettings) else FleetSettings.model_validate(args)
     names = engine_deployment_names(model.name for model in settings.deployed)
     engines = [_engine_deployment(name, model, settings) for name, model in zip(names, settings.deployed, strict=True)]
+    routers = settings.router
     router = serve.deployment(
         RouterDeployment,
         name=ROUTER,
-        num_replicas=settings.router.replicas,
+        # What the routers report arrives only where their own number may change, be it within a single one.
+        **_replicas(routers.least_replicas, routers.most_replicas, has_policy=settings.has_policy),
         ray_actor_options={"num_cpus": settings.router.cpus, "runtime_env": {"env_vars": ROUTER_ENVIRONMENT}},
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         # The port is shared, so an upgrade need not close it: each replica's successor listens before it ends.
@@ -71,7 +71,12 @@ def deploy(settings: FleetSettings, *, wait: bool = True) -> None:
     Raises:
         RuntimeError: It does not come to run.
     """
-    target = serve.RunTarget(build(settings), name=settings.name, route_prefix=None)
+    if settings.has_policy:
+        scaled_application.apply(settings, wait=wait)
+        return
+    target = serve.RunTarget(
+        build(settings), name=settings.name, route_prefix=None, external_scaler_enabled=settings.is_scaled
+    )
     serve.run_many([target], wait_for_ingress_deployment_creation=wait, wait_for_applications_running=wait)
 
 
@@ -81,7 +86,11 @@ def _engine_deployment(name: str, model: ModelSettings, settings: FleetSettings)
     deployment = serve.deployment(
         EngineDeployment,
         name=name,
-        num_replicas=model.replicas,
+        **_replicas(
+            model.least_replicas,
+            model.most_replicas,
+            has_policy=settings.has_policy and model.bounds is not None,
+        ),
         # The replica needs next to nothing, and leaves all that is reserved to the actor.
         ray_actor_options={"num_cpus": 0},
         # Ray knows no empty bundle: an instance that reserves nothing lives without a placement group.
@@ -97,6 +106,13 @@ def _engine_deployment(name: str, model: ModelSettings, settings: FleetSettings)
     )
     application: Application = deployment.bind(model, instance, settings.name, settings.channel)
     return application
+
+
+def _replicas(least: int, most: int, *, has_policy: bool) -> dict[str, Any]:
+    if not has_policy:
+        # The first number of one that a router replica sets; Serve knows no 0 here.
+        return {"num_replicas": max(1, least)}
+    return {"autoscaling_config": scaled_application.autoscaling_config(least, most)}
 
 
 def _footprint(model: ModelSettings) -> Footprint:

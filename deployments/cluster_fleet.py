@@ -1,11 +1,11 @@
 """The fleet that is deployed on this Ray cluster, in whatever process asks for it.
 
 A router replica is one such process; a Python program on the cluster may be another, and then calls the fleet's
-instances without a hop in between.
+instances without a hop in between. What it asks for is not counted, then, where instances follow their load.
 """
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import ray
 from ray.exceptions import RayError
@@ -17,6 +17,7 @@ from actors.directory.known_instance import Instance
 from deployments.fleet import Fleet
 from deployments.fleet_settings import FleetSettings
 from deployments.pipelines import Report, build_models
+from deployments.routing.demand_meter import DemandMeter
 from deployments.routing.fault_budget import MEMORY_S
 from deployments.routing.router import PushRouter
 
@@ -27,6 +28,7 @@ def cluster_fleet(
     settings: FleetSettings,
     directory: DirectoryClient,
     report: Report = lambda model, said: None,
+    meters: Mapping[str, DemandMeter] | None = None,
 ) -> Fleet:
     """A deployed fleet, each model with its operators; `start` it first.
 
@@ -36,6 +38,7 @@ def cluster_fleet(
         settings: The fleet.
         directory: Its directory.
         report: Hears what the operators report.
+        meters: Count what is asked of models whose instances follow their load, by the model's name.
     """
     patience = {model.name: model.patience for model in settings.deployed}
 
@@ -57,8 +60,8 @@ def cluster_fleet(
         return Egress(instance, settings.channel, listener, patience.get(instance.model))
 
     node = ray.get_runtime_context().get_node_id()
-    routing = {model.name: model.routing for model in settings.deployed}
+    routing = {model.name: model.routing_in_effect for model in settings.deployed}
     adapters = {adapter.name: model.name for model in settings.deployed for adapter in model.adapters}
-    router = PushRouter(routing, watch, connect, adapters=adapters, node=node, convict=convict)
+    router = PushRouter(routing, watch, connect, adapters=adapters, node=node, convict=convict, meters=meters)
 
     return Fleet(settings.name, router, build_models(settings, router.routes, report))

@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from actors.directory.known_instance import Instance
 from deployments.fill_in_the_middle import FillInTheMiddle
+from deployments.routing.held_requests import HeldRequests
 from deployments.routing.route import Route
 from deployments.routing.router import PushRouter
 from engines.contract import Capabilities, Engine
@@ -35,6 +37,7 @@ class ModelCard:
         instances: All its instances, or others.
         capabilities: Those of its instances; the default ones until one is ready.
         fill_in_the_middle: Whether it completes texts that have a suffix, too.
+        status: `ready`; `asleep`: it has no instance now, and requests wait until one has booted; `unavailable`.
     """
 
     name: str
@@ -45,6 +48,7 @@ class ModelCard:
     capabilities: Capabilities
     parent: str | None = None
     fill_in_the_middle: bool = False
+    status: Literal["ready", "asleep", "unavailable"] = "ready"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,8 @@ class Model:
         created_s: Unix time at which this process first knew it.
         parent: Of a LoRA adapter, the name of its model, whose instances answer; None: it is none.
         fill_in_the_middle: How it is shown the text before a gap and after it; None: it fills none.
+        parts: The models that it is made of, if it is.
+        may_sleep: Whether it may have no instances.
     """
 
     name: str
@@ -68,6 +74,20 @@ class Model:
     created_s: int = field(default_factory=lambda: int(time.time()))
     parent: str | None = None
     fill_in_the_middle: FillInTheMiddle | None = None
+    parts: tuple["Model", ...] = ()
+    may_sleep: bool = False
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether it is not ready, but wakes up for a request."""
+        if self.parts:
+            return not self.engine.ready and any(part.is_asleep for part in self.parts)
+        return self.may_sleep and isinstance(self.source, Route) and self.source.is_asleep
+
+    @property
+    def serves(self) -> bool:
+        """Whether a request is served, be it after a boot."""
+        return self.engine.ready or self.is_asleep
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -91,6 +111,7 @@ class Model:
             capabilities=self.engine.capabilities,
             parent=self.parent,
             fill_in_the_middle=self.fill_in_the_middle is not None,
+            status="ready" if self.engine.ready else "asleep" if self.is_asleep else "unavailable",
         )
 
     @property
@@ -134,6 +155,11 @@ class Fleet:
             raise ModelNotFound(name, tuple(self._by_name))
         return model
 
+    @property
+    def held(self) -> Mapping[str, HeldRequests]:
+        """The requests that wait here for an instance, by model."""
+        return self._router.held
+
     def cards(self) -> Sequence[ModelCard]:
         """What is served, as it is now."""
         return [model.card() for model in self.models]
@@ -144,8 +170,11 @@ class Fleet:
 
     @property
     def ready(self) -> bool:
-        """Whether every model is that is served from here: a provider may be down, and is not to hold the fleet up."""
-        return all(model.engine.ready for model in self.models if not model.is_remote)
+        """Whether every model that is served from here is ready, or wakes up when it is asked.
+
+        A provider may be down, and is not to hold the fleet up.
+        """
+        return all(model.serves for model in self.models if not model.is_remote)
 
     async def start(self) -> None:
         """Begins to follow the instances, and starts the engines of providers.

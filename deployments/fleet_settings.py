@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from graphlib import CycleError, TopologicalSorter
 from ipaddress import ip_address
 from itertools import pairwise
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from actors.settings import ChannelSettings, Settings
 from deployments.model_settings import AnyModelSettings, FallbackSettings, ModelSettings, PoolSettings
+from deployments.replica_settings import RouterBounds, RouterReplicas
 from engines.nearest import did_you_mean
 
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
@@ -54,12 +55,22 @@ class RouterSettings(Settings):
     """The router replicas: each one routes, and listens on the HTTP port.
 
     Attributes:
-        replicas: How many.
+        replicas: How many: a number, or bounds between which they follow the number of nodes.
         cpus: CPUs that one reserves in Ray.
     """
 
-    replicas: int = Field(1, ge=1, le=100)
+    replicas: RouterReplicas = 1
     cpus: float = Field(0.5, ge=0)
+
+    @property
+    def least_replicas(self) -> int:
+        """Replicas that there always are."""
+        return self.replicas.min if isinstance(self.replicas, RouterBounds) else self.replicas
+
+    @property
+    def most_replicas(self) -> int:
+        """Replicas that there may be at a time, but for those that an upgrade makes besides."""
+        return self.replicas.max if isinstance(self.replicas, RouterBounds) else self.replicas
 
 
 class CorsSettings(Settings):
@@ -327,6 +338,8 @@ class FleetSettings(Settings):
     Attributes:
         name: Name of the Serve application, and namespace of its actors.
         models: What is served.
+        autoscaler: Who sets the numbers of replicas that follow the load: a policy in Serve's controller (`serve`), or
+            one of the router replicas (`routers`), for clusters whose Serve does not run the policy.
         database: Where that is which must outlive a router replica. None: `penstock serve` makes one of its own on this
             machine; elsewhere there is none.
     """
@@ -335,6 +348,7 @@ class FleetSettings(Settings):
     models: list[AnyModelSettings] = Field(min_length=1)
     router: RouterSettings = RouterSettings()
     http: HttpSettings = HttpSettings()
+    autoscaler: Literal["serve", "routers"] = "serve"
     database: DatabaseSettings | None = None
     channel: ChannelSettings = ChannelSettings()
 
@@ -371,6 +385,17 @@ class FleetSettings(Settings):
     def deployed(self) -> Sequence[ModelSettings]:
         """The models that have instances in the cluster."""
         return [model for model in self.models if isinstance(model, ModelSettings) and not model.is_remote]
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether the number of anything in it follows the load."""
+        scaled = [model for model in self.deployed if model.bounds is not None]
+        return bool(scaled) or isinstance(self.router.replicas, RouterBounds)
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether a policy in Serve's controller sets numbers of replicas."""
+        return self.is_scaled and self.autoscaler == "serve"
 
     def named(self, name: str) -> ModelSettings | FallbackSettings | PoolSettings:
         """The model of a name or alias.

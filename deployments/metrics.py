@@ -263,6 +263,8 @@ class Metrics:
         self._conditions: dict[str, tuple[Gauge, Callable[[], float]]] = {}
         self._lag_gauge = Gauge(_LAG, _LAG_HELP, ["process"], registry=self._gauges)
         self.lag: LoopLag | None = None
+        # Figures that every replica tells alike, and that are not summed.
+        self.fleet_wide: Callable[[], Sequence[Metric]] = tuple
         Gauge("penstock_router_replicas", "Router replicas.", registry=self._gauges).set(1)
 
     @property
@@ -281,6 +283,15 @@ class Metrics:
         known = self._conditions.get(name)
         gauge = Gauge(name, description, registry=self._gauges) if known is None else known[0]
         self._conditions[name] = (gauge, holds)
+
+    def add(self, collector: Collector, *, is_cumulative: bool = False) -> None:
+        """Tells of more figures of this replica, which are summed over the fleet.
+
+        Args:
+            collector: Collects them.
+            is_cumulative: Whether they only grow, and are to outlive the replica.
+        """
+        (self._cumulative if is_cumulative else self._gauges).register(collector)
 
     def begin(self, endpoint: str) -> RequestMeter:
         """A request came in."""
@@ -416,7 +427,11 @@ class Metrics:
             for prefix in (CUMULATIVE_PREFIX, GAUGES_PREFIX):
                 posted = await self._board.read(prefix)
                 others.extend(value for key, value in posted.items() if key != prefix + self.replica)
-        return merge([*self.snapshots(), *others, _instance_lags(instances)]) + _instance_text(instances)
+        return (
+            merge([*self.snapshots(), *others, _instance_lags(instances)])
+            + _instance_text(instances)
+            + _exposed(self.fleet_wide())
+        )
 
     def snapshots(self) -> tuple[bytes, bytes]:
         """This replica's figures now: those that only grow, and its gauges."""

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Ta
 
 from actors.settings import AdmissionSettings, PatienceSettings, Settings
 from deployments.fill_in_the_middle import check_template
+from deployments.replica_settings import ReplicaBounds, Replicas
 from engines.adapters.adapter import Adapter
 from engines.attachments.reader import AttachmentLimits
 from engines.attachments.url_fetcher import UrlSettings
@@ -39,13 +40,18 @@ class RoutingSettings(Settings):
     Attributes:
         policy: For requests without a session.
         sticky: For requests with one.
-        wait_s: How long a request waits for a first ready instance before it fails with NoInstance.
+        wait_s: How long a request waits for a first ready instance before it fails with NoInstance. None: as long
+            as a boot may take (`start_timeout_s`) where the model may have no instances at all, else not at all.
+        max_held: Most requests that wait so at one router replica; one more is refused at once.
+        max_held_bytes: Most bytes of them together.
         inhibit_s: How long an instance that failed is left alone before it is tried again.
     """
 
     policy: PolicyName = "least_loaded"
     sticky: StickySettings = StickySettings()
-    wait_s: float = Field(0.0, ge=0)
+    wait_s: float | None = Field(None, ge=0)
+    max_held: int = Field(1024, ge=1)
+    max_held_bytes: int = Field(256 * 2**20, ge=1)
     inhibit_s: float = Field(2.0, ge=0)
 
 
@@ -121,7 +127,7 @@ class ModelSettings(ServedModel):
         adapters: LoRA adapters of the model: each is a model of its own to clients, by its name. They are loaded when
             they are asked for, at most `options.max_loras` at a time on one instance. A path that begins with a dot or
             a tilde is relative to the fleet file.
-        replicas: Instances.
+        replicas: Instances: a number, or bounds between which they follow the load.
         surge_percent: How many more there may be while an upgrade replaces them, in percent. 0: one ends before its
             successor boots, as a cluster without room to spare needs; a model with one instance is away meanwhile.
         tensor_parallel_size: GPUs (or CPU ranks) that one instance spreads its model over.
@@ -137,7 +143,7 @@ class ModelSettings(ServedModel):
     engine: str = "vllm"
     options: dict[str, Any] = {}
     adapters: list[Adapter] = []
-    replicas: int = Field(1, ge=1, le=1000)
+    replicas: Replicas = 1
     surge_percent: int = Field(0, ge=0, le=100)
     tensor_parallel_size: int = Field(1, ge=1)
     gpus: float | None = Field(None, ge=0)
@@ -155,6 +161,42 @@ class ModelSettings(ServedModel):
     def names(self) -> Sequence[str]:
         """What clients may ask for because of it: its adapters are models of their own."""
         return (self.name, *self.aliases, *(adapter.name for adapter in self.adapters))
+
+    @property
+    def bounds(self) -> ReplicaBounds | None:
+        """Between which its instances follow the load; None: their number is fixed."""
+        return self.replicas if isinstance(self.replicas, ReplicaBounds) else None
+
+    @property
+    def least_replicas(self) -> int:
+        """Instances that it always has; 0: an idle one has none."""
+        return self.replicas.min if isinstance(self.replicas, ReplicaBounds) else self.replicas
+
+    @property
+    def may_sleep(self) -> bool:
+        """Whether it may have no instances: then requests wait until one has booted."""
+        return self.least_replicas == 0
+
+    @property
+    def routing_in_effect(self) -> RoutingSettings:
+        """How an instance is picked, with what is right for the model where its file says nothing."""
+        if self.routing.wait_s is not None:
+            return self.routing
+        return self.routing.model_copy(update={"wait_s": self.start_timeout_s if self.may_sleep else 0.0})
+
+    @property
+    def most_replicas(self) -> int:
+        """Instances that it may have at a time, but for those that an upgrade makes besides."""
+        return self.replicas.max if isinstance(self.replicas, ReplicaBounds) else self.replicas
+
+    @model_validator(mode="after")
+    def _waits_where_it_may_sleep(self) -> Self:
+        if self.may_sleep and self.routing.wait_s == 0:
+            raise ValueError(
+                "replicas.min is 0, and routing.wait_s too: nothing would ever be served. Let requests wait for longer "
+                "than a boot takes, or leave wait_s out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gpus_are_whole_or_a_share_of_one(self) -> Self:
@@ -184,6 +226,9 @@ class ModelSettings(ServedModel):
         """The operators around it, the outermost first."""
         if self.pipeline is not None:
             return self.pipeline
+        if self.may_sleep:
+            # A stream whose last instance went goes on with the first one of the next boot.
+            return [OperatorSpec.model_validate({"migration": {"wait_s": self.start_timeout_s}})]
         names = _AROUND_PROVIDERS if self.is_remote else _AROUND_INSTANCES
         return [OperatorSpec.model_validate(name) for name in names]
 

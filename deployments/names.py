@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable
 
+ROUTER = "router"
+"""Name of the router deployment."""
 _OTHERS = re.compile(r"[^A-Za-z0-9._]+")
 
 

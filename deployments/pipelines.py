@@ -34,10 +34,11 @@ def build_models(settings: FleetSettings, routes: Mapping[str, Route], report: R
     built: dict[str, Model] = {}
     adapters = {adapter.name: model for model in settings.deployed for adapter in model.adapters}
 
+    def part(name: str) -> Model:
+        return build_adapter(name) if name in adapters else build(settings.named(name))
+
     def engine(name: str) -> Engine:
-        if name in adapters:
-            return build_adapter(name).engine
-        return build(settings.named(name)).engine
+        return part(name).engine
 
     def source(model: ModelSettings | FallbackSettings | PoolSettings) -> Engine:
         if isinstance(model, ModelSettings):
@@ -68,6 +69,8 @@ def build_models(settings: FleetSettings, routes: Mapping[str, Route], report: R
                 behind,
                 tuple(model.aliases),
                 fill_in_the_middle=_filling(model),
+                parts=() if isinstance(model, ModelSettings) else tuple(map(part, model.members)),
+                may_sleep=isinstance(model, ModelSettings) and model.may_sleep,
             )
         return built[model.name]
 
@@ -76,7 +79,12 @@ def build_models(settings: FleetSettings, routes: Mapping[str, Route], report: R
             # With operators of its own: a breaker that opens for a broken one must not close its model.
             base, behind = adapters[name], routes[name]
             built[name] = Model(
-                name, around(behind, base, name), behind, parent=base.name, fill_in_the_middle=_filling(base)
+                name,
+                around(behind, base, name),
+                behind,
+                parent=base.name,
+                fill_in_the_middle=_filling(base),
+                may_sleep=base.may_sleep,
             )
         return built[name]
 

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import math
 import os
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ from actors.directory.client import DirectoryClient
 from actors.directory.kept_values import KeptValues
 from actors.directory.known_instance import Instance
 from actors.frozen_heap import freeze_heap
+from actors.instance.placement import cluster_nodes
+from deployments.application_config import policy_arguments
 from deployments.cluster_fleet import cluster_fleet
 from deployments.database.storage import Storage
 from deployments.event_batches import in_batches
@@ -35,6 +38,13 @@ from deployments.http.ingress import HttpIngress
 from deployments.http.server.validation import parse_body
 from deployments.loopback_ray import keep_replica_on_loopback
 from deployments.metrics import Metrics
+from deployments.names import engine_deployment_names
+from deployments.replica_settings import RouterBounds
+from deployments.router_scaling import RouterScaler, ServeNumbers
+from deployments.routing.demand_meter import DemandMeter
+from deployments.scaling.demand import rate_stats
+from deployments.scaling.policy import NODES
+from deployments.scaling_metrics import ColdStartCollector, HeldCollector, PolicyNews
 from deployments.tenants.followed_keys import PUSHED, Pushed
 from deployments.tenants.quotas import Lender, Quotas
 from engines.call_requests import (
@@ -62,6 +72,8 @@ DRAIN_S = 30.0
 """What requests under way get when a replica ends."""
 LEND_S = 3.0
 """How long a request waits for the directory to say whether its tenant may."""
+NODES_S = 10.0
+"""How often the nodes of the cluster are counted."""
 MARGIN_S = 10.0
 """What closing listeners and channels may take besides."""
 
@@ -89,20 +101,36 @@ class RouterDeployment:
     # `__del__` is called even when `__init__` did not come to an end.
     _fleet: Fleet | None = None
     _http: HttpIngress | None = None
+    _news: asyncio.Task[None] | None = None
+    _policy_news: PolicyNews | None = None
+    _scaling: asyncio.Task[None] | None = None
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, settings: FleetSettings, *engines: DeploymentHandle
     ) -> None:
         keep_replica_on_loopback()
         self._settings = settings
+        self._nodes = _Nodes(settings.router.cpus)
         directory = DirectoryClient(settings.name)
-        metrics = Metrics(serve.get_replica_context().replica_tag, _DirectoryBoard(directory))
-        self._fleet = cluster_fleet(settings, directory, metrics.report)
+        board = _DirectoryBoard(directory)
+        metrics = Metrics(serve.get_replica_context().replica_tag, board)
+        names = engine_deployment_names(model.name for model in settings.deployed)
+        self._meters = {
+            name: (model.name, DemandMeter())
+            for name, model in zip(names, settings.deployed, strict=True)
+            if model.bounds is not None
+        }
+        self._fleet = cluster_fleet(settings, directory, metrics.report, dict(self._meters.values()))
+        self._tell_of_scaling(metrics, board)
         await self._fleet.start()
         storage = None if settings.database is None else Storage(settings.database, settings.http)
         quotas, pushed = Quotas(_lender(directory)), _pushed(directory)
         self._http = HttpIngress(self._fleet, settings.http, metrics, quotas, pushed, storage, _secret(settings))
         await self._http.start()
+        if settings.is_scaled and not settings.has_policy:
+            replica, numbers = serve.get_replica_context().replica_tag, ServeNumbers(settings.name)
+            scaler = RouterScaler(replica, policy_arguments(settings), self.record_autoscaling_stats, board, numbers)
+            self._scaling = asyncio.create_task(scaler.run())
         freeze_heap()
 
     async def generate(
@@ -191,6 +219,21 @@ class RouterDeployment:
         """Every instance that is not gone, with its latest load, as this replica sees it."""
         return self._serving.instances()
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What is asked of the models whose instances follow their load, for `deployments.scaling.policy`.
+
+        Serve calls it every second, where its replicas' number may change.
+        """
+        stats: dict[str, float] = {}
+        for name, (_, meter) in self._meters.items():
+            stats |= meter.demand().stats(name)
+        if self._policy_news is not None:
+            for name, rate in self._policy_news.measured().items():
+                stats |= rate_stats(name, rate)
+        if isinstance(self._settings.router.replicas, RouterBounds):
+            stats[NODES] = await self._nodes.count()
+        return stats
+
     async def settings(self) -> FleetSettings:
         """What the fleet was deployed with."""
         return self._settings
@@ -209,8 +252,21 @@ class RouterDeployment:
         """Returns while the replica can do its work; that there are no instances is not its illness."""
         self._serving.check()
 
+    def _tell_of_scaling(self, metrics: Metrics, board: "_DirectoryBoard") -> None:
+        models = {name: model for name, (model, _) in self._meters.items()}
+        held = {model: self._serving.held[model] for model in models.values()}
+        if models:
+            self._policy_news = news = PolicyNews(models, board.read)
+            metrics.add(HeldCollector(held))
+            metrics.add(ColdStartCollector(held), is_cumulative=True)
+            metrics.fleet_wide = news.families
+            self._news = asyncio.create_task(news.follow())
+
     async def __del__(self) -> None:
         """Accepts no more, lets requests end, closes the channels."""
+        for task in (self._news, self._scaling):
+            if task is not None:
+                task.cancel()
         if self._http is not None:
             await self._http.stop(DRAIN_S, self._settings.http.notice_s)
         if self._fleet is not None:
@@ -233,6 +289,23 @@ def _reaching(otherwise: str) -> Iterator[None]:
         yield
     except (RayError, TimeoutError, ValueError) as error:
         raise Unavailable(otherwise, retry_after_s=1.0) from error
+
+
+class _Nodes:
+    """How many nodes of the cluster have room for a router replica, asked now and then."""
+
+    def __init__(self, cpus: float) -> None:
+        self._cpus = cpus
+        self._asked_s = -math.inf
+        self._count = 0
+
+    async def count(self) -> int:
+        """So many, as of the last seconds."""
+        if time.monotonic() - self._asked_s > NODES_S:
+            nodes = await in_daemon_thread(cluster_nodes)
+            self._count = sum(node.get("CPU", 0.0) >= self._cpus for node in nodes)
+            self._asked_s = time.monotonic()
+        return self._count
 
 
 def _secret(settings: FleetSettings) -> FleetSecret:

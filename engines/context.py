@@ -43,13 +43,14 @@ class Context:
             parent's.
     """
 
-    __slots__ = ("_callbacks", "_children", "_moves", "_state", "deadline_s", "id", "traceparent")
+    __slots__ = ("_callbacks", "_children", "_held", "_moves", "_state", "deadline_s", "id", "traceparent")
 
     def __init__(self, id: str | None = None, deadline_s: float = math.inf, traceparent: str = "") -> None:
         self.id = id if id is not None else uuid.uuid4().hex
         self.deadline_s = deadline_s
         self.traceparent = traceparent
         self._moves = [0]
+        self._held: list[Callable[[], None]] | None = None
         self._state = CancelState.LIVE
         # Dicts keep the order of registration and remove in constant time.
         self._callbacks: dict[object, tuple[CancelState, Callback]] = {}
@@ -81,6 +82,15 @@ class Context:
     def note_move(self) -> None:
         """A stream of the request goes on elsewhere."""
         self._moves[0] += 1
+
+    def note_held(self) -> None:
+        """The request waits for an engine that has yet to boot."""
+        for hear in self._held or ():
+            hear()
+
+    def on_held(self, hear: Callable[[], None]) -> None:
+        """Calls this each time that the request, or one of the children made from now on, begins such a wait."""
+        self._held = [*(self._held or ()), hear]
 
     def stop(self) -> None:
         """Asks for a polite end."""
@@ -116,6 +126,7 @@ class Context:
         child.deadline_s = min(child.deadline_s, self.deadline_s)
         child.traceparent = child.traceparent or self.traceparent
         child._moves = self._moves
+        child._held = self._held
         if self._state is not CancelState.LIVE:
             child._advance(self._state)
 

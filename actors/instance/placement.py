@@ -99,7 +99,7 @@ def missing(bundle: Resources, instances: int, nodes: Sequence[Resources]) -> st
                 f"one instance needs {words(name, amount)} on one node, "
                 f"and the largest node has {words(name, most) if most else 'none'}"
             )
-    fitting = sum(_fits(bundle, node) for node in nodes)
+    fitting = room(bundle, nodes)
     if fitting == 0:
         needs = ", ".join(words(name, amount) for name, amount in bundle.items())
         return f"no node has all of what one instance needs: {needs}"
@@ -107,6 +107,11 @@ def missing(bundle: Resources, instances: int, nodes: Sequence[Resources]) -> st
         needs = ", ".join(words(name, amount) for name, amount in bundle.items())
         return f"the cluster has room for {fitting} of {instances} instances ({needs} each)"
     return None
+
+
+def room(bundle: Resources, nodes: Sequence[Resources]) -> int:
+    """How many bundles the nodes can hold, when they hold nothing else."""
+    return sum(_fits(bundle, node) for node in nodes)
 
 
 def _fits(bundle: Resources, node: Resources) -> int:

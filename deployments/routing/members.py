@@ -18,6 +18,7 @@ from actors.channel.frames import News
 from actors.channel.listener import Listener
 from actors.directory.known_instance import Instance, InstanceState
 from deployments.routing.faults import Faults
+from deployments.routing.held_requests import Held
 from engines.call_requests import Answer, CallRequest, Request
 from engines.context import Context
 from engines.contract import Capabilities, Load
@@ -253,8 +254,8 @@ class Members:
         """
         return sum(member.in_flight for member in self._keepers if model in (None, member.instance.model))
 
-    async def change(self, context: Context, timeout_s: float) -> None:
-        """Returns when another instance may take a request, the context was stopped, or the time is up."""
+    async def change(self, context: Context, timeout_s: float, held: Held | None = None) -> None:
+        """Returns when another instance may take a request, its place is lost, it was stopped, or the time is up."""
         changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def wake(_: object) -> None:
@@ -262,6 +263,8 @@ class Members:
                 changed.set_result(None)
 
         self._waiting.add(wake)
+        if held is not None:
+            held.wake = wake
         unsubscribe = context.on_stop(wake)
         try:
             with suppress(TimeoutError):

@@ -6,12 +6,15 @@ and passes through to the operators around it (Migration).
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TypeVar, cast
 
 from actors.directory.known_instance import Instance
+from deployments.prompt_size import most_prompt_tokens
+from deployments.routing.demand_meter import Asked, DemandMeter, MeteredSink
 from deployments.routing.fault_budget import FaultBudget, Trial, TrialSink
 from deployments.routing.faults import is_fault
+from deployments.routing.held_requests import Held, HeldRequests
 from deployments.routing.members import InstanceEgress, Member, Members
 from deployments.routing.picker import InstancePicker
 from deployments.routing.sessions import LeasedSink
@@ -26,6 +29,8 @@ from engines.sink import Sink
 TRIAL_WAIT_S = 20.0
 """How long a request that must be tried alone waits for its turn, at least."""
 TRIAL_POLL_S = 0.05
+FULL_POLL_S = 0.25
+"""How often a request that was held asks again at instances that are full with others that were."""
 
 R = TypeVar("R", bound=Request)
 T = TypeVar("T")
@@ -40,11 +45,19 @@ class Route(PushEngine):
         picker: Picks one of them.
         members: All members of the router.
         fault_budget: Which requests may be the end of instances.
+        held: The requests that wait for one.
         adapter: The model's LoRA adapter that answers; None: the model itself.
+        meter: Counts what is asked of the model; None: nobody wants to know.
     """
 
     def __init__(
-        self, picker: InstancePicker, members: Members, fault_budget: FaultBudget, adapter: str | None = None
+        self,
+        picker: InstancePicker,
+        members: Members,
+        fault_budget: FaultBudget,
+        held: HeldRequests,
+        adapter: str | None = None,
+        meter: DemandMeter | None = None,
     ) -> None:
         self.name = adapter or picker.model
         self._model = picker.model
@@ -52,12 +65,24 @@ class Route(PushEngine):
         self._picker = picker
         self._members = members
         self._fault_budget = fault_budget
+        self._held = held
+        self._meter = meter
+        self._capabilities = Capabilities()
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]
-        """Those of its instances, which are all alike; the default ones until one is ready."""
+        """Those of its instances, which are all alike; the default ones until one was ready."""
         present = (member.capabilities for member in self._members.of(self._model) if member.is_present)
-        return next(present, Capabilities())
+        self._capabilities = next(present, self._capabilities)
+        return self._capabilities
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether it has no instance to send to, but holds requests until one has booted, as far as is known."""
+        if not self._picker.settings.wait_s or self.ready:
+            return False
+        # What waits before it boots failed to boot.
+        return not any(member.instance.detail for member in self._members.of(self._model))
 
     @property
     def ready(self) -> bool:
@@ -105,6 +130,9 @@ class Route(PushEngine):
         """
         request = self._addressed(request)
         session = self._picker.session(request)
+        asked_for = None if self._meter is None else self._meter.arrive(request)
+        if self._meter is not None and asked_for is not None:
+            sink = MeteredSink(sink, self._meter, asked_for)
 
         async def submit(member: Member, egress: InstanceEgress, trial: Trial | None) -> None:
             if not member.capabilities.generate:
@@ -123,15 +151,20 @@ class Route(PushEngine):
                 raise
 
         try:
-            await self._dispatch(request, context, submit)
+            await self._dispatch(request, context, submit, asked_for)
         except _StoppedEarly:
             sink.emit(Started(self.name, self.name))
             sink.emit(Finished.cancelled(request.sampling.n, self.name))
+        except BaseException:
+            if asked_for is not None:
+                asked_for.over()
+            raise
 
     async def call(self, request: CallRequest[Answer], context: Context) -> Answer:
         """Answers at once, without a stream; raises what `submit` raises."""
         request = self._addressed(request)
         session = self._picker.session(request)
+        asked_for = None if self._meter is None else self._meter.arrive(request)
 
         async def call(member: Member, egress: InstanceEgress, trial: Trial | None) -> Answer:
             if not getattr(member.capabilities, request.capability):
@@ -153,9 +186,12 @@ class Route(PushEngine):
             return answer
 
         try:
-            return await self._dispatch(request, context, call)
+            return await self._dispatch(request, context, call, asked_for)
         except _StoppedEarly:
             raise context.cancellation() from None
+        finally:
+            if asked_for is not None:
+                asked_for.over()
 
     def _addressed(self, request: R) -> R:
         """The request with the model's own name, and this route's adapter, whatever its caller put there."""
@@ -164,18 +200,36 @@ class Route(PushEngine):
         return cast("R", request.model_copy(update={"model": self._model, "adapter": self._adapter}))
 
     async def _dispatch(
-        self, request: Request, context: Context, ask: Callable[[Member, InstanceEgress, Trial | None], Awaitable[T]]
+        self,
+        request: Request,
+        context: Context,
+        ask: Callable[[Member, InstanceEgress, Trial | None], Awaitable[T]],
+        asked_for: Asked | None,
     ) -> T:
-        """Asks one instance after another until one takes the request.
+        """Asks one instance after another until one takes the request; it is held while there is none.
 
         Raises:
             _StoppedEarly: The context was stopped before that.
         """
+        with ExitStack() as place:
+            return await self._try_all(request, context, ask, asked_for, place)
+
+    async def _try_all(
+        self,
+        request: Request,
+        context: Context,
+        ask: Callable[[Member, InstanceEgress, Trial | None], Awaitable[T]],
+        asked_for: Asked | None,
+        place: ExitStack,
+    ) -> T:
         picker, budget = self._picker, self._fault_budget
         picker.check(request)
         began_s = time.monotonic()
-        deadline_s = min(began_s + picker.settings.wait_s, context.deadline_s)
-        trial_deadline_s = min(began_s + max(picker.settings.wait_s, TRIAL_WAIT_S), context.deadline_s)
+        patience_s = picker.settings.wait_s or 0.0
+        deadline_s = min(began_s + patience_s, context.deadline_s)
+        trial_deadline_s = min(began_s + max(patience_s, TRIAL_WAIT_S), context.deadline_s)
+        held: Held | None = None
+        was_held = False
         refused: set[InstanceEgress] = set()
         refusals: list[PenstockError] = []
         resumed = isinstance(request, GenerateRequest) and request.resume is not None
@@ -193,18 +247,37 @@ class Route(PushEngine):
                 member = picker.choose(request, refused, budget.has_trial)
             if member is None:
                 # Overload does not end because another instance appears; what comes next is the caller's to decide.
-                busy = suspect is None and any(isinstance(error, Overload) for error in refusals)
+                is_full = any(isinstance(error, Overload) for error in refusals)
+                busy = suspect is None and is_full and not was_held
                 wait_s = (deadline_s if suspect is None else trial_deadline_s) - time.monotonic()
                 if busy or wait_s <= 0:
                     raise picker.refusal(request, refusals) from (refusals[-1] if refusals else None)
-                # Whether it is its turn to be tried alone, nothing tells.
-                await self._members.change(context, wait_s if suspect is None else min(wait_s, TRIAL_POLL_S))
+                # What goes on has a place among those that run, and waits for another whatever others do.
+                if held is None and suspect is None and not resumed:
+                    held = place.enter_context(self._hold(request))
+                    was_held = True
+                    context.note_held()
+                if held is not None and held.gives_way:
+                    raise self._held.no_place()
+                if suspect is not None:
+                    # Whether it is its turn to be tried alone, nothing tells.
+                    wait_s = min(wait_s, TRIAL_POLL_S)
+                elif is_full:
+                    # Those that were held with it have come first, and will have ended at some time.
+                    wait_s = min(wait_s, FULL_POLL_S)
+                    refused.clear()
+                    refusals.clear()
+                await self._members.change(context, wait_s, held)
                 if suspect is not None:
                     # Another router's may have been tried there.
                     refused.clear()
                 continue
             egress = member.egress
             assert egress is not None  # an open member has one
+            place.close()
+            held = None
+            if asked_for is not None:
+                asked_for.sent(member.id)
             tried = nullcontext() if suspect is None else budget.try_alone(suspect, member.id)
             try:
                 with tried as trial:
@@ -215,6 +288,22 @@ class Route(PushEngine):
                     raise
                 refused.add(egress)
                 refusals.append(error)
+                if asked_for is not None:
+                    asked_for.came_back()
+
+    def _hold(self, request: Request) -> AbstractContextManager[Held]:
+        """A place to wait in for the request.
+
+        Raises:
+            NoInstance: There is none.
+        """
+        if not self._members.of(self._model):
+            self._held.cold_starts += 1
+        if isinstance(request, GenerateRequest):
+            size = most_prompt_tokens(request) + sum(len(attachment.data) for attachment in request.attachments)
+        else:
+            size = request.size
+        return self._held.hold("" if request.tenant is None else request.tenant.name, size)
 
 
 class _StoppedEarly(Exception):

@@ -13,7 +13,9 @@ from typing import Any
 from actors.channel.frames import SESSIONS, News
 from actors.directory.known_instance import Instance
 from deployments.model_settings import RoutingSettings
+from deployments.routing.demand_meter import DemandMeter
 from deployments.routing.fault_budget import FaultBudget
+from deployments.routing.held_requests import HeldRequests
 from deployments.routing.members import Connect, Member, Members, Watch
 from deployments.routing.picker import InstancePicker
 from deployments.routing.route import Route
@@ -31,10 +33,12 @@ class PushRouter:
         node: Where it lives itself: a node that is surely alive.
         convict: Tells the other routers of a request that takes engines with it, by its fingerprint; returns when
             they know. None: there are no others.
+        meters: Count what is asked of models whose instances follow their load, by the model's name.
 
     Attributes:
         routes: The instances of each model as one engine, by the model's name; and those of each adapter's model.
         fault_budget: Which requests may be the end of instances; shared by all models.
+        held: The requests that wait for an instance of each model.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class PushRouter:
         adapters: Mapping[str, str] | None = None,
         node: str = "",
         convict: Callable[[str], Coroutine[Any, Any, None]] | None = None,
+        meters: Mapping[str, DemandMeter] | None = None,
     ) -> None:
         self._node = node
         self._pickers = {
@@ -54,9 +59,16 @@ class PushRouter:
         self.fault_budget = FaultBudget(self._node_lives, convict)
         faults = {model: picker.faults for model, picker in self._pickers.items()}
         self._members = Members(watch, connect, faults, self._heard, self._died)
-        routes = {model: Route(picker, self._members, self.fault_budget) for model, picker in self._pickers.items()}
-        for adapter, model in (adapters or {}).items():
-            routes[adapter] = Route(self._pickers[model], self._members, self.fault_budget, adapter)
+        self.held = {
+            model: HeldRequests(model, routing.max_held, routing.max_held_bytes) for model, routing in models.items()
+        }
+
+        def route(model: str, adapter: str | None = None) -> Route:
+            meter = (meters or {}).get(model)
+            return Route(self._pickers[model], self._members, self.fault_budget, self.held[model], adapter, meter)
+
+        routes = {model: route(model) for model in models}
+        routes.update({adapter: route(model, adapter) for adapter, model in (adapters or {}).items()})
         self.routes: Mapping[str, Route] = routes
 
     async def start(self) -> None:

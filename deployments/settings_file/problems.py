@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -146,9 +146,9 @@ def keys_of(root: type[BaseModel]) -> KnownKeys:
     def keys(location: tuple[str | int, ...]) -> list[str]:
         kind: Any = root
         for step in location:
-            if isinstance(step, str):
-                kind = kind.model_fields[step].annotation if _is_model(kind) and step in kind.model_fields else None
-                kind = _model_in(kind)
+            # What is no key of the model names a member of a union: the model itself.
+            if isinstance(step, str) and not (_is_model(kind) and step not in kind.model_fields):
+                kind = _model_in(kind.model_fields[step].annotation) if _is_model(kind) else None
         return list(kind.model_fields) if _is_model(kind) else []
 
     return keys
@@ -182,7 +182,7 @@ def _model_in(annotation: Any) -> Any:
     """The pydantic model in an annotation such as `list[Model]` or `Model | None`."""
     if isinstance(annotation, type) and get_origin(annotation) is None:
         return annotation
-    if get_origin(annotation) in (list, tuple, dict, Union, UnionType):
+    if get_origin(annotation) in (list, tuple, dict, Union, UnionType, Annotated):
         for argument in get_args(annotation):
             kind = _model_in(argument)
             if _is_model(kind):

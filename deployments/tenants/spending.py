@@ -1,22 +1,16 @@
 """What a tenant's requests cost, held against its budget: reserved before they are dispatched, settled at their end."""
 
+from deployments.prompt_size import most_prompt_tokens
 from deployments.tenants.quotas import Quotas, Reservation
 from deployments.tenants.tenant import Tenant
 from engines.call_requests import Answer, CallRequest, ModelAnswer
 from engines.context import Context
 from engines.errors import PenstockError
 from engines.events import Event, Finished, Started
-from engines.messages import Message, TextPart
 from engines.operators.operator import Transparent
 from engines.requests import GenerateRequest
 from engines.sink import Sink
 
-_TEMPLATE_TOKENS = 256
-"""What a chat template may add by itself."""
-_MESSAGE_TOKENS = 64
-"""What it may add to each message, name and role included."""
-_ATTACHMENT_TOKENS = 4096
-"""What an image or a document is taken for before it was read."""
 _UNKNOWN_CONTEXT = 4096
 """The longest answer to a request that says nothing, of a model that does not say how much fits."""
 
@@ -69,7 +63,7 @@ class TenantSpending(Transparent[GenerateRequest, Event]):
     def _bounds(self, request: GenerateRequest) -> tuple[GenerateRequest, int, int]:
         """The request, bounded if it is not by itself, and the most tokens that prompt and answers can have."""
         sampling, context_length = request.sampling, self.inner.capabilities.context_length
-        prompt = _prompt_tokens(request)
+        prompt = most_prompt_tokens(request)
         if context_length:
             prompt = min(prompt, context_length)
         most = sampling.max_tokens if sampling.max_tokens is not None else context_length or _UNKNOWN_CONTEXT
@@ -113,24 +107,3 @@ class _PaidSink:
         """Takes the error that ends the stream."""
         self._reservation.settle(self._prompt + self._tokens)
         self._sink.fail(error)
-
-
-def _prompt_tokens(request: GenerateRequest) -> int:
-    """The most tokens that a prompt has: no token is shorter than a byte."""
-    if request.prompt_token_ids is not None:
-        return len(request.prompt_token_ids)
-    if request.prompt is not None:
-        return len(request.prompt.encode()) + 1
-    tools = sum(len(tool.model_dump_json()) for tool in request.tools)
-    return _TEMPLATE_TOKENS + tools + sum(map(_message_tokens, request.messages or ()))
-
-
-def _message_tokens(message: Message) -> int:
-    tokens, content = _MESSAGE_TOKENS, message.content or ""
-    if isinstance(content, str):
-        tokens += len(content.encode())
-    else:
-        tokens += sum(len(part.text.encode()) if isinstance(part, TextPart) else _ATTACHMENT_TOKENS for part in content)
-    if message.tool_calls or message.reasoning_content or message.model_extra:
-        tokens += len(message.model_dump_json(exclude={"content"}))
-    return tokens

@@ -21,9 +21,9 @@ from ray import serve
 from rich.console import Console
 
 from actors.directory.known_instance import Instance
-from deployments.app import ROUTER
 from deployments.fleet_settings import FleetSettings
 from deployments.handle import FleetHandle
+from deployments.names import ROUTER
 from engines.context import Context
 from engines.requests import GenerateRequest
 from tests.benchmarks.answer_reader import BadAnswer

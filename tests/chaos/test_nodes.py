@@ -1,6 +1,7 @@
-"""Nodes that go away, announced or not."""
+"""Nodes that go away, announced or not, and fleets that grow and shrink: each a program with a Ray of its own."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -15,6 +16,14 @@ def test_a_node_that_is_announced_to_go_away_takes_no_stream_along() -> None:
 def test_a_node_that_dies_with_all_its_processes_takes_no_stream_along() -> None:
     # How long a pause is says how busy the machine is; the program by itself is strict.
     assert run("node_kill", "--times", "1", "--pause", "60").count("broken 0, cut 0, lost 0, repeated 0") == 1
+
+
+@pytest.mark.parametrize("scaler", ["serve", pytest.param("routers", marks=pytest.mark.long)])
+def test_from_none_to_three_and_back_no_token_is_lost_though_controller_and_router_die(scaler: str) -> None:
+    said = run("scaling", scaler)
+    assert "failed=0" in said and "lost=0, repeated=0" in said
+    ready = [int(count) for count in re.findall(r"^ *[0-9.]+ s  (\d) ready$", said, flags=re.MULTILINE)]
+    assert ready[-1] == 0 and max(ready) == 3, said
 
 
 def run(program: str, *arguments: str) -> str:

@@ -1,6 +1,6 @@
 import pytest
 
-from clusters.cluster_room import missing_resources, share_gpus
+from clusters.cluster_room import missing_resources, room_of, share_gpus
 from deployments.fleet_settings import FleetSettings
 
 
@@ -11,6 +11,20 @@ def fleet(**model: object) -> FleetSettings:
 def test_instances_that_find_no_node_are_missing_by_model() -> None:
     said = missing_resources(fleet(replicas=2, tensor_parallel_size=4), [{"CPU": 64, "GPU": 4}])
     assert said.startswith("demo: the cluster has room for 1 of 2 instances")
+
+
+def test_a_model_that_follows_its_load_needs_room_for_its_least_and_for_one_at_least() -> None:
+    asleep = fleet(replicas={"min": 0, "max": 8}, gpus=2)
+    assert missing_resources(asleep, [{"CPU": 64, "GPU": 4}]) == ""
+    assert "the largest node has 1 GPU" in missing_resources(asleep, [{"CPU": 64, "GPU": 1}])
+    said = missing_resources(fleet(replicas={"min": 3, "max": 8}, gpus=2), [{"CPU": 64, "GPU": 4}])
+    assert said.startswith("demo: the cluster has room for 2 of 3 instances")
+
+
+def test_what_a_cluster_can_hold_is_said_for_each_model() -> None:
+    nodes = [{"CPU": 64, "GPU": 8}, {"CPU": 64, "GPU": 8}]
+    assert room_of(fleet(replicas={"min": 0, "max": 8}, gpus=4), nodes) == ["demo: room for 4 of 0 to 8"]
+    assert room_of(fleet(replicas=2, gpus=4), nodes) == ["demo: room for all of 2"]
 
 
 def test_a_vllm_fleet_needs_no_gpu_where_there_is_none() -> None:

@@ -65,6 +65,22 @@ def test_zero_replicas_are_refused_with_the_value() -> None:
     assert line.endswith("not 0")
 
 
+def test_replicas_are_a_number_or_bounds_and_each_mistake_names_its_key() -> None:
+    text = "models:\n  - name: demo\n    replicas:\n      {}\n"
+    assert the_problem(text.format("min: 0")) == "fleet.yaml:3: models[0].replicas.max: is missing"
+    assert the_problem(text.format("{max: 3, mix: 1}")).startswith("fleet.yaml:4: models[0].replicas.mix: there is no")
+    assert the_problem(text.format("{min: 5, max: 2}")) == "fleet.yaml:3: models[0].replicas: min is 5, and max only 2"
+    assert "there is one goal" in the_problem(text.format("{max: 2, ttft_s: 1, queue_time_s: 1}"))
+    assert "idle_s" in the_problem(text.format("{max: 2, idle_s: 0}"))
+    line = the_problem("models: [{name: demo}]\nrouter: {replicas: {min: 3, max: 2}}\n")
+    assert line == "fleet.yaml:2: router.replicas: min is 3, and max only 2"
+
+
+def test_a_model_that_may_sleep_must_wait_for_its_boots() -> None:
+    line = the_problem("models:\n  - name: demo\n    replicas: {min: 0, max: 1}\n    routing: {wait_s: 0}\n")
+    assert line.startswith("fleet.yaml:2: models[0]: replicas.min is 0, and routing.wait_s too")
+
+
 def test_a_key_that_is_there_twice_is_refused_with_both_lines() -> None:
     line = the_problem("models:\n  - name: demo\n    replicas: 1\n    replicas: 2\n")
     assert line == "fleet.yaml:4: models[0].replicas: is here twice; the first is on line 3"

@@ -1,8 +1,19 @@
+import json
+from dataclasses import asdict
+
+import pytest
+
 from actors.directory.known_instance import Instance, InstanceState
 from clusters.status import parse_metrics
 from deployments.metrics import Metrics
+from deployments.routing.held_requests import HeldRequests
+from deployments.scaling.bulletin import KEY
+from deployments.scaling.scaler import Decision
+from deployments.scaling.work_rates import Rates
+from deployments.scaling_metrics import SILENT_AFTER_S, ColdStartCollector, HeldCollector, PolicyNews
 from engines.contract import Load
 from engines.events import Usage
+from tests.clock import Clock
 
 
 async def test_it_reads_what_the_ingress_writes() -> None:
@@ -24,6 +35,50 @@ async def test_it_reads_what_the_ingress_writes() -> None:
     assert (second.id, second.state) == ("demo-2", InstanceState.DRAINING)
     assert scrape.tokens == {"demo": 40.0}
     assert scrape.in_flight == 1
+
+
+async def test_it_reads_what_is_told_of_autoscaling() -> None:
+    metrics, held = Metrics(), {"demo": HeldRequests("demo", 9, 99), "other": HeldRequests("other", 9, 99)}
+    metrics.add(HeldCollector(held))
+    metrics.add(ColdStartCollector(held), is_cumulative=True)
+    decision = Decision(3, 2, 1.5, 4.0, Rates(800, 200), "load")
+    posted = {KEY: json.dumps({"engine-demo": asdict(decision), "engine-gone": asdict(decision)}).encode()}
+    clock = Clock()
+
+    async def read(prefix: str) -> dict[str, bytes]:
+        return {key: value for key, value in posted.items() if key.startswith(prefix)}
+
+    news = PolicyNews({"engine-demo": "demo"}, read, clock)
+    metrics.fleet_wide = news.families
+    await news.hear()
+    assert news.measured() == {}
+    held["demo"].cold_starts = 1
+    with held["demo"].hold("", 1):
+        text = await metrics.text([])
+    scrape = parse_metrics(text, at_s=1.0)
+    assert (scrape.held, scrape.targets, scrape.reasons) == ({"demo": 1, "other": 0}, {"demo": 3}, {"demo": "load"})
+    assert 'penstock_cold_starts_total{model="demo"} 1.0' in text
+    assert 'penstock_autoscaling_tokens_per_second{kind="output",model="demo"} 200.0' in text
+    assert not scrape.is_silent
+
+
+async def test_a_policy_that_nobody_runs_is_said_and_only_once_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+
+    async def read(prefix: str) -> dict[str, bytes]:
+        return {}
+
+    news = PolicyNews({"engine-demo": "demo"}, read, clock)
+    await news.hear()
+    assert not news.is_silent
+    clock.now_s += SILENT_AFTER_S + 1
+    for _ in range(3):
+        await news.hear()
+    assert news.is_silent
+    assert caplog.text.count("does not run the fleet's autoscaling policy") == 1
+    metrics = Metrics()
+    metrics.fleet_wide = news.families
+    assert parse_metrics(await metrics.text([]), at_s=1.0).is_silent
 
 
 async def test_tokens_per_second_are_those_between_two_looks() -> None:

@@ -1,8 +1,13 @@
+import json
+
 import pytest
 from pydantic import ValidationError
+from ray.serve.schema import ServeDeploySchema
 
 from deployments.app import build
+from deployments.application_config import application_config
 from deployments.fleet_settings import FleetSettings
+from deployments.scaling.policy import goal_of
 from engines.errors import InvalidRequest
 
 FLEET = {
@@ -53,6 +58,45 @@ def test_serve_gives_an_instance_the_time_to_drain() -> None:
     config = deployments(FLEET)["engine-a-b"]._deployment_config
     assert config.graceful_shutdown_timeout_s > 100
     assert config.health_check_period_s == 3
+
+
+def test_a_number_that_follows_the_load_has_bounds_and_no_delay_of_serves_own() -> None:
+    models = [{**FLEET["models"][0], "replicas": {"min": 0, "max": 8}}, FLEET["models"][1]]  # type: ignore[index,dict-item]
+    built = deployments({**FLEET, "models": models})
+    config = built["engine-a-b"]._deployment_config.autoscaling_config
+    assert (config.min_replicas, config.max_replicas, config.initial_replicas) == (0, 8, None)
+    assert (config.upscale_delay_s, config.downscale_delay_s, config.downscale_to_zero_delay_s) == (0, 0, 0)
+    assert config.policy.policy_function == "deployments.scaling:keep"
+    # Without it, what the routers report would not arrive.
+    router = built["router"]._deployment_config.autoscaling_config
+    assert (router.min_replicas, router.max_replicas) == (2, 2)
+    assert built["engine-a-b-2"]._deployment_config.autoscaling_config is None
+
+
+def test_a_fleet_of_fixed_numbers_has_no_policy_at_all() -> None:
+    assert all(one._deployment_config.autoscaling_config is None for one in deployments(FLEET).values())
+    assert "autoscaling_policy" not in application_config(FleetSettings.model_validate(FLEET))
+
+
+def test_a_policy_is_part_of_serves_config_and_plain_values_all_through() -> None:
+    models = [{"name": "m", "engine": "scripted", "replicas": {"max": 2, "ttft_s": 1.5, "idle_s": 60}}]
+    fleet = FleetSettings.model_validate({"models": models})
+    config = application_config(fleet)
+    ServeDeploySchema.model_validate({"applications": [config]})
+    policy = config["autoscaling_policy"]
+    assert policy["policy_function"] == "deployments.scaling:FleetPolicy"
+    assert json.loads(json.dumps(policy)) == policy
+    goal = goal_of(policy["policy_kwargs"]["engines"]["engine-m"])
+    assert (goal.min, goal.max, goal.wait_s, goal.counts_prefill, goal.idle_s) == (1, 2, 1.5, True, 60)
+    assert FleetSettings.model_validate(config["args"]) == fleet
+
+
+def test_a_model_that_may_sleep_waits_for_boots_and_so_do_its_streams() -> None:
+    fleet = {"models": [{"name": "m", "engine": "scripted", "replicas": {"min": 0, "max": 2}, "start_timeout_s": 900}]}
+    (model,) = FleetSettings.model_validate(fleet).deployed
+    assert model.routing_in_effect.wait_s == 900
+    (migration,) = model.operators
+    assert migration.options.wait_s == 900  # type: ignore[attr-defined]
 
 
 def test_takes_settings_as_well_as_what_a_file_says() -> None:

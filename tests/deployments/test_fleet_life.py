@@ -15,9 +15,10 @@ from ray import serve
 
 from actors.directory.client import DirectoryClient
 from actors.directory.known_instance import Instance, InstanceState
-from deployments.app import ROUTER, build
+from deployments.app import build
 from deployments.fleet_settings import FleetSettings
 from deployments.handle import FleetHandle
+from deployments.names import ROUTER
 from engines.errors import InstanceLost, NoInstance
 from engines.events import Started
 from tests.deployments.waiting import until

@@ -37,5 +37,6 @@ def _model(name: str, card: ModelCard) -> dict[str, Any]:
         "parent": card.parent,
         "max_model_len": card.capabilities.context_length or None,
         "capabilities": {**asdict(card.capabilities), "fill_in_the_middle": card.fill_in_the_middle},
+        "status": card.status,
         "permission": [],
     }

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
@@ -12,7 +13,7 @@ from deployments.http.server.asking import Asking
 from deployments.http.server.connection import ChunkedOutlet, Connection, PlainOutlet
 from deployments.http.server.exchange import Exchange
 from deployments.http.server.refusals import InternalError
-from deployments.http.server.sse_stream import SseStream
+from deployments.http.server.sse_stream import KEEP_ALIVE_S, SseStream
 from deployments.http.server.stream_format import ChoiceFormat, StreamFormat
 from deployments.metrics import RequestMeter
 from engines.completion import Collector, Completion
@@ -111,18 +112,81 @@ async def answer_stream(
         sinks: list[Sink] = [stream.sink(formats) for formats in choices]
         if hear is not None:
             sinks = [_HeardSink(sink, hear) for sink in sinks]
+        connection = exchange.request.protocol
+        assert isinstance(connection, Connection)
+        early = _EarlyHead(context, lambda: _open_early(exchange, stream, connection))
         try:
-            async with _submitted(exchange, askings, context, stream, sinks):
-                exchange.answered_by(await stream.started)
-                connection = exchange.request.protocol
-                assert isinstance(connection, Connection)
-                response = await _open(exchange, stream, connection)
+            try:
+                async with _submitted(exchange, askings, context, stream, sinks):
+                    exchange.answered_by(await stream.started)
+                    response = await early.response() or await _open(exchange, stream, connection)
+                    await _until_ended(exchange, stream, context, connection)
+            except Exception as error:
+                opened = await early.response()
+                if opened is None or isinstance(error, ConnectionError):
+                    raise
+                # The head is sent: whatever goes wrong from now on is part of the stream.
+                response = opened
+                stream.fail(_told(exchange, error))
                 await _until_ended(exchange, stream, context, connection)
-                await response.write_eof(stream.take())
-                return response
+            await response.write_eof(stream.take())
+            return response
         finally:
             # Also when the client leaves, which cancels this.
+            early.close()
             stream.close()
+
+
+async def _open_early(exchange: Exchange, stream: SseStream, connection: Connection) -> web.StreamResponse:
+    response = await _open(exchange, stream, connection)
+    stream.keep_alive()
+    return response
+
+
+def _told(exchange: Exchange, error: Exception) -> PenstockError:
+    """An error as a stream tells it, of which nobody further up hears."""
+    if isinstance(error, PenstockError):
+        return error
+    logger.error("request %s failed", exchange.id, exc_info=error)
+    return InternalError()
+
+
+class _EarlyHead:
+    """The head of a stream whose request is held until an engine has booted, which may take minutes.
+
+    It is sent once nothing else was sent for as long as a silent stream stays silent, and comments follow it, so that
+    proxies keep the connection. Before that an error has an HTTP status of its own.
+    """
+
+    def __init__(self, context: Context, open: Callable[[], Coroutine[Any, Any, web.StreamResponse]]) -> None:
+        self._open = open
+        self._timer: asyncio.TimerHandle | None = None
+        self._opening: asyncio.Task[web.StreamResponse] | None = None
+        self._is_closed = False
+        context.on_held(self._held)
+
+    async def response(self) -> web.StreamResponse | None:
+        """The response, if its head was sent, or is about to be. It is not sent from here any more."""
+        self._stop()
+        return None if self._opening is None else await self._opening
+
+    def close(self) -> None:
+        """The answer is over."""
+        self._stop()
+        if self._opening is not None:
+            self._opening.cancel()
+
+    def _stop(self) -> None:
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _held(self) -> None:
+        if self._timer is None and not self._is_closed:
+            self._timer = asyncio.get_running_loop().call_later(KEEP_ALIVE_S, self._send)
+
+    def _send(self) -> None:
+        self._opening = asyncio.ensure_future(self._open())
 
 
 async def _until_ended(exchange: Exchange, stream: SseStream, context: Context, connection: Connection) -> None:
@@ -170,13 +234,8 @@ async def _submitted(
 
     def note(task: "asyncio.Future[None]") -> None:
         error = None if task.cancelled() else task.exception()
-        if error is None:
-            return
-        if not isinstance(error, PenstockError):
-            # The stream may have begun: nobody further up hears of it.
-            logger.error("request %s failed", exchange.id, exc_info=error)
-            error = InternalError()
-        stream.fail(error)
+        if isinstance(error, Exception):
+            stream.fail(_told(exchange, error))
 
     submitting = asyncio.ensure_future(_submit(exchange, askings, context, sinks))
     submitting.add_done_callback(note)

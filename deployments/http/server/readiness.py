@@ -8,8 +8,9 @@ from deployments.fleet import Fleet
 class Readiness:
     """Remembers that the fleet has been ready once.
 
-    A fleet that boots is not ready before every model is. From then on it stays ready as long as any model is: a load
-    balancer that takes the whole ingress out because one model of many is down makes the outage worse.
+    A fleet that boots is not ready before every model is; one that is asleep is, since a request wakes it. From then on
+    it stays ready as long as any model is: a load balancer that takes the whole ingress out because one model of many
+    is down makes the outage worse.
     """
 
     __slots__ = ("_booted",)
@@ -28,4 +29,4 @@ class Readiness:
         if not self._booted:
             self._booted = fleet.ready
             return "ready" if self._booted else "starting"
-        return "ready" if any(model.engine.ready for model in fleet.models) else "unavailable"
+        return "ready" if any(model.serves for model in fleet.models) else "unavailable"

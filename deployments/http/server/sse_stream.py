@@ -271,7 +271,12 @@ class SseStream:
         outlet = self._outlet
         if self._silent_ticks > _KEEP_ALIVE_TICKS and outlet is not None and outlet.writable and not self.ended.done():
             self._silent_ticks = 1  # This tick's.
-            outlet.send(self._format.keep_alive.encode("ascii"))
+            self.keep_alive()
+
+    def keep_alive(self) -> None:
+        """Says something that means nothing."""
+        if self._outlet is not None:
+            self._outlet.send(self._format.keep_alive.encode("ascii"))
 
     def flush(self) -> None:
         """Writes what there is, if the client keeps up."""

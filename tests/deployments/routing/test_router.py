@@ -33,7 +33,7 @@ from engines.errors import (
 from engines.events import Finished
 from engines.operators.migration import Migration
 from engines.rendezvous import draw
-from engines.requests import GenerateRequest, Sampling, Session
+from engines.requests import GenerateRequest, Sampling, Session, TenantShare
 from engines.scripted.engine import ScriptedEngine
 from engines.scripted.script import Hang, Hold
 from engines.sink import Sink
@@ -219,6 +219,65 @@ async def test_a_request_waits_for_the_first_instance(fleet: FaultyFleet) -> Non
     await asyncio.sleep(0)
     fleet.set_state("a", InstanceState.READY)
     assert await waiting == "a"
+
+
+async def test_what_was_held_waits_on_while_those_held_with_it_fill_the_first_instance(fleet: FaultyFleet) -> None:
+    route = await fleet.route(wait_s=60)
+    waiting = asyncio.create_task(engine_of(route, ask()))
+    await until(lambda: len(fleet.router.held["m"]) == 1)
+    await fleet.add("a", ScriptedEngine("a", script=[QueueFull("full", retry_after_s=3.0)]))
+    await until(lambda: len(fleet.engines["a"].requests) >= 2)
+    assert not waiting.done()
+    await fleet.add("b")
+    assert await waiting == "b"
+    assert len(fleet.router.held["m"]) == 0
+
+
+async def test_too_many_that_wait_are_refused_at_once(fleet: FaultyFleet) -> None:
+    route = await fleet.route(wait_s=60, max_held=1)
+    context = Context()
+    waiting = asyncio.create_task(route.submit(ask(), context, Collector()))
+    await until(lambda: len(fleet.router.held["m"]) == 1)
+    assert fleet.router.held["m"].cold_starts == 1
+    with pytest.raises(NoInstance, match="too many requests wait for one") as caught:
+        await engine_of(route, ask())
+    assert caught.value.retry_after_s
+    context.kill()
+    with pytest.raises(Cancelled):
+        await waiting
+
+
+async def test_the_place_of_who_has_many_goes_to_somebody_else(fleet: FaultyFleet) -> None:
+    route = await fleet.route(wait_s=60, max_held=2)
+    tenants = [TenantShare(name="greedy"), TenantShare(name="greedy"), TenantShare(name="modest")]
+    waiting = []
+    for tenant in tenants:
+        waiting.append(asyncio.create_task(engine_of(route, ask(tenant=tenant))))
+        await asyncio.sleep(0.01)
+    with pytest.raises(NoInstance, match="too many"):
+        await waiting[1]
+    await fleet.add("a")
+    assert [await waiting[0], await waiting[2]] == ["a", "a"]
+
+
+async def test_a_model_sleeps_that_has_no_instance_and_holds_requests(fleet: FaultyFleet) -> None:
+    impatient, route = await fleet.route(), await fleet.route(wait_s=60)
+    assert (impatient.is_asleep, route.is_asleep, route.ready) == (False, True, False)
+    await fleet.add("a", state=InstanceState.STARTING)
+    assert route.is_asleep
+    fleet.set_state("a", InstanceState.READY)
+    await until(lambda: route.ready)
+    assert not route.is_asleep
+
+
+async def test_what_a_model_can_do_is_remembered_while_it_sleeps(fleet: FaultyFleet) -> None:
+    await fleet.add("a")
+    route = await fleet.route(wait_s=60)
+    known = route.capabilities
+    assert known != Capabilities()
+    fleet.remove("a")
+    await until(lambda: not route.ready)
+    assert route.capabilities == known
 
 
 async def test_nobody_waits_for_an_instance_past_the_deadline(fleet: FaultyFleet) -> None:
