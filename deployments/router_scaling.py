@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import ray
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve._private.common import DeploymentID
 
 from actors.daemon_thread import in_daemon_thread
 from deployments.scaling.bulletin import KEY, TTL_S
@@ -196,6 +195,9 @@ class ServeNumbers:
         """
         if self._controller is None:
             self._controller = await in_daemon_thread(lambda: ray.get_actor(*_CONTROLLER))
+        # Here, so that only a fleet that is scaled in this way needs the name, which another Serve may have elsewhere.
+        from ray.serve._private.common import DeploymentID
+
         id = DeploymentID(name=deployment, app_name=self._fleet)
         try:
             await self._controller.update_deployment_replicas.remote(id, count)

@@ -11,9 +11,9 @@ from typing import Any
 
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
-from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
+from actors.ray_private import find
 from deployments.application_config import application_config
 from deployments.fleet_settings import FleetSettings
 
@@ -24,6 +24,7 @@ without reaching every other application."""
 LOOK_BACK_S = 5.0
 """How long Serve keeps a report; the policy takes the last one."""
 _POLL_S = 0.25
+_CLIENT = "ray.serve._private.client"
 
 
 def autoscaling_config(least: int, most: int) -> AutoscalingConfig:
@@ -48,10 +49,10 @@ def apply(settings: FleetSettings, *, wait: bool) -> None:
         wait: Whether to return only when it runs.
 
     Raises:
-        RuntimeError: It does not come to run.
+        RuntimeError: It does not come to run, or Serve takes no config from here.
     """
     serve.start(proxy_location="Disabled")
-    client = _get_global_client()
+    client = _client()
     details = client.get_serve_details()
     others = [
         _as_written(application.get("deployed_app_config"))
@@ -69,6 +70,20 @@ def apply(settings: FleetSettings, *, wait: bool) -> None:
     client.deploy_apps(ServeDeploySchema.model_validate(config))
     if wait:
         _until_running(settings.name)
+
+
+def _client() -> Any:
+    """Serve's own client, which takes configs as `serve deploy` brings them.
+
+    Raises:
+        RuntimeError: Another version of Ray has it elsewhere.
+    """
+    names = (f"{_CLIENT}:ServeControllerClient.deploy_apps", f"{_CLIENT}:ServeControllerClient.get_serve_details")
+    if not find("autoscaled fleets", ("ray.serve.context:_get_global_client", *names), "need `autoscaler: routers`"):
+        raise RuntimeError("This version of Ray Serve takes no config from a program. Set `autoscaler: routers`.")
+    from ray.serve.context import _get_global_client
+
+    return _get_global_client()
 
 
 def _as_written(config: Any) -> Mapping[str, Any] | None:
