@@ -147,7 +147,7 @@ class BackgroundResponses:
             "is_cancelled": False,
             "epoch": lease.epoch,
             "holder": self._holder if is_held else None,
-            "lease_until": now_s + background_lease.LEASE_S if is_held else 0.0,
+            "lease_until": now_s + background_lease.LEASE_S if is_held else now_s,
             "tries": 0,
             "losses": 0,
             "batches": 0,
