@@ -81,7 +81,7 @@ class Unfinished:
     Attributes:
         id: Its id.
         is_started: Whether it has said anything.
-        bytes: What it has in the database.
+        bytes: Of how it is told, and of its input.
     """
 
     id: str
@@ -147,7 +147,7 @@ class BackgroundResponses:
             "is_cancelled": False,
             "epoch": lease.epoch,
             "holder": self._holder if is_held else None,
-            "lease_until": now_s + background_lease.LEASE_S if is_held else 0.0,
+            "lease_until": now_s + background_lease.LEASE_S if is_held else now_s,
             "tries": 0,
             "losses": 0,
             "batches": 0,
@@ -174,8 +174,9 @@ class BackgroundResponses:
         Raises:
             DatabaseUnavailable: The database does not answer.
         """
-        row = await self._one(id, tenant, RESPONSES.c.id, RESPONSES.c.started_at, RESPONSES.c.bytes)
-        return None if row is None else Unfinished(row.id, row.started_at is not None, row.bytes)
+        size = func.length(RESPONSES.c.head) + func.length(RESPONSES.c.input)
+        row = await self._one(id, tenant, RESPONSES.c.started_at, size.label("size"))
+        return None if row is None else Unfinished(id, row.started_at is not None, int(row.size))
 
     async def head(self, id: str, tenant: str) -> str | None:
         """How it is told, as JSON text; None: there is none, or it has ended.

@@ -12,7 +12,7 @@ from engines.errors import ContextOverflow, EngineFailed, QueueFull
 from engines.events import Finished, TextDelta, TokenLogprob, Usage
 from engines.scripted.script import Hang
 from tests.deployments.http.conftest import Serving, until
-from tests.deployments.http.responses.background.asking import begun, ended, look, reading, said, stands
+from tests.deployments.http.responses.background.asking import Reader, begun, ended, look, reading, said, stands
 from tests.deployments.http.responses.talking import ADD, ASKED, PATH, SHELL, ask, client, events_of
 from tests.deployments.http.responses.test_responses import AGENT, check_agent
 from tests.deployments.waiting import until as async_until
@@ -137,6 +137,16 @@ async def test_one_that_runs_is_removed_and_ends(serving: Serving, settings: Dat
         await until(lambda: not served.engine.active)
         for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/input_items"), ("POST", "/cancel")):
             assert (await served.request(method, f"{PATH}/{id}{path}")).status == 404
+
+
+async def test_its_client_may_leave(serving: Serving, settings: DatabaseSettings) -> None:
+    async with serving(["One ", 0.2, "two"], database=settings) as served:
+        body = {**ASKED, "background": True, "stream": True}
+        async with served.client.post(served.url + PATH, json=body) as response:
+            events = await Reader(aiter(response.content)).until("response.output_text.delta")
+        ended_response = await ended(served, events[0]["response"]["id"])
+        assert ended_response["status"] == "completed"
+        assert ended_response["output"][0]["content"][0]["text"] == "One two"
 
 
 async def test_it_waits_for_room(serving: Serving, settings: DatabaseSettings) -> None:

@@ -1,6 +1,7 @@
 """A response in the background outlives the router replica that makes it: another one goes on."""
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -364,13 +365,23 @@ async def test_a_tenant_takes_no_place_of_a_replica_that_others_need(
 
 
 async def test_events_that_are_read_take_of_the_budget_for_bodies(serving: Serving, database: DatabaseSettings) -> None:
-    script = ["x" * 1000, 0.2, "y" * 9000, Hang()]
+    goes_on: list[bool] = []
+
+    def script(_: Any) -> Iterator[Any]:
+        yield "x" * 1000
+        while not goes_on:
+            yield 0.02
+        yield "y" * 9000
+        yield Hang()
+
     async with serving(script, database=database, max_bodies_bytes=12_000) as served:
         id = await begun(served)
         bodies = runs_of(served)._services.bodies
         async with reading(served, id) as stream:
+            events = await stream.until("response.output_text.delta")
+            goes_on.append(True)
             # It ends where there is no room, and its reader may come again.
-            events = await stream.rest()
+            assert await stream.rest() == []
         assert said(events) == "x" * 1000
         await until(lambda: bodies.bytes == 0)
         bodies.take(12_000)
