@@ -20,12 +20,12 @@ from ray.exceptions import RayError
 from actors.daemon_thread import in_daemon_thread
 from deployments.scaling.bulletin import KEY, TTL_S
 from deployments.scaling.policy import FleetPolicy
-from engines.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
 REPORTS = "scaling/reports/"
 EVERY_S = 1.0
+AGAIN_S = 10.0
 REPORT_TTL_S = 5.0
 """A replica that has left no report for so long is not there any more."""
 _CONTROLLER = ("SERVE_CONTROLLER_ACTOR", "serve")
@@ -107,6 +107,9 @@ class RouterScaler:
         self._clock = clock
         self._policy: FleetPolicy | None = None
         self._reported = 0
+        # What was decided of each deployment, and what was set last, and when.
+        self._targets: dict[str, int] = {}
+        self._last_set: dict[str, tuple[int, float]] = {}
 
     @property
     def decides(self) -> bool:
@@ -118,9 +121,9 @@ class RouterScaler:
         while True:
             try:
                 await self.step()
-            except (RayError, TimeoutError, Unavailable, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 - Serve raises its own while its controller is away
                 # The next step is a second away, and until then all stays as it is.
-                logger.info("No autoscaling for now: %s", error)
+                logger.warning("No autoscaling for now: %s: %s", type(error).__name__, error)
             await asyncio.sleep(EVERY_S)
 
     async def step(self) -> None:
@@ -141,19 +144,35 @@ class RouterScaler:
             return
         if self._policy is None:
             self._policy = FleetPolicy(**self._arguments, clock=self._clock)
+            self._targets.clear()
         replicas = await self._numbers.read()
         decisions, _ = self._policy(self._contexts(replicas, reports))
-        for deployment, count in decisions.items():
-            if count != replicas[deployment].target:
-                await self._numbers.set(deployment, count)
+        self._targets.update(decisions)
+        for deployment, count in self._targets.items():
+            if deployment in replicas:
+                await self._set(deployment, count, replicas[deployment].target)
         if self._policy.decisions:
             told = {name: asdict(decision) for name, decision in self._policy.decisions.items()}
             await self._board.post(KEY, json.dumps(told).encode(), TTL_S)
 
+    async def _set(self, deployment: str, count: int, there_are: int) -> None:
+        """Sets a number, if it is another one; again after a while, if it has not become so: an upgrade resets it."""
+        if count == there_are:
+            return
+        before = self._last_set.get(deployment)
+        now_s = self._clock()
+        if before is None or before[0] != count or now_s - before[1] >= AGAIN_S:
+            self._last_set[deployment] = (count, now_s)
+            await self._numbers.set(deployment, count)
+
     def _contexts(
         self, replicas: Mapping[str, Replicas], reports: Mapping[str, Mapping[str, Any]]
     ) -> dict[str, _Context]:
-        contexts = {name: _Context(name, one.target, one.running) for name, one in replicas.items()}
+        contexts = {
+            # A controller that has just come up may not know of all that run, which is no reason to end any.
+            name: _Context(name, self._targets.get(name, one.target), one.running)
+            for name, one in replicas.items()
+        }
         router = contexts.get(self._arguments["router"])
         if router is not None:
             # Serve tells how many run, and not which: those that have not reported are not heard.

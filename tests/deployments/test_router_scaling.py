@@ -1,8 +1,10 @@
+import asyncio
 import json
 from collections.abc import Mapping
 
 import pytest
 
+from deployments import router_scaling
 from deployments.app import build
 from deployments.application_config import application_config, policy_arguments
 from deployments.fleet_settings import FleetSettings
@@ -10,6 +12,7 @@ from deployments.router_scaling import REPORTS, Replicas, RouterScaler
 from deployments.scaling.bulletin import KEY
 from deployments.scaling.demand import Demand
 from tests.clock import Clock
+from tests.deployments.waiting import until
 
 FLEET = FleetSettings.model_validate(
     {
@@ -109,6 +112,49 @@ async def test_nothing_ends_while_a_router_that_runs_has_not_reported() -> None:
     world.numbers.routers = 2
     await world.seconds(60)
     assert world.numbers.calls == []
+
+
+async def test_a_controller_that_forgot_some_for_a_moment_is_no_reason_to_end_any() -> None:
+    world = World("a")
+    world.demand["a"] = Demand(held=100, arrived=100, waiting_tokens=1e6)
+    await world.seconds(2)
+    was = world.numbers.engines
+    assert was > 1
+    world.demand["a"] = Demand(running=1, arrived=100, finished=99)
+    world.numbers.engines = 0
+    world.numbers.calls.clear()
+    await world.seconds(5)
+    assert {count for _, count in world.numbers.calls} <= {was}
+
+
+async def test_a_number_that_an_upgrade_reset_is_set_again() -> None:
+    world = World("a")
+    world.demand["a"] = Demand(held=100, arrived=100, waiting_tokens=1e6)
+    await world.seconds(2)
+    was = world.numbers.engines
+    world.numbers.engines = 1
+    await world.seconds(15)
+    assert world.numbers.engines == was
+
+
+async def test_a_controller_that_is_away_holds_up_no_later_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, steps = World("a"), 0
+    (scaler,) = world.scalers.values()
+
+    class Away(Exception):
+        """As Serve's own errors are: of no kind of Ray's."""
+
+    async def step() -> None:
+        nonlocal steps
+        steps += 1
+        raise Away
+
+    monkeypatch.setattr(router_scaling, "EVERY_S", 0.0)
+    monkeypatch.setattr(scaler, "step", step)
+    running = asyncio.create_task(scaler.run())
+    await until(lambda: steps > 2)
+    assert not running.done()
+    running.cancel()
 
 
 def test_serve_is_told_of_an_external_scaler_and_of_no_policy() -> None:
