@@ -108,30 +108,6 @@ async def test_a_response_in_the_background_outlives_its_router(fleet: ChaosFlee
             assert 'penstock_background_responses_total{outcome="taken_over"}' in await answer.text()
 
 
-@pytest.mark.long
-async def test_a_response_in_the_background_goes_through_a_rolling_upgrade(fleet: ChaosFleet) -> None:
-    server = f"http://127.0.0.1:{fleet.port}"
-    asked = {"model": "moves", "input": "count from 1 to 1900", "background": True}
-    async with aiohttp.ClientSession() as http:
-        async with http.post(f"{server}/v1/responses", json=asked) as answer:
-            id = (await answer.json())["id"]
-        load = ("--model", "moves", "--clients", "2", "--length", "20")
-        code, [row], output = await asyncio.to_thread(fleet.strike, "rolling-upgrade", *load)
-        assert code == 0, output
-        response: dict[str, Any] = {"status": "queued"}
-        async with asyncio.timeout(600):
-            while response["status"] in ("queued", "in_progress"):
-                await asyncio.sleep(0.5)
-                async with http.get(f"{server}/v1/responses/{id}") as answer:
-                    response = await answer.json()
-        assert response["status"] == "completed", response
-        text = response["output"][0]["content"][0]["text"]
-        assert text.strip() == " ".join(map(str, range(1, 1901)))
-        async with http.get(f"{server}/metrics") as answer:
-            assert 'penstock_background_responses_total{outcome="handed_over"}' in await answer.text()
-        assert row.served > 0
-
-
 async def sse_events(stream: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
     async for line in stream.content:
         if line.startswith(b"data: "):
