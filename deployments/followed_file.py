@@ -48,12 +48,13 @@ class DiskReader(Generic[Content]):
             self._reading = in_daemon_thread(self._read)
             # Nobody may be there any more to hear that it failed.
             self._reading.add_done_callback(lambda reading: reading.cancelled() or reading.exception())
-        try:
-            async with asyncio.timeout(READ_S):
-                return await asyncio.shield(self._reading)
-        finally:
-            if self._reading.done():
-                self._reading = None
+        reading = self._reading
+        await asyncio.wait([reading], timeout=READ_S)
+        if not reading.done():
+            raise TimeoutError
+        # What comes just as the time is up counts, too.
+        self._reading = None
+        return reading.result()
 
 
 class Follower:
