@@ -65,13 +65,13 @@ class Asked:
         computed = usage.prompt_tokens - usage.cached_tokens
         if computed >= LONG_PROMPT_TOKENS and self.sent_s and self._began_s > self.sent_s:
             self._meter.prompts.append(computed / (self._began_s - self.sent_s))
-        self.over()
+        self.over(max(usage.completion_tokens, counted))
 
-    def over(self) -> None:
-        """It has ended, well or not; later calls change nothing."""
+    def over(self, tokens: int = 0) -> None:
+        """It has ended, well or not, after so many generated tokens; later calls change nothing."""
         if not self._is_over:
             self._is_over = True
-            self._meter.end(self, has_begun=bool(self._began_s))
+            self._meter.end(self, tokens, has_begun=bool(self._began_s))
 
 
 class DemandMeter:
@@ -95,6 +95,7 @@ class DemandMeter:
         self._running = 0
         self._arrived = 0
         self._finished = 0
+        self._finished_tokens = 0
         self._arrived_tokens = 0.0
         self._prefilled_tokens = 0.0
         self._skipped_tokens = 0.0
@@ -122,9 +123,10 @@ class DemandMeter:
         self._prefilled_tokens += asked.tokens * (1.0 - self._cached)
         self._skipped_tokens += asked.tokens * self._cached
 
-    def end(self, asked: Asked, *, has_begun: bool) -> None:
-        """A request has ended."""
+    def end(self, asked: Asked, tokens: int, *, has_begun: bool) -> None:
+        """A request has ended, for which so many tokens were generated."""
         self._finished += 1
+        self._finished_tokens += tokens
         if has_begun:
             self._running -= 1
         else:
@@ -162,6 +164,7 @@ class DemandMeter:
             prefilled_tokens=self._prefilled_tokens,
             skipped_tokens=self._skipped_tokens,
             finished=self._finished,
+            finished_tokens=self._finished_tokens,
             output_tokens=self.output_tokens,
         )
 
@@ -200,5 +203,5 @@ class MeteredSink:
 
     def fail(self, error: PenstockError) -> None:
         """Takes the error that ends the stream; nothing comes after it."""
-        self._asked.over()
+        self._asked.over(self._counted)
         self._sink.fail(error)

@@ -28,6 +28,7 @@ class Demand:
         prefilled_tokens: Of those prompts of which an answer has begun: the tokens that had to be computed.
         skipped_tokens: Likewise, the tokens that came from a prefix cache.
         finished: Requests that have ended, well or not.
+        finished_tokens: Tokens that were generated for those.
         output_tokens: Tokens generated so far.
     """
 
@@ -42,6 +43,7 @@ class Demand:
     prefilled_tokens: float = 0.0
     skipped_tokens: float = 0.0
     finished: float = 0.0
+    finished_tokens: float = 0.0
     output_tokens: float = 0.0
 
     @property
@@ -57,7 +59,15 @@ class Demand:
 _SEPARATOR = "|"
 _RATE = "measured_prompt_tokens_per_s"
 _NAMES = tuple(field.name for field in fields(Demand))
-_SUMS = ("arrived", "arrived_tokens", "prefilled_tokens", "skipped_tokens", "finished", "output_tokens")
+_SUMS = (
+    "arrived",
+    "arrived_tokens",
+    "prefilled_tokens",
+    "skipped_tokens",
+    "finished",
+    "finished_tokens",
+    "output_tokens",
+)
 """What only grows."""
 
 

@@ -223,8 +223,7 @@ class Scaler:
         finished = demand.finished - before.finished
         output = demand.output_tokens - before.output_tokens
         if finished >= 1:
-            # What was generated meanwhile belongs to others, too, as many of which began as ended.
-            self._output_tokens.add(output / finished, finished)
+            self._output_tokens.add((demand.finished_tokens - before.finished_tokens) / finished, finished)
         computed = demand.prefilled_tokens - before.prefilled_tokens
         skipped = demand.skipped_tokens - before.skipped_tokens
         if computed + skipped >= 1:

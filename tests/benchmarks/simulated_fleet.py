@@ -103,16 +103,17 @@ class SimulatedInstance:
             self.now_s += steps * step_s
             self.context += sequences * steps
             fleet.output_tokens += sequences * steps
-            self._end(steps)
+            self._end(steps, fleet)
             for _ in started:
                 self._start(self.waiting.popleft(), fleet)
 
-    def _end(self, steps: int) -> None:
+    def _end(self, steps: int, fleet: "SimulatedFleet") -> None:
         ended = False
         for request in self.running:
             request.left -= steps
             if request.left <= 0:
                 request.done_s = self.now_s
+                fleet.finished_tokens += request.output_tokens
                 self.context -= request.prompt_tokens + request.output_tokens
                 ended = True
         if ended:
@@ -123,6 +124,7 @@ class SimulatedInstance:
         fleet.prefilled(request)
         if request.output_tokens <= 1:
             request.done_s = self.now_s
+            fleet.finished_tokens += 1
             return
         request.left = request.output_tokens - 1
         self.context += request.prompt_tokens + 1
@@ -182,7 +184,7 @@ class SimulatedFleet:
         self._arrived = self._arrived_tokens = 0
         self._prefilled_tokens = 0
         self._rates: deque[float] = deque(maxlen=64)
-        self.output_tokens = 0
+        self.output_tokens = self.finished_tokens = 0
         self._instance_s = 0.0
         self.decisions: list[Decision] = []
 
@@ -263,6 +265,7 @@ class SimulatedFleet:
             arrived_tokens=self._arrived_tokens,
             prefilled_tokens=self._prefilled_tokens,
             finished=self._arrived - len(waiting) - len(self._held) - running,
+            finished_tokens=self.finished_tokens,
             output_tokens=self.output_tokens,
         )
         ready = len(self._ready(now_s))

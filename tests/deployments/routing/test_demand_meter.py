@@ -40,6 +40,7 @@ async def test_a_request_is_held_then_queued_then_runs_and_is_over(meter: Demand
     sink.emit(Finished(("stop",), Usage(prompt_tokens=100, completion_tokens=5), "e"))
     demand = meter.demand()
     assert (demand.under_way, demand.arrived, demand.finished, demand.output_tokens) == (0, 1, 1, 5)
+    assert demand.finished_tokens == 5
 
 
 async def test_hidden_reasoning_is_output_too(meter: DemandMeter) -> None:
@@ -54,7 +55,7 @@ async def test_a_stream_that_fails_is_over(meter: DemandMeter) -> None:
     sink.emit(TextDelta("a", token_ids=(1,)))
     sink.fail(InstanceLost("gone"))
     asked.over()
-    assert (meter.demand().under_way, meter.demand().finished) == (0, 1)
+    assert (meter.demand().under_way, meter.demand().finished, meter.demand().finished_tokens) == (0, 1, 1)
 
 
 def test_a_request_that_came_back_is_held(meter: DemandMeter) -> None:

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from deployments.scaling.demand import Demand, DemandSum, demand_of
 
 counts = st.integers(0, 10**6).map(float)
-demands = st.builds(Demand, *[counts] * 12)
+demands = st.builds(Demand, *[counts] * 13)
 
 
 @given(demands)

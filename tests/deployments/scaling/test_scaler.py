@@ -40,6 +40,7 @@ class Model:
                 arrived_tokens=self.demand.arrived_tokens + requests * prompt_tokens,
                 prefilled_tokens=self.demand.prefilled_tokens + requests * prompt_tokens,
                 finished=self.demand.finished + requests,
+                finished_tokens=self.demand.finished_tokens + requests * output_tokens,
                 output_tokens=self.demand.output_tokens + requests * output_tokens,
             )
         return decision
@@ -65,6 +66,18 @@ def test_a_queue_that_one_instance_cannot_serve_in_time_wakes_more() -> None:
     model.quiet(5)
     # 3 instance-minutes of work, and a boot takes half a minute.
     assert model.after(1, held=100, arrived=100, arrived_tokens=180_000, waiting_tokens=180_000).target > 4
+
+
+def test_answers_that_end_together_are_as_long_as_they_were() -> None:
+    model = Model(replace(GOAL, idle_s=300.0), target=1)
+    for wave in range(1, 6):
+        for second in range(1, 11):
+            # Four streams of ten seconds, side by side.
+            ended = 4 * (wave - (second < 10))
+            model.after(1, arrived=4 * wave, running=4, finished=ended, finished_tokens=100 * ended)
+    waiting = {"arrived": 60, "queued": 40, "running": 0}
+    # 40 answers of 100 tokens, 100 a second.
+    assert model.after(1, **waiting).backlog_s == pytest.approx(40, rel=0.25)
 
 
 def test_work_that_comes_in_is_tokens_over_rates() -> None:
@@ -181,12 +194,21 @@ samples = st.tuples(
             prefilled_tokens=tokens,
             skipped_tokens=tokens,
             finished=counts,
+            finished_tokens=tokens,
             output_tokens=tokens,
         ),
     ),
     st.booleans(),
 )
-growing = ("arrived", "arrived_tokens", "prefilled_tokens", "skipped_tokens", "finished", "output_tokens")
+growing = (
+    "arrived",
+    "arrived_tokens",
+    "prefilled_tokens",
+    "skipped_tokens",
+    "finished",
+    "finished_tokens",
+    "output_tokens",
+)
 
 
 def summed(before: Demand, demand: Demand) -> Demand:
