@@ -1,9 +1,10 @@
 """What a fleet answers over Serve handles and HTTP, with everything real but the models."""
 
 import asyncio
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -222,14 +223,18 @@ async def test_each_router_replica_takes_up_the_realtime_sessions_and_knows_the_
     assert created.type == "session.created"
     id = created.session.id
 
-    async def took_up_all() -> bool:
-        async with clients[1].realtime.connect(model="echo", extra_query={"session_id": id}) as connection:
-            session = (await connection.recv()).session  # type: ignore[union-attr]
-            assert session.id == id
-            return bool(getattr(session, "last_item_id", None) == "last")
+    file = (await shared_fleet.settings.remote()).database.file
 
-    # Written in the background, and by the first replica alone for as long as it holds the session.
-    await until(took_up_all)
+    async def written() -> bool:
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+            (count,) = database.execute("SELECT count(*) FROM realtime_items WHERE session = ?", [id]).fetchone()
+        return int(count) == 2
+
+    # In the background, and by the first replica alone for as long as it holds the session: the next one ends that.
+    await until(written)
+    async with clients[1].realtime.connect(model="echo", extra_query={"session_id": id}) as connection:
+        session: Any = (await connection.recv()).session  # type: ignore[union-attr]
+        assert (session.id, session.last_item_id) == (id, "last")
     browser = AsyncOpenAI(base_url=str(clients[1].base_url), api_key=secret.value)
     async with browser.realtime.connect(model="echo") as connection:
         assert (await connection.recv()).type == "session.created"
