@@ -48,12 +48,9 @@ def room_of(fleet: FleetSettings, nodes: Sequence[Resources]) -> list[str]:
     lines = []
     for model in fleet.deployed:
         bundle = footprint_of(model, nodes).bundle()
-        fitting, least, most = room(bundle, nodes), model.least_replicas, model.most_replicas
-        asked = str(most) if model.bounds is None else f"{least} to {most}"
-        if fitting >= most:
-            lines.append(f"{model.name}: room for all of {asked}")
-        else:
-            lines.append(f"{model.name}: room for {fitting} of {asked}")
+        fitting = room(bundle, nodes)
+        some = "all" if fitting >= model.most_replicas else str(fitting)
+        lines.append(f"{model.name}: room for {some} of {model.replicas}")
     return lines
 
 

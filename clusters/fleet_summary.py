@@ -28,11 +28,6 @@ def summary(fleet: FleetSettings) -> Table:
         else:
             gpus = f"{model.tensor_parallel_size}, or the CPU" if engine_kind(model.engine).uses_gpus else "0"
         table.add_row(
-            names, model.engine, str(model.options.get("model", "")), _instances(model), gpus, f"{model.cpus:g}"
+            names, model.engine, str(model.options.get("model", "")), str(model.replicas), gpus, f"{model.cpus:g}"
         )
     return table
-
-
-def _instances(model: ModelSettings) -> str:
-    least, most = model.least_replicas, model.most_replicas
-    return str(most) if model.bounds is None else f"{least} to {most}"

@@ -14,7 +14,7 @@ from deployments import router_deployment, scaled_application
 from deployments.engine_deployment import MARGIN_S, EngineDeployment, shutdown_timeout_s
 from deployments.fleet_settings import FleetSettings
 from deployments.model_settings import ModelSettings
-from deployments.names import ROUTER, engine_deployment_names
+from deployments.names import ROUTER, engine_deployments
 from deployments.router_deployment import RouterDeployment
 from engines.registry import engine_kind
 
@@ -41,8 +41,9 @@ def build(args: Mapping[str, Any] | FleetSettings) -> Application:
         InvalidRequest: There is no such engine.
     """
     settings = args if isinstance(args, FleetSettings) else FleetSettings.model_validate(args)
-    names = engine_deployment_names(model.name for model in settings.deployed)
-    engines = [_engine_deployment(name, model, settings) for name, model in zip(names, settings.deployed, strict=True)]
+    engines = [
+        _engine_deployment(name, model, settings) for name, model in engine_deployments(settings.deployed).items()
+    ]
     routers = settings.router
     router = serve.deployment(
         RouterDeployment,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from deployments.fleet_settings import FleetSettings
-from deployments.names import ROUTER, engine_deployment_names
+from deployments.names import ROUTER, engine_deployments
 from deployments.replica_settings import QUEUE_TIME_S, ReplicaBounds, RouterBounds
 from deployments.scaling.work_rates import PRIOR
 
@@ -33,13 +33,12 @@ def application_config(settings: FleetSettings) -> dict[str, Any]:
 
 def policy_arguments(settings: FleetSettings) -> dict[str, Any]:
     """The arguments of a fleet's policy (`deployments.scaling.policy.FleetPolicy`): plain values."""
-    names = engine_deployment_names(model.name for model in settings.deployed)
-    bounds = [(name, model.bounds) for name, model in zip(names, settings.deployed, strict=True)]
+    bounds = {name: model.bounds for name, model in engine_deployments(settings.deployed).items()}
     routers = settings.router.replicas
     return {
         "fleet": settings.name,
         "router": ROUTER,
-        "engines": {name: _goal(one) for name, one in bounds if one is not None},
+        "engines": {name: _goal(one) for name, one in bounds.items() if one is not None},
         "routers": routers.model_dump() if isinstance(routers, RouterBounds) else None,
     }
 

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from actors.settings import ChannelSettings, Settings
 from deployments.model_settings import AnyModelSettings, FallbackSettings, ModelSettings, PoolSettings
-from deployments.replica_settings import RouterBounds, RouterReplicas
+from deployments.replica_settings import RouterBounds, RouterReplicas, least, most
 from engines.nearest import did_you_mean
 
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
@@ -65,12 +65,12 @@ class RouterSettings(Settings):
     @property
     def least_replicas(self) -> int:
         """Replicas that there always are."""
-        return self.replicas.min if isinstance(self.replicas, RouterBounds) else self.replicas
+        return least(self.replicas)
 
     @property
     def most_replicas(self) -> int:
         """Replicas that there may be at a time, but for those that an upgrade makes besides."""
-        return self.replicas.max if isinstance(self.replicas, RouterBounds) else self.replicas
+        return most(self.replicas)
 
 
 class CorsSettings(Settings):

@@ -260,7 +260,7 @@ class Metrics:
             ["model"],
             registry=self._gauges,
         )
-        self._conditions: dict[str, tuple[Gauge, Callable[[], float]]] = {}
+        self._watched: dict[str, tuple[Gauge, Callable[[], float]]] = {}
         self._lag_gauge = Gauge(_LAG, _LAG_HELP, ["process"], registry=self._gauges)
         self.lag: LoopLag | None = None
         # Figures that every replica tells alike, and that are not summed.
@@ -272,17 +272,17 @@ class Metrics:
         """Requests of this replica that are under way, probes among them."""
         return len(self._live)
 
-    def watch(self, name: str, description: str, holds: Callable[[], float]) -> None:
-        """Tells of a condition of this replica: 1 where it holds, else 0; the fleet's figure says of how many it does.
+    def watch(self, name: str, description: str, value: Callable[[], float]) -> None:
+        """Tells of a figure of this replica; the fleet's is the sum. A condition is 1 where it holds, else 0.
 
         Args:
             name: The metric's; a second time under the same name takes the first one's place.
             description: What the metric says.
-            holds: Whether it does now; or a number, and the fleet's figure is the sum.
+            value: What it is now.
         """
-        known = self._conditions.get(name)
+        known = self._watched.get(name)
         gauge = Gauge(name, description, registry=self._gauges) if known is None else known[0]
-        self._conditions[name] = (gauge, holds)
+        self._watched[name] = (gauge, value)
 
     def add(self, collector: Collector, *, is_cumulative: bool = False) -> None:
         """Tells of more figures of this replica, which are summed over the fleet.
@@ -437,8 +437,8 @@ class Metrics:
         """This replica's figures now: those that only grow, and its gauges."""
         # Probes and the scrape itself have no model.
         self._in_flight.set(sum(1 for meter in self._live if meter.model))
-        for gauge, holds in self._conditions.values():
-            gauge.set(holds())
+        for gauge, value in self._watched.values():
+            gauge.set(value())
         if self.lag is not None:
             self._lag_gauge.labels(self.replica).set(self.lag.longest_s())
         families = list(self._cumulative.collect())

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Ta
 
 from actors.settings import AdmissionSettings, PatienceSettings, Settings
 from deployments.fill_in_the_middle import check_template
-from deployments.replica_settings import ReplicaBounds, Replicas
+from deployments.replica_settings import ReplicaBounds, Replicas, least, most
 from engines.adapters.adapter import Adapter
 from engines.attachments.reader import AttachmentLimits
 from engines.attachments.url_fetcher import UrlSettings
@@ -170,7 +170,7 @@ class ModelSettings(ServedModel):
     @property
     def least_replicas(self) -> int:
         """Instances that it always has; 0: an idle one has none."""
-        return self.replicas.min if isinstance(self.replicas, ReplicaBounds) else self.replicas
+        return least(self.replicas)
 
     @property
     def may_sleep(self) -> bool:
@@ -187,7 +187,7 @@ class ModelSettings(ServedModel):
     @property
     def most_replicas(self) -> int:
         """Instances that it may have at a time, but for those that an upgrade makes besides."""
-        return self.replicas.max if isinstance(self.replicas, ReplicaBounds) else self.replicas
+        return most(self.replicas)
 
     @model_validator(mode="after")
     def _waits_where_it_may_sleep(self) -> Self:

@@ -1,7 +1,9 @@
 """Names that Ray and Serve take, out of names of models."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from deployments.model_settings import ModelSettings
 
 ROUTER = "router"
 """Name of the router deployment."""
@@ -25,3 +27,8 @@ def engine_deployment_names(models: Iterable[str]) -> list[str]:
             name = f"{base}-{count}"
         names.append(name)
     return names
+
+
+def engine_deployments(models: Sequence[ModelSettings]) -> dict[str, ModelSettings]:
+    """Models that have instances, by the names of their engine deployments, in the order given."""
+    return dict(zip(engine_deployment_names(model.name for model in models), models, strict=True))

@@ -11,7 +11,29 @@ QUEUE_TIME_S = 2.0
 """The goal where none is given."""
 
 
-class ReplicaBounds(Settings):
+class Bounds(Settings):
+    """A number of replicas that follows something, within bounds.
+
+    Attributes:
+        min: Least replicas.
+        max: Most replicas.
+    """
+
+    min: int
+    max: int
+
+    def __str__(self) -> str:
+        """The bounds, for a person."""
+        return f"{self.min} to {self.max}"
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min}, and max only {self.max}")
+        return self
+
+
+class ReplicaBounds(Bounds):
     """A model's instances follow its load: as many as keep the goal, within bounds.
 
     Attributes:
@@ -35,37 +57,24 @@ class ReplicaBounds(Settings):
     output_tokens_per_s: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
-    def _bounds_in_order_and_one_goal(self) -> Self:
-        if self.min > self.max:
-            raise ValueError(f"min is {self.min}, and max only {self.max}")
+    def _one_goal(self) -> Self:
         if self.queue_time_s is not None and self.ttft_s is not None:
             raise ValueError("give either `queue_time_s` or `ttft_s`: there is one goal")
         return self
 
 
-class RouterBounds(Settings):
-    """One router replica for each node of the cluster that has room for one, within bounds.
-
-    Attributes:
-        min: Least replicas.
-        max: Most replicas.
-    """
+class RouterBounds(Bounds):
+    """One router replica for each node of the cluster that has room for one, within bounds."""
 
     min: int = Field(1, ge=1, le=100)
     max: int = Field(ge=1, le=100)
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.min > self.max:
-            raise ValueError(f"min is {self.min}, and max only {self.max}")
-        return self
 
 
 NUMBER, BOUNDS = "a number", "bounds"
 
 
 def _kind(said: Any) -> str:
-    return BOUNDS if isinstance(said, dict | ReplicaBounds | RouterBounds) else NUMBER
+    return BOUNDS if isinstance(said, dict | Bounds) else NUMBER
 
 
 Replicas = Annotated[
@@ -78,3 +87,13 @@ RouterReplicas = Annotated[
     Discriminator(_kind),
 ]
 """The router replicas."""
+
+
+def least(replicas: int | Bounds) -> int:
+    """Replicas that there always are."""
+    return replicas.min if isinstance(replicas, Bounds) else replicas
+
+
+def most(replicas: int | Bounds) -> int:
+    """Replicas that there may be at a time, but for those that an upgrade makes besides."""
+    return replicas.max if isinstance(replicas, Bounds) else replicas

@@ -38,13 +38,13 @@ from deployments.http.ingress import HttpIngress
 from deployments.http.server.validation import parse_body
 from deployments.loopback_ray import keep_replica_on_loopback
 from deployments.metrics import Metrics
-from deployments.names import engine_deployment_names
+from deployments.names import engine_deployments
 from deployments.replica_settings import RouterBounds
 from deployments.router_scaling import RouterScaler, ServeNumbers
 from deployments.routing.demand_meter import DemandMeter
 from deployments.scaling.demand import rate_stats
 from deployments.scaling.policy import NODES
-from deployments.scaling_metrics import ColdStartCollector, HeldCollector, PolicyNews
+from deployments.scaling_metrics import PolicyNews, cold_starts, held_requests
 from deployments.tenants.followed_keys import PUSHED, Pushed
 from deployments.tenants.quotas import Lender, Quotas
 from engines.call_requests import (
@@ -114,10 +114,9 @@ class RouterDeployment:
         directory = DirectoryClient(settings.name)
         board = _DirectoryBoard(directory)
         metrics = Metrics(serve.get_replica_context().replica_tag, board)
-        names = engine_deployment_names(model.name for model in settings.deployed)
         self._meters = {
             name: (model.name, DemandMeter())
-            for name, model in zip(names, settings.deployed, strict=True)
+            for name, model in engine_deployments(settings.deployed).items()
             if model.bounds is not None
         }
         self._fleet = cluster_fleet(settings, directory, metrics.report, dict(self._meters.values()))
@@ -257,8 +256,8 @@ class RouterDeployment:
         held = {model: self._serving.held[model] for model in models.values()}
         if models:
             self._policy_news = news = PolicyNews(models, board.read)
-            metrics.add(HeldCollector(held))
-            metrics.add(ColdStartCollector(held), is_cumulative=True)
+            metrics.add(held_requests(held))
+            metrics.add(cold_starts(held), is_cumulative=True)
             metrics.fleet_wide = news.families
             self._news = asyncio.create_task(news.follow())
 

@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 from actors.daemon_thread import in_daemon_thread
 from deployments.scaling.bulletin import KEY, TTL_S
 from deployments.scaling.policy import FleetPolicy
+from deployments.serve_private import CONTROLLER, deployment_id
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,6 @@ EVERY_S = 1.0
 AGAIN_S = 10.0
 REPORT_TTL_S = 5.0
 """A replica that has left no report for so long is not there any more."""
-_CONTROLLER = ("SERVE_CONTROLLER_ACTOR", "serve")
 _ENDING = ("STOPPING", "PENDING_MIGRATION")
 
 
@@ -213,11 +213,8 @@ class ServeNumbers:
             RayError: The controller cannot be reached, or refuses.
         """
         if self._controller is None:
-            self._controller = await in_daemon_thread(lambda: ray.get_actor(*_CONTROLLER))
-        # Here, so that only a fleet that is scaled in this way needs the name, which another Serve may have elsewhere.
-        from ray.serve._private.common import DeploymentID
-
-        id = DeploymentID(name=deployment, app_name=self._fleet)
+            self._controller = await in_daemon_thread(lambda: ray.get_actor(*CONTROLLER))
+        id = deployment_id(deployment, self._fleet)
         try:
             await self._controller.update_deployment_replicas.remote(id, count)
         except RayError:

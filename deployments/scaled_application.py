@@ -13,9 +13,9 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
-from actors.ray_private import find
 from deployments.application_config import application_config
 from deployments.fleet_settings import FleetSettings
+from deployments.serve_private import config_client
 
 KEEP = "deployments.scaling:keep"
 REPORT_S = 1.0
@@ -24,7 +24,6 @@ without reaching every other application."""
 LOOK_BACK_S = 5.0
 """How long Serve keeps a report; the policy takes the last one."""
 _POLL_S = 0.25
-_CLIENT = "ray.serve._private.client"
 
 
 def autoscaling_config(least: int, most: int) -> AutoscalingConfig:
@@ -52,7 +51,7 @@ def apply(settings: FleetSettings, *, wait: bool) -> None:
         RuntimeError: It does not come to run, or Serve takes no config from here.
     """
     serve.start(proxy_location="Disabled")
-    client = _client()
+    client = config_client()
     details = client.get_serve_details()
     others = [
         _as_written(application.get("deployed_app_config"))
@@ -70,20 +69,6 @@ def apply(settings: FleetSettings, *, wait: bool) -> None:
     client.deploy_apps(ServeDeploySchema.model_validate(config))
     if wait:
         _until_running(settings.name)
-
-
-def _client() -> Any:
-    """Serve's own client, which takes configs as `serve deploy` brings them.
-
-    Raises:
-        RuntimeError: Another version of Ray has it elsewhere.
-    """
-    names = (f"{_CLIENT}:ServeControllerClient.deploy_apps", f"{_CLIENT}:ServeControllerClient.get_serve_details")
-    if not find("autoscaled fleets", ("ray.serve.context:_get_global_client", *names), "need `autoscaler: routers`"):
-        raise RuntimeError("This version of Ray Serve takes no config from a program. Set `autoscaler: routers`.")
-    from ray.serve.context import _get_global_client
-
-    return _get_global_client()
 
 
 def _as_written(config: Any) -> Mapping[str, Any] | None:

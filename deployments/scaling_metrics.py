@@ -22,36 +22,47 @@ SILENT_AFTER_S = 60.0
 """A policy that was not heard of for so long is not run: it decides every second."""
 
 
-class HeldCollector(Collector):
-    """How many requests wait for an instance of each model at this replica."""
+class _OfModels(Collector):
+    """One figure of the requests of each model that wait for an instance at this replica.
 
-    def __init__(self, held: Mapping[str, HeldRequests]) -> None:
+    Args:
+        family: Makes the metric, which has a label for the model.
+        held: The requests, by model.
+        value: The figure.
+    """
+
+    def __init__(
+        self,
+        family: Callable[[], GaugeMetricFamily | CounterMetricFamily],
+        held: Mapping[str, HeldRequests],
+        value: Callable[[HeldRequests], int],
+    ) -> None:
+        self._family = family
         self._held = held
+        self._value = value
 
     def collect(self) -> Iterable[Metric]:
-        """The gauge."""
-        held = GaugeMetricFamily(
-            "penstock_held_requests", "Requests that wait for an instance to boot.", labels=["model"]
-        )
+        """The metric."""
+        family = self._family()
         for model, requests in self._held.items():
-            held.add_metric([model], len(requests))
-        return [held]
+            family.add_metric([model], self._value(requests))
+        return [family]
 
 
-class ColdStartCollector(Collector):
-    """How many requests found no instance of their model at all."""
+def held_requests(held: Mapping[str, HeldRequests]) -> Collector:
+    """How many requests wait for an instance of each model: a gauge."""
+    what = "Requests that wait for an instance to boot."
+    return _OfModels(lambda: GaugeMetricFamily("penstock_held_requests", what, labels=["model"]), held, len)
 
-    def __init__(self, held: Mapping[str, HeldRequests]) -> None:
-        self._held = held
 
-    def collect(self) -> Iterable[Metric]:
-        """The counter."""
-        starts = CounterMetricFamily(
-            "penstock_cold_starts", "Requests that found no instance of their model, and waited.", labels=["model"]
-        )
-        for model, requests in self._held.items():
-            starts.add_metric([model], requests.cold_starts)
-        return [starts]
+def cold_starts(held: Mapping[str, HeldRequests]) -> Collector:
+    """How many requests found no instance of their model at all: a counter."""
+    what = "Requests that found no instance of their model, and waited."
+    return _OfModels(
+        lambda: CounterMetricFamily("penstock_cold_starts", what, labels=["model"]),
+        held,
+        lambda requests: requests.cold_starts,
+    )
 
 
 class PolicyNews:
@@ -86,7 +97,7 @@ class PolicyNews:
         return {
             deployment: decision["rates"]["prompt_tokens_per_s"]
             for deployment, decision in self._decisions.items()
-            if deployment in self._models and decision["is_measured"]
+            if decision["is_measured"]
         }
 
     async def follow(self) -> None:
@@ -103,7 +114,9 @@ class PolicyNews:
             # Whoever the directory is away for hears of it from the requests; here only the age of the news counts.
             value = None
         if value is not None:
-            self._decisions = json.loads(value)
+            decisions = json.loads(value)
+            # Those of another version of the fleet may be of other models.
+            self._decisions = {name: decision for name, decision in decisions.items() if name in self._models}
             self._heard_s, self._has_complained = self._clock(), False
         elif self.is_silent and not self._has_complained:
             self._has_complained = True
@@ -125,8 +138,7 @@ class PolicyNews:
         for field, (name, description) in gauges.items():
             family = GaugeMetricFamily(name, description, labels=["model"])
             for deployment, decision in self._decisions.items():
-                if deployment in self._models:
-                    family.add_metric([self._models[deployment]], float(decision[field]))
+                family.add_metric([self._models[deployment]], float(decision[field]))
             found.append(family)
         rate = GaugeMetricFamily(
             "penstock_autoscaling_tokens_per_second", "What one instance is believed to do.", labels=["model", "kind"]
@@ -135,11 +147,10 @@ class PolicyNews:
             "penstock_autoscaling_reason_info", "Why the target is what it is.", labels=["model", "reason"]
         )
         for deployment, decision in self._decisions.items():
-            if deployment in self._models:
-                model = self._models[deployment]
-                rate.add_metric([model, "prompt"], decision["rates"]["prompt_tokens_per_s"])
-                rate.add_metric([model, "output"], decision["rates"]["output_tokens_per_s"])
-                reason.add_metric([model, decision["reason"]], 1)
+            model = self._models[deployment]
+            rate.add_metric([model, "prompt"], decision["rates"]["prompt_tokens_per_s"])
+            rate.add_metric([model, "output"], decision["rates"]["output_tokens_per_s"])
+            reason.add_metric([model, decision["reason"]], 1)
         silent = GaugeMetricFamily(
             "penstock_autoscaling_silent", "Whether the policy was not heard of for a minute: nothing grows or shrinks."
         )

@@ -17,14 +17,12 @@ from actors.directory.client import NAME as DIRECTORY
 from actors.directory.client import DirectoryClient
 from actors.directory.known_instance import Instance, InstanceState
 from deployments.app import deploy
+from deployments.serve_private import CONTROLLER
 
 _RETRY_S = 0.2
 _ASKS = 20
 """How often Serve is asked for a router, so that each of a few will have answered."""
-_SERVE = "serve"
-"""Ray namespace of Serve's own actors."""
 _HEAD = "node:__internal_head__"
-_CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 
 
 class Targets:
@@ -111,7 +109,7 @@ class Targets:
 
     async def controller(self) -> Any:
         """Serve's controller: an actor."""
-        return await asyncio.to_thread(ray.get_actor, _CONTROLLER, _SERVE)
+        return await asyncio.to_thread(ray.get_actor, *CONTROLLER)
 
     async def kill(self, *actors: Any) -> None:
         """Kills actors, which Ray starts again."""

@@ -26,10 +26,10 @@ _FEW = 8
 class Asked:
     """One request, from its arrival to its end."""
 
-    __slots__ = ("_began_s", "_bytes", "_is_over", "_meter", "instance", "sent_s", "tokens")
+    __slots__ = ("_began_s", "_bytes", "_is_over", "instance", "meter", "sent_s", "tokens")
 
     def __init__(self, meter: "DemandMeter", bytes: int, tokens: float) -> None:
-        self._meter = meter
+        self.meter = meter
         self._bytes = bytes
         self._began_s = 0.0
         self._is_over = False
@@ -40,7 +40,7 @@ class Asked:
     def sent(self, instance: str) -> None:
         """It is on its way to an instance, or waits in its queue."""
         self.instance = instance
-        self.sent_s = self._meter.clock()
+        self.sent_s = self.meter.clock()
 
     def came_back(self) -> None:
         """No instance has it after all."""
@@ -48,30 +48,30 @@ class Asked:
 
     def says(self, prompt_tokens: int) -> None:
         """The engine says how long its prompt is."""
-        self._meter.learn_length(self._bytes, prompt_tokens)
+        self.meter.learn_length(self._bytes, prompt_tokens)
         self.tokens = prompt_tokens
 
     def began(self) -> None:
         """Its answer has begun; later calls change nothing."""
         if not self._began_s and not self._is_over:
-            self._began_s = self._meter.clock()
-            self._meter.begin(self)
+            self._began_s = self.meter.clock()
+            self.meter.begin(self)
 
     def finished(self, usage: Usage, counted: int) -> None:
         """It came to its end, having generated more tokens than were counted, or not."""
         self.began()
-        self._meter.output_tokens += max(0, usage.completion_tokens - counted)
-        self._meter.learn_cached(usage)
+        self.meter.output_tokens += max(0, usage.completion_tokens - counted)
+        self.meter.learn_cached(usage)
         computed = usage.prompt_tokens - usage.cached_tokens
         if computed >= LONG_PROMPT_TOKENS and self.sent_s and self._began_s > self.sent_s:
-            self._meter.prompts.append(computed / (self._began_s - self.sent_s))
+            self.meter.prompts.append(computed / (self._began_s - self.sent_s))
         self.over(max(usage.completion_tokens, counted))
 
     def over(self, tokens: int = 0) -> None:
         """It has ended, well or not, after so many generated tokens; later calls change nothing."""
         if not self._is_over:
             self._is_over = True
-            self._meter.end(self, tokens, has_begun=bool(self._began_s))
+            self.meter.end(self, tokens, has_begun=bool(self._began_s))
 
 
 class DemandMeter:
@@ -174,10 +174,10 @@ class MeteredSink:
 
     __slots__ = ("_asked", "_counted", "_emit", "_has_begun", "_meter", "_sink")
 
-    def __init__(self, sink: Sink, meter: DemandMeter, asked: Asked) -> None:
+    def __init__(self, sink: Sink, asked: Asked) -> None:
         self._sink = sink
         self._emit = sink.emit
-        self._meter = meter
+        self._meter = asked.meter
         self._asked = asked
         self._has_begun = False
         self._counted = 0

@@ -131,8 +131,8 @@ class Route(PushEngine):
         request = self._addressed(request)
         session = self._picker.session(request)
         asked_for = None if self._meter is None else self._meter.arrive(request)
-        if self._meter is not None and asked_for is not None:
-            sink = MeteredSink(sink, self._meter, asked_for)
+        if asked_for is not None:
+            sink = MeteredSink(sink, asked_for)
 
         async def submit(member: Member, egress: InstanceEgress, trial: Trial | None) -> None:
             if not member.capabilities.generate:

@@ -10,7 +10,7 @@ from deployments.routing.held_requests import HeldRequests
 from deployments.scaling.bulletin import KEY
 from deployments.scaling.scaler import Decision
 from deployments.scaling.work_rates import Rates
-from deployments.scaling_metrics import SILENT_AFTER_S, ColdStartCollector, HeldCollector, PolicyNews
+from deployments.scaling_metrics import SILENT_AFTER_S, PolicyNews, cold_starts, held_requests
 from engines.contract import Load
 from engines.events import Usage
 from tests.clock import Clock
@@ -39,8 +39,8 @@ async def test_it_reads_what_the_ingress_writes() -> None:
 
 async def test_it_reads_what_is_told_of_autoscaling() -> None:
     metrics, held = Metrics(), {"demo": HeldRequests("demo", 9, 99), "other": HeldRequests("other", 9, 99)}
-    metrics.add(HeldCollector(held))
-    metrics.add(ColdStartCollector(held), is_cumulative=True)
+    metrics.add(held_requests(held))
+    metrics.add(cold_starts(held), is_cumulative=True)
     decision = Decision(3, 2, 1.5, 4.0, Rates(800, 200), "load")
     posted = {KEY: json.dumps({"engine-demo": asdict(decision), "engine-gone": asdict(decision)}).encode()}
     clock = Clock()

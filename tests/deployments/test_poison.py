@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -22,23 +23,38 @@ NUMBERS = 100
 SENT = 10
 MOST_DEATHS = 3
 ANSWERS_S = 240.0
-SETTLED_S = {"kills": 4.0, "hangs": 20.0}
-"""Nothing else dies of it when nothing has died for so long; that an engine hangs is only found after a while."""
-
 CONVICTED = (500, "engine_fault")
 QUARANTINED = (422, "quarantined")
 
-HARM = {"kills": {"kill": "poison"}, "hangs": {"hang": "poison"}}
-TIMEOUT_S = {"kills": 60.0, "hangs": 8.0}
-STALL_S = {"kills": 30.0, "hangs": 4.0}
-"""Where engines are killed, nothing else ends one: on a busy machine Serve replaces those that answer late, too."""
+
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """What the request does to its engine.
+
+    Attributes:
+        faults: The simulated engine's option.
+        timeout_s, stall_s: When an engine that stands still is given up. Where engines are killed nothing else is to
+            end one: on a busy machine Serve replaces those that answer late, too.
+        settled_s: Nothing else dies of it when nothing has died for so long.
+    """
+
+    faults: dict[str, str]
+    timeout_s: float
+    stall_s: float
+    settled_s: float
+
+
+HARM = {
+    "kills": Harm({"kill": "poison"}, timeout_s=60.0, stall_s=30.0, settled_s=4.0),
+    "hangs": Harm({"hang": "poison"}, timeout_s=8.0, stall_s=4.0, settled_s=20.0),
+}
 
 
 @pytest.mark.parametrize("harm", HARM)
 async def test_it_is_convicted_and_nobody_else_sees_anything_of_it(
     harm: str, deploy: Callable[[FleetSettings], Any]
 ) -> None:
-    settings = _fleet(harm)
+    settings = _fleet(HARM[harm])
     fleet = FleetHandle(await asyncio.to_thread(deploy, settings))
     url = f"http://127.0.0.1:{settings.http.port}"
     try:
@@ -46,7 +62,7 @@ async def test_it_is_convicted_and_nobody_else_sees_anything_of_it(
             await until(lambda: len(load.open) == BYSTANDERS)
             # The directory outlives the fleet, and remembers.
             sent = [await _send(url, f"poison that {harm}") for _ in range(SENT)]
-            await _settled(fleet, seen, SETTLED_S[harm])
+            await _settled(fleet, seen, HARM[harm].settled_s)
         assert len(seen) - INSTANCES <= MOST_DEATHS
         tally = load.take()
         assert tally.is_whole and not tally.cut, tally
@@ -56,15 +72,15 @@ async def test_it_is_convicted_and_nobody_else_sees_anything_of_it(
         await asyncio.to_thread(serve.delete, settings.name)
 
 
-def _fleet(harm: str) -> FleetSettings:
+def _fleet(harm: Harm) -> FleetSettings:
     model = {
         "name": "m",
         "engine": "simulated",
         "replicas": INSTANCES,
         "cpus": 0.1,
-        "options": {"step_time": {"base_s": 0.05}, "faults": HARM[harm]},
-        "health": {"period_s": 1, "timeout_s": TIMEOUT_S[harm], "canary_idle_s": 3},
-        "patience": {"stall_s": STALL_S[harm]},
+        "options": {"step_time": {"base_s": 0.05}, "faults": harm.faults},
+        "health": {"period_s": 1, "timeout_s": harm.timeout_s, "canary_idle_s": 3},
+        "patience": {"stall_s": harm.stall_s},
     }
     router = {"replicas": 2, "cpus": 0.1}
     return FleetSettings.model_validate(

@@ -15,10 +15,57 @@ from logging.handlers import QueueListener, WatchedFileHandler
 from typing import Any
 
 from deployments.http.server.refusals import CannotListen
+from deployments.metrics import RequestMeter
+from engines.events import Usage
 
 MOST_WAITING = 10_000
 REFUSED_PER_S = 100
 """So many lines a second, of requests that were refused before any model had them."""
+
+
+def request_line(
+    meter: RequestMeter,
+    *,
+    id: str,
+    peer: str | None,
+    method: str,
+    instance: str | None,
+    moves: int,
+    status: int,
+    code: str | None,
+) -> dict[str, Any]:
+    """The line of a request: who asked what, and what became of it.
+
+    Args:
+        meter: What was measured of it.
+        id: Its id.
+        peer: Whose connection it came by; None: by none.
+        method: Its HTTP method.
+        instance: Which instance answered; None: none did.
+        moves: How often its stream went on elsewhere.
+        status: HTTP status; of an answer that failed after its head, that of the error.
+        code: The code of the error, if there was one.
+    """
+    usage = meter.usage or Usage(completion_tokens=meter.tokens)
+    now_s = time.monotonic()
+    return {
+        "request_id": id,
+        "tenant": meter.tenant or None,
+        "peer": peer,
+        "method": method,
+        "route": meter.endpoint,
+        "model": meter.model or None,
+        "instance": instance,
+        "status": status,
+        "error": code,
+        "prompt_tokens": usage.prompt_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "ttft_s": round(meter.first_token_s - meter.started_s, 4) if meter.first_token_s else None,
+        "seconds": round(now_s - meter.started_s, 4),
+        "finish_reason": ",".join(sorted(meter.reasons)) or None,
+        "moves": moves,
+    }
 
 
 class AccessLog:

@@ -13,7 +13,7 @@ from deployments.database.storage import Storage
 from deployments.fleet import Fleet, Model
 from deployments.fleet_secret import FleetSecret
 from deployments.fleet_settings import HttpSettings
-from deployments.http.server.access_log import AccessLog
+from deployments.http.server.access_log import AccessLog, request_line
 from deployments.http.server.bodies import LARGE_BYTES, Bodies
 from deployments.http.server.body import read_json
 from deployments.http.server.connection import Connection
@@ -35,7 +35,7 @@ from engines.completion import Completion
 from engines.context import Context
 from engines.contract import Engine
 from engines.errors import ModelNotFound, PenstockError
-from engines.events import Started, Usage
+from engines.events import Started
 
 _TRACEPARENT_CHARS = 64
 
@@ -230,27 +230,17 @@ class Exchange:
             status: HTTP status; of an answer that failed after its head, that of the error.
             code: The code of the error, if there was one.
         """
-        meter = self.meter
-        usage = meter.usage or Usage(completion_tokens=meter.tokens)
-        now_s = time.monotonic()
-        return {
-            "request_id": self.id,
-            "tenant": meter.tenant or None,
-            "peer": self.request.remote,
-            "method": self.request.method,
-            "route": meter.endpoint,
-            "model": meter.model or None,
-            "instance": self.instance,
-            "status": status,
-            "error": code,
-            "prompt_tokens": usage.prompt_tokens,
-            "cached_tokens": usage.cached_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "ttft_s": round(meter.first_token_s - meter.started_s, 4) if meter.first_token_s else None,
-            "seconds": round(now_s - meter.started_s, 4),
-            "finish_reason": ",".join(sorted(meter.reasons)) or None,
-            "moves": self.moves,
-        }
+        request = self.request
+        return request_line(
+            self.meter,
+            id=self.id,
+            peer=request.remote,
+            method=request.method,
+            instance=self.instance,
+            moves=self.moves,
+            status=status,
+            code=code,
+        )
 
 
 def json_response(text: str) -> web.Response:

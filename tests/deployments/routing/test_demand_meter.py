@@ -25,7 +25,7 @@ def ask(tokens: int = 100) -> GenerateRequest:
 
 async def test_a_request_is_held_then_queued_then_runs_and_is_over(meter: DemandMeter) -> None:
     asked = meter.arrive(ask(100))
-    sink = MeteredSink(Collector(), meter, asked)
+    sink = MeteredSink(Collector(), asked)
     demand = meter.demand()
     assert (demand.held, demand.queued, demand.running, demand.waiting_tokens) == (1, 0, 0, 100)
     asked.sent("i-1")
@@ -44,14 +44,14 @@ async def test_a_request_is_held_then_queued_then_runs_and_is_over(meter: Demand
 
 
 async def test_hidden_reasoning_is_output_too(meter: DemandMeter) -> None:
-    sink = MeteredSink(Collector(), meter, meter.arrive(ask()))
+    sink = MeteredSink(Collector(), meter.arrive(ask()))
     sink.emit(ReasoningDelta("hm", token_ids=(1, 2, 3)))
     assert (meter.demand().running, meter.demand().output_tokens) == (1, 3)
 
 
 async def test_a_stream_that_fails_is_over(meter: DemandMeter) -> None:
     asked = meter.arrive(ask())
-    sink = MeteredSink(Collector(), meter, asked)
+    sink = MeteredSink(Collector(), asked)
     sink.emit(TextDelta("a", token_ids=(1,)))
     sink.fail(InstanceLost("gone"))
     asked.over()
@@ -89,7 +89,7 @@ def test_embeddings_are_work_too(meter: DemandMeter) -> None:
 async def test_long_prompts_show_how_fast_an_instance_computes_them(meter: DemandMeter, clock: Clock) -> None:
     for cached in (0, 0, 0, 0, 0, 0, 0, 600):
         asked = meter.arrive(ask(1200))
-        sink = MeteredSink(Collector(), meter, asked)
+        sink = MeteredSink(Collector(), asked)
         asked.sent("i")
         assert meter.demand().prefill_rate == 0
         clock.now_s += 0.5

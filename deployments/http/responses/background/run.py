@@ -19,6 +19,7 @@ from deployments.http.responses.background.told import Head, ToldResponse
 from deployments.http.responses.keeping import is_said, kept_response
 from deployments.http.responses.reasoning import Sealer
 from deployments.http.responses.response_object import End, cancelled, end_of, failed_by
+from deployments.http.server.access_log import request_line
 from deployments.http.server.exchange import Services
 from deployments.http.server.refusals import InternalError
 from deployments.metrics import RequestMeter
@@ -370,25 +371,16 @@ class Run:
         if meter is None:
             return
         self._services.metrics.end(meter, status, code)
-        usage = meter.usage or Usage(completion_tokens=meter.tokens)
-        line = {
-            "request_id": self._lease.id,
-            "tenant": meter.tenant or None,
-            "peer": None,
-            "method": "POST",
-            "route": meter.endpoint,
-            "model": meter.model or None,
-            "instance": self._instance,
-            "status": status,
-            "error": code,
-            "prompt_tokens": usage.prompt_tokens,
-            "cached_tokens": usage.cached_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "ttft_s": round(meter.first_token_s - meter.started_s, 4) if meter.first_token_s else None,
-            "seconds": round(time.monotonic() - meter.started_s, 4),
-            "finish_reason": ",".join(sorted(meter.reasons)) or None,
-            "moves": self._context.moves,
-        }
+        line = request_line(
+            meter,
+            id=self._lease.id,
+            peer=None,
+            method="POST",
+            instance=self._instance,
+            moves=self._context.moves,
+            status=status,
+            code=code,
+        )
         self._services.access_log.write(line, is_refused=code is not None and self._instance is None)
 
 
