@@ -5,6 +5,9 @@ all but one of them, or all, are bystanders. A request that is suspect of two de
 instance without another such. Whoever gets a token there is free. Who takes that instance along, too, is convicted: the
 request fails, and the same request is refused for some minutes, by every router.
 
+An instance that falls silent counts as dead until it is heard of again: by the time that anybody knows, its suspects
+have gone elsewhere, where they could take another one along. Who was tried there waits until it is known.
+
 Requests are known by a fingerprint: a keyed hash of all that was asked, without where and when to serve it. It is
 computed only for suspects and, while there are any with two deaths, for the requests that come.
 """
@@ -12,10 +15,10 @@ computed only for suspects and, while there are any with two deaths, for the req
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from hashlib import blake2b
 from secrets import token_bytes
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from engines.call_requests import Request
 from engines.errors import EngineFault, PenstockError, Quarantined
@@ -59,8 +62,10 @@ class FaultBudget:
         self._announce = convict
         self._announcing: dict[str, asyncio.Task[None]] = {}  # By the fingerprint.
         self._clock = clock
-        # By fingerprint, each with its deaths: the node, and when.
-        self._suspects: OrderedDict[str, list[tuple[str, float]]] = OrderedDict()
+        # By fingerprint, each with its deaths.
+        self._suspects: OrderedDict[str, list[_Death]] = OrderedDict()
+        # By the instance, which may live: its death, and whose it is.
+        self._silent: dict[str, tuple[_Death, Collection[str]]] = {}
         self._grave: set[str] = set()  # Those with enough deaths to be tried alone, if each has a cause of its own.
         self._quarantined: dict[str, float] = {}  # Until when.
         self._trials: dict[str, Trial] = {}  # By the instance.
@@ -84,18 +89,55 @@ class FaultBudget:
             node: Where it was.
             suspects: The requests that it was working on and that had got nothing from it.
         """
+        self._lost(instance, node, suspects, is_dead=True)
+
+    def fell_silent(self, instance: str, node: str, suspects: Sequence[Request]) -> None:
+        """An instance with these suspects fell silent, and may live; `is_dead` or `lives` says later how it is.
+
+        Args:
+            instance: Its id.
+            node: Where it was.
+            suspects: The requests that it was working on and that had got nothing from it.
+        """
+        self._lost(instance, node, suspects, is_dead=False)
+
+    def is_dead(self, instance: str) -> None:
+        """An instance that fell silent, if it did, is dead."""
+        _, suspects = self._silent.pop(instance, (None, ()))
+        trial = self._trials.get(instance)
+        if trial is not None and trial.fingerprint in suspects:
+            trial.end()
+            self._convict(trial.fingerprint)
+
+    def lives(self, instance: str) -> None:
+        """An instance that fell silent, if it did, is heard of again: nobody was its end."""
+        death, suspects = self._silent.pop(instance, (None, ()))
+        if suspects and (trial := self._trials.get(instance)) is not None:
+            trial.end()
+        for fingerprint in suspects:
+            deaths = self._suspects.get(fingerprint)
+            if deaths is None:
+                continue
+            deaths[:] = [other for other in deaths if other is not death]
+            if not deaths:
+                self._forget(fingerprint)
+            elif len(deaths) < SUSPECT_DEATHS:
+                self._grave.discard(fingerprint)
+
+    def _lost(self, instance: str, node: str, suspects: Sequence[Request], *, is_dead: bool) -> None:
         now_s = self._clock()
         self._expire(now_s)
         trial = self._trials.get(instance)
-        for fingerprint in {self.fingerprint(request) for request in suspects}:
+        death, fingerprints = _Death(node, now_s), {self.fingerprint(request) for request in suspects}
+        if not is_dead and fingerprints:
+            self._silent[instance] = death, fingerprints
+        for fingerprint in fingerprints:
             # Beside it were such as are new, or suspect of fewer deaths: who is suspect of as many is tried elsewhere.
-            if trial is not None and trial.fingerprint == fingerprint:
-                self._quarantined[fingerprint] = now_s + MEMORY_S
-                self._forget(fingerprint)
+            if is_dead and trial is not None and trial.fingerprint == fingerprint:
                 self._convict(fingerprint)
             else:
                 deaths = self._suspects.setdefault(fingerprint, [])
-                deaths.append((node, now_s))
+                deaths.append(death)
                 self._suspects.move_to_end(fingerprint)
                 if len(deaths) >= SUSPECT_DEATHS:
                     self._grave.add(fingerprint)
@@ -168,6 +210,8 @@ class FaultBudget:
         return instance in self._trials
 
     def _convict(self, fingerprint: str) -> None:
+        self._quarantined[fingerprint] = self._clock() + MEMORY_S
+        self._forget(fingerprint)
         if self._announce is not None:
             task = self._announcing[fingerprint] = asyncio.create_task(self._announce(fingerprint))
             task.add_done_callback(lambda _: self._announcing.pop(fingerprint))
@@ -176,7 +220,7 @@ class FaultBudget:
         self._suspects.pop(fingerprint, None)
         self._grave.discard(fingerprint)
 
-    def _count(self, deaths: Sequence[tuple[str, float]]) -> int:
+    def _count(self, deaths: Sequence["_Death"]) -> int:
         """Deaths with a cause of their own: what dies together with its node dies of that."""
         counted = 0
         first_s: dict[str, float] = {}
@@ -192,11 +236,19 @@ class FaultBudget:
     def _expire(self, now_s: float) -> None:
         while self._suspects:
             fingerprint, deaths = next(iter(self._suspects.items()))
-            if deaths[-1][1] > now_s - MEMORY_S:
+            if deaths[-1].at_s > now_s - MEMORY_S:
                 break
             self._forget(fingerprint)
+        # Of an instance that is gone nothing more is heard.
+        for instance in [one for one, (death, _) in self._silent.items() if death.at_s <= now_s - MEMORY_S]:
+            del self._silent[instance]
         for fingerprint in [one for one, until_s in self._quarantined.items() if until_s <= now_s]:
             del self._quarantined[fingerprint]
+
+
+class _Death(NamedTuple):
+    node: str
+    at_s: float
 
 
 class Trial:
@@ -226,8 +278,9 @@ class Trial:
         self.end()
 
     def end(self) -> None:
-        """It runs there no more. Idempotent."""
-        if self._budget._trials.get(self._instance) is self:
+        """It runs there no more. Where the instance fell silent, the trial lasts until one knows. Idempotent."""
+        _, suspects = self._budget._silent.get(self._instance, (None, ()))
+        if self._budget._trials.get(self._instance) is self and self.fingerprint not in suspects:
             del self._budget._trials[self._instance]
 
 

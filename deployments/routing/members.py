@@ -103,7 +103,6 @@ class Member:
         calls: Calls of this replica that are under way on it and are no streams (embeddings).
         busy_until_s: Until then it is tried last, on the monotonic clock.
         left: Set when the directory shows it no more; it does not come back, a new member may.
-        suspects: Requests that may have been its end, until it is known whether it was the end.
         neighbour_lost_s: When another instance of its node was last lost, on the monotonic clock.
     """
 
@@ -117,7 +116,6 @@ class Member:
         "instance",
         "left",
         "neighbour_lost_s",
-        "suspects",
     )
 
     def __init__(self, instance: Instance) -> None:
@@ -126,7 +124,6 @@ class Member:
         self.calls = 0
         self.busy_until_s = 0.0
         self.left = asyncio.Event()
-        self.suspects: Sequence[Request] = ()
         self.neighbour_lost_s = 0.0
         self._refused = False
         self._reported: Load | None = None
@@ -212,6 +209,22 @@ class Member:
         return replace(self.instance, state=state, load=load)
 
 
+class Losses(Protocol):
+    """Who hears of instances that were lost."""
+
+    def died(self, instance: str, node: str, suspects: Sequence[Request]) -> None:
+        """It is dead, or hangs."""
+
+    def fell_silent(self, instance: str, node: str, suspects: Sequence[Request]) -> None:
+        """It may live."""
+
+    def is_dead(self, instance: str) -> None:
+        """It fell silent before, if it did, and is dead."""
+
+    def lives(self, instance: str) -> None:
+        """It fell silent before, if it did, and lives."""
+
+
 class Members:
     """All members of all models, kept up to date.
 
@@ -220,7 +233,7 @@ class Members:
         connect: Makes the egress to one.
         faults: Which are inhibited, by model; instances of other models are left out.
         heard: Called with each piece of news from an instance.
-        died: Called with each instance that was lost, and the requests that may have been its end.
+        losses: Hears of each instance that was lost, and of the requests that may have been its end.
     """
 
     def __init__(
@@ -229,13 +242,13 @@ class Members:
         connect: Connect,
         faults: Mapping[str, Faults],
         heard: Callable[[Instance, News], None],
-        died: Callable[[Instance, Sequence[Request]], None],
+        losses: Losses,
     ) -> None:
         self._watch = watch
         self._connect = connect
         self._faults = faults
         self._heard = heard
-        self._died = died
+        self._losses = losses
         self._members: dict[str, dict[str, Member]] = {model: {} for model in faults}
         self._keepers: dict[Member, asyncio.Task[None]] = {}
         self._watcher: asyncio.Task[None] | None = None
@@ -342,18 +355,12 @@ class Members:
 
     def _lost(self, lost: Member, suspects: Sequence[Request], *, is_dead: bool) -> None:
         """An instance was lost: its neighbours may be next, and whoever was its end must be found."""
-        lost.suspects = suspects
         now_s = time.monotonic()
         for member in self._keepers:
             if member is not lost and member.instance.node == lost.instance.node:
                 member.neighbour_lost_s = now_s
-        if is_dead:
-            self._confirm_death(lost)
-
-    def _confirm_death(self, member: Member) -> None:
-        suspects, member.suspects = member.suspects, ()
-        if suspects:
-            self._died(member.instance, suspects)
+        hear = self._losses.died if is_dead else self._losses.fell_silent
+        hear(lost.id, lost.instance.node, suspects)
 
     def _kept(self, member: Member, task: asyncio.Task[None]) -> None:
         del self._keepers[member]
@@ -371,7 +378,7 @@ class Members:
                 await egress.start()
                 if is_suspect:
                     await egress.probe(PROBE_S)
-                member.suspects = ()
+                self._losses.lives(member.id)
                 member.egress = egress
                 self._changed()
                 error = await self._until_over(member, lost)
@@ -380,8 +387,8 @@ class Members:
                 logger.warning("Lost the channel to %s: %s", member.id, error.message)
             except PenstockError as failure:
                 logger.warning("Cannot reach %s: %s", member.id, failure.message)
-                # It fell silent, and has not come back.
-                self._confirm_death(member)
+                # If it fell silent, it has not come back.
+                self._losses.is_dead(member.id)
             finally:
                 member.egress = None
                 await egress.stop(0)
@@ -390,6 +397,8 @@ class Members:
             faults.inhibit(member.id, incarnation)
             self._changed()
             await asyncio.sleep(max(RECONNECT_S, faults.remaining_s(member.id, incarnation)))
+        # It fell silent, and is gone.
+        self._losses.is_dead(member.id)
 
     async def _until_over(self, member: Member, lost: asyncio.Future[PenstockError]) -> PenstockError | None:
         """Waits until the egress is lost, and returns why; or until the instance is gone and nothing runs on it."""

@@ -6,7 +6,7 @@ routes over engines of its own process, and so do tests.
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,6 @@ from deployments.routing.held_requests import HeldRequests
 from deployments.routing.members import Connect, Member, Members, Watch
 from deployments.routing.picker import InstancePicker
 from deployments.routing.route import Route
-from engines.call_requests import Request
 
 
 class PushRouter:
@@ -58,7 +57,7 @@ class PushRouter:
         }
         self.fault_budget = FaultBudget(self._node_lives, convict)
         faults = {model: picker.faults for model, picker in self._pickers.items()}
-        self._members = Members(watch, connect, faults, self._heard, self._died)
+        self._members = Members(watch, connect, faults, self._heard, self.fault_budget)
         self.held = {
             model: HeldRequests(model, routing.max_held, routing.max_held_bytes) for model, routing in models.items()
         }
@@ -98,9 +97,6 @@ class PushRouter:
             affinity = self._pickers[instance.model].affinity
             for session, idle_s in news.body:
                 affinity.hear(session, instance.id, idle_s)
-
-    def _died(self, instance: Instance, suspects: Sequence[Request]) -> None:
-        self.fault_budget.died(instance.id, instance.node, suspects)
 
     def _node_lives(self, node: str, since_s: float) -> bool:
         return node == self._node or self._members.heard_of(node) > since_s

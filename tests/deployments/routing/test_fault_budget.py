@@ -24,6 +24,7 @@ class Budget(FaultBudget):
         super().__init__(lambda node, _: node not in self.dead, clock=self.time)
 
     def _convict(self, fingerprint: str) -> None:
+        super()._convict(fingerprint)
         self.convicted.append(fingerprint)
 
     def must_be_tried_alone(self, request: GenerateRequest) -> bool:
@@ -76,6 +77,48 @@ def test_the_third_death_convicts_who_was_there_alone() -> None:
     with pytest.raises(Quarantined) as refused:
         budget.check(fingerprint, goes_on=False)
     assert refused.value.retry_after_s == MEMORY_S
+
+
+def test_one_that_falls_silent_counts_at_once() -> None:
+    budget = Budget()
+    budget.fell_silent("a", "node", [POISON, bystander(1)])
+    budget.died("b", "node", [POISON, bystander(2)])
+    assert budget.must_be_tried_alone(POISON) and not budget.must_be_tried_alone(bystander(1))
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_who_was_tried_on_one_that_falls_silent_waits_until_one_knows(dies: bool) -> None:
+    budget = Budget()
+    for instance in ("a", "b"):
+        budget.died(instance, "node", [POISON])
+    fingerprint = budget.fingerprint(POISON)
+    with pytest.raises(InstanceLost), budget.try_alone(fingerprint, "c"):
+        budget.fell_silent("c", "node", [POISON, bystander(1)])
+        raise InstanceLost("moved")
+    assert budget.is_on_trial(fingerprint) and not budget.convicted
+    if dies:
+        budget.is_dead("c")
+    else:
+        budget.lives("c")
+    assert not budget.is_on_trial(fingerprint)
+    assert budget.convicted == [fingerprint] * dies
+    assert budget.must_be_tried_alone(POISON) != dies
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_nobody_was_the_end_of_one_that_is_heard_of_again(dies: bool) -> None:
+    budget = Budget()
+    for instance in ("a", "b"):
+        budget.fell_silent(instance, "node", [POISON])
+    assert budget.must_be_tried_alone(POISON)
+    if dies:
+        budget.is_dead("a")
+    budget.lives("a")
+    assert budget.must_be_tried_alone(POISON) == dies
+    budget.lives("b")
+    assert not budget.is_watching
+    budget.died("c", "node", [POISON])
+    assert budget.must_be_tried_alone(POISON) == dies
 
 
 def test_a_suspect_that_gets_a_token_is_free() -> None:

@@ -565,7 +565,11 @@ async def test_a_model_is_an_engine(fleet: FaultyFleet) -> None:
     assert isinstance(events[-1], Finished)
 
 
-async def test_a_request_that_kills_takes_three_instances_and_then_no_more(fleet: FaultyFleet) -> None:
+@pytest.mark.parametrize("is_silent", [False, True])
+async def test_a_request_that_kills_takes_three_instances_and_then_no_more(
+    fleet: FaultyFleet, is_silent: bool
+) -> None:
+    """Also where it is known only later that those that fell silent are dead."""
     poison = ask("poison")
     tried: list[str] = []
 
@@ -573,13 +577,14 @@ async def test_a_request_that_kills_takes_three_instances_and_then_no_more(fleet
         async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
             if request.prompt == "poison":
                 tried.append(self.name)
-                fleet.egress(self.name).lose(request)
+                fleet.unreachable.add(self.name)
+                fleet.egress(self.name).lose(request, is_dead=not is_silent)
                 raise InstanceLost("died")
             await super().submit(request, context, sink)
 
     for number in range(6):
         await fleet.add(f"i-{number}", Dying(f"i-{number}"))
-    route = await fleet.route(inhibit_s=60)
+    route = await fleet.route(inhibit_s=0.2)
     with pytest.raises(EngineFault):
         await engine_of(route, poison)
     assert len(tried) == 3
