@@ -165,6 +165,12 @@ def node_pids() -> list[int]:
 
 def engine_pids(actor: int) -> list[int]:
     """The processes that an engine has besides its actor's, its core first; a simulated engine has none."""
-    children = psutil.Process(actor).children(recursive=True)
-    # Python's own, which knows of shared memory: no engine stops without it.
-    return [child.pid for child in children if not any("resource_tracker" in part for part in child.cmdline())]
+    found = []
+    for child in psutil.Process(actor).children(recursive=True):
+        # One that has just ended is no more of it.
+        with suppress(psutil.NoSuchProcess):
+            # Python's own, which knows of shared memory: no engine stops without it.
+            if not any("resource_tracker" in part for part in child.cmdline()):
+                found.append((child.create_time(), child.pid))
+    # By age: the system's numbers begin anew at some time, and psutil goes by them.
+    return [pid for _, pid in sorted(found)]
