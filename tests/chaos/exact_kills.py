@@ -134,7 +134,10 @@ class Fleet:
         deadline_s = time.monotonic() + RECOVERY_S
         while len(ready := await self.ready()) < INSTANCES:
             if time.monotonic() > deadline_s:
-                sys.exit(f"Only {len(ready)} of {INSTANCES} instances are there.")
+                there = "; ".join(
+                    f"{instance.id} {instance.state} {instance.detail}" for instance in await self.handle.instances()
+                )
+                sys.exit(f"Only {len(ready)} of {INSTANCES} are ready. Killed: {self.killed}. There: {there}")
             await asyncio.sleep(0.2)
         return ready
 

@@ -3,11 +3,13 @@
 import asyncio
 import json
 import threading
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
 import openai
 from openai.resources.realtime.realtime import AsyncRealtimeConnection
+from openai.types.websocket_reconnection import ReconnectingEvent, ReconnectingOverrides
 
 WEATHER = {
     "type": "function",
@@ -92,6 +94,47 @@ async def all_flows(port: int) -> dict[str, Any]:
         seen["last"] = text_of(last := await ask(connection, "count from 2 to 4"))
         seen["cached"] = last.usage.input_token_details.cached_tokens
     return seen
+
+
+async def through_a_routers_end(port: int, end: Callable[[str, int], Awaitable[None]]) -> list[str]:
+    """What one session's turns say, of which the last two come after its router has ended.
+
+    Args:
+        port: The fleet's.
+        end: Ends the router that holds the session, given the session's id and the client's own port.
+    """
+    client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+    sessions: list[str] = []
+    said: list[str] = []
+
+    def reconnecting(event: ReconnectingEvent) -> ReconnectingOverrides:
+        return {"extra_query": {**event.extra_query, "session_id": sessions[-1]}}
+
+    async def turn(connection: AsyncRealtimeConnection, text: str) -> None:
+        await say(connection, text)
+        await connection.response.create(response={"output_modalities": ["text"]})
+
+    connecting = client.realtime.connect(model="demo", on_reconnecting=reconnecting, max_retries=20)
+    async with client, connecting as connection:
+        session: Any = {"type": "realtime", "temperature": 0, "output_modalities": ["text"]}
+        await connection.session.update(session=session)
+        await turn(connection, "count from 3 to 7")
+        async for event in connection:
+            assert event.type != "error", event
+            if event.type == "session.created":
+                sessions.append(str(event.session.id))
+                if len(sessions) == 2:
+                    await turn(connection, "count from 5 to 9")
+            elif event.type == "response.done":
+                said.append(text_of(event.response))
+                if len(said) == 1:
+                    await end(sessions[0], connection._connection.local_address[1])
+                elif len(said) == 2:
+                    await turn(connection, "count from 2 to 4")
+                else:
+                    break
+        assert sessions == sessions[:1] * 2, sessions
+    return said
 
 
 class Counting:

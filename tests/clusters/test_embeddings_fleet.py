@@ -1,7 +1,10 @@
-"""The second fleet file that comes with Penstock, on real vLLM, with LoRA adapters and a template for gaps besides."""
+"""The second fleet file that comes with Penstock, on real vLLM, with two routers, LoRA adapters and a template for gaps
+besides."""
 
 import asyncio
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,15 @@ from tokenizers import Tokenizer
 import clusters
 import engines.demo
 from deployments.fill_in_the_middle import FillInTheMiddle
+from tests.clusters import realtime_flows
 from tests.clusters.conftest import Terminal, free_port
+from tests.deployments.waiting import until
 from tests.engines.vllm.tiny_adapters import make
 
 pytest.importorskip("vllm", reason="the fleet runs on vLLM")
 
 VLLM_BOOT_S = 900.0
+DATABASE = "penstock.sqlite"
 ADAPTERS = ("one", "two", "narrow", "torn", "gone")
 GAP = "<|im_start|>user\n{prompt} to {suffix}<|im_end|>\n<|im_start|>assistant\n"
 """The demo model was trained to fill no gaps: these are its own special tokens, and make a question of both texts."""
@@ -38,6 +44,7 @@ def port(shared_terminal: Terminal) -> Iterator[int]:
     demo["fill_in_the_middle"] = GAP
     # In float32: who is beside a request must not decide between two tokens that are as likely.
     demo["options"] |= {"dtype": "float32", "max_loras": 2}
+    fleet |= {"router": {"replicas": 2}, "database": {"file": f"./{DATABASE}"}}
     port = free_port()
     penstock = shared_terminal.start("serve", shared_terminal.fleet_file(yaml.safe_dump(fleet)), "--port", str(port))
     penstock.wait_for("Ctrl-C", VLLM_BOOT_S)
@@ -184,3 +191,31 @@ def test_a_gaps_prompt_is_the_templates_tokens_and_those_of_both_texts(client: o
     assert total == len(whole) and kept > len(head)
     assert asked(prompt, suffix) == (total, kept)
     assert asked("O" + prompt[1:], suffix)[1] == 0
+
+
+async def test_a_session_outlives_the_router_that_is_killed(port: int, shared_terminal: Terminal) -> None:
+    killed = []
+
+    async def kill(session: str, client_port: int) -> None:
+        async def written() -> bool:
+            file = shared_terminal.home / DATABASE
+            with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+                (count,) = database.execute(
+                    "SELECT count(*) FROM realtime_items WHERE session = ?", [session]
+                ).fetchone()
+            return int(count) == 2
+
+        # In the background: what is told is not always what is kept already.
+        await until(written)
+        [router] = (
+            process
+            for process in shared_terminal.processes()
+            for connection in process.net_connections("tcp")
+            if connection.laddr.port == port and connection.raddr and connection.raddr.port == client_port
+        )
+        router.kill()
+        killed.append(router.pid)
+
+    said = await realtime_flows.through_a_routers_end(port, kill)
+    assert said == ["3 4 5 6 7", "5 6 7 8 9", "2 3 4"]
+    assert len(killed) == 1
