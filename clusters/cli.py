@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from clusters.build_command import build
 from clusters.chaos.streamed_apis import Api
 from clusters.errors import ClusterError
 from clusters.fleet_file import DEMO_FLEET, load_fleet
@@ -141,12 +142,7 @@ def _check_room(fleet: FleetSettings, address: str, console: Console) -> None:
         raise ClusterError(f"The cluster is too small: {lack}.")
 
 
-@app.command()
-def build(fleet: FleetArgument = None) -> None:
-    """Prints a fleet as Ray Serve's config file, for `serve deploy` and KubeRay."""
-    from clusters.serve_config import serve_config
-
-    typer.echo(serve_config(load_fleet(fleet or DEMO_FLEET)), nl=False)
+app.command()(build)
 
 
 @app.command()

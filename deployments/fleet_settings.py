@@ -57,10 +57,17 @@ class RouterSettings(Settings):
     Attributes:
         replicas: How many: a number, or bounds between which they follow the number of nodes.
         cpus: CPUs that one reserves in Ray.
+        resources: Custom Ray resources that one reserves: only nodes that have them take traffic.
     """
 
     replicas: RouterReplicas = 1
     cpus: float = Field(0.5, ge=0)
+    resources: dict[str, float] = {}
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What one replica reserves in Ray."""
+        return {name: amount for name, amount in {"CPU": self.cpus, **self.resources}.items() if amount}
 
     @property
     def least_replicas(self) -> int:

@@ -82,6 +82,7 @@ class RayNodes:
     Attributes:
         network: As given.
         nodes: Its nodes; the first is the head.
+        environment: Of all that is started there.
     """
 
     def __init__(self, home: Path, network: NamespaceNetwork) -> None:
@@ -94,7 +95,7 @@ class RayNodes:
         token.parent.mkdir()
         token.write_text(TOKEN)
         token.chmod(0o600)
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
             "HOME": str(home),
             "XDG_STATE_HOME": str(home / "state"),
             "PYTHONPATH": str(ROOT),
@@ -132,7 +133,7 @@ class RayNodes:
             capture_output=True,
             text=True,
             timeout=BOOT_S,
-            env=self._environment | environment,
+            env=self.environment | environment,
             cwd=self._home,
         )
         assert done.returncode == 0, done.stdout + done.stderr
@@ -162,7 +163,7 @@ class RayNodes:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=self._environment | environment,
+                env=self.environment | environment,
                 cwd=self._home,
             )
         end = time.monotonic() + BOOT_S
