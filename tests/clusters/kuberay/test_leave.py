@@ -14,15 +14,17 @@ from tests.network_namespaces import Namespace
 WITHIN_S = 120
 _COUNT = f"""
 import json, sys, urllib.request
-body = {{"model": "sim", "stream": True, "max_tokens": 4000, "messages": [{{"role": "user", "content": "count from 1 to 999"}}]}}
+question = {{"role": "user", "content": "count from 1 to 999"}}
+body = json.dumps({{"model": "sim", "stream": True, "max_tokens": 4000, "messages": [question]}}).encode()
 headers = {{"content-type": "application/json", "authorization": "Bearer {KEY}"}}
+numbers = [str(number) for number in range(1, 1000)]
 while True:
-    request = urllib.request.Request(sys.argv[1] + "/v1/chat/completions", json.dumps(body).encode(), headers)
+    request = urllib.request.Request(sys.argv[1] + "/v1/chat/completions", body, headers)
     with urllib.request.urlopen(request, timeout=60) as answer:
         text = answer.read().decode()
     said = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {{")]
-    words = "".join(one["choices"][0]["delta"].get("content") or "" for one in said if one["choices"])
-    print("whole" if words.split() == [str(number) for number in range(1, 1000)] else "broken " + words[-200:], flush=True)
+    words = "".join(one["choices"][0]["delta"].get("content") or "" for one in said if one.get("choices"))
+    print("whole" if words.split() == numbers else "broken " + text[-300:], flush=True)
 """
 
 
