@@ -1,6 +1,5 @@
 """`penstock build`: the files that others deploy a fleet by."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,19 +9,27 @@ from clusters.errors import ClusterError
 from clusters.fleet_file import DEMO_FLEET, load_fleet
 from clusters.kuberay.options import KubeRayOptions, SecretKey, Volume, parse_node_selector
 
-_PANEL = "With --kuberay"
+_KUBERAY, _RAY_UP, _BOTH = "With --kuberay", "With --ray-up", "With --kuberay or --ray-up"
 _DEFAULTS = KubeRayOptions(image="any")
 
 
-def _option(text: str, **more: Any) -> Any:
-    return typer.Option(help=text, rich_help_panel=_PANEL, **more)
+def _option(text: str, *names: str, panel: str = _KUBERAY, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+
+
+def _machines(text: str, *names: str, **more: Any) -> Any:
+    return _option(text, *names, panel=_RAY_UP, **more)
 
 
 def build(
     context: typer.Context,
     fleet: Annotated[Path | None, typer.Argument(metavar="[FLEET.yaml]", help="The fleet; default: the demo.")] = None,
     kuberay: Annotated[bool, typer.Option("--kuberay", help="As a RayService, for `kubectl apply`.")] = False,
-    image: Annotated[str | None, _option("Image of all pods.")] = None,
+    ray_up: Annotated[
+        Literal["aws", "gcp", "local"] | None,
+        typer.Option(help="As a file for Ray's cluster launcher, `ray up`; local: on machines of one's own."),
+    ] = None,
+    image: Annotated[str | None, _option("Image of all pods, or of the machines' containers.", panel=_BOTH)] = None,
     namespace: Annotated[str | None, _option("Namespace of all objects; default: kubectl's.")] = None,
     volume: Annotated[
         list[str] | None, _option("A PersistentVolumeClaim with weights: CLAIM:/PATH[:ro]. May be repeated.")
@@ -64,14 +71,53 @@ def build(
     service_type: Annotated[
         Literal["ClusterIP", "NodePort", "LoadBalancer"], _option("Type of the Service.")
     ] = "ClusterIP",
+    region: Annotated[str | None, _machines("Region; default: us-west-2, us-central1.")] = None,
+    zone: Annotated[str | None, _machines("Zone; default: the region's first.")] = None,
+    project: Annotated[str | None, _machines("Google Cloud's project.")] = None,
+    machine_image: Annotated[
+        str | None, _machines("What machines boot from, with Docker and the GPUs' driver; on AWS Ray has a default.")
+    ] = None,
+    cpu_node: Annotated[str | None, _machines("Type of machines without GPUs, and what one has: TYPE:CPUS.")] = None,
+    gpu_node: Annotated[str | None, _machines("Type of machines with GPUs: TYPE:CPUS:GPUS.")] = None,
+    head_ip: Annotated[str | None, _machines("local: address of the head.")] = None,
+    worker_ip: Annotated[list[str] | None, _machines("local: address of another machine. May be repeated.")] = None,
+    programs: Annotated[
+        str | None, _machines("local, without --image: folder of Penstock's programs on the machines.", "--bin")
+    ] = None,
+    ssh_user: Annotated[str | None, _machines("Who logs in to the machines.")] = None,
+    ssh_key: Annotated[Path | None, _machines("File of that user's private key; default: Ray makes one.")] = None,
+    env_file: Annotated[
+        Path | None, _machines("File of environment variables for the machines: NAME=VALUE a line.")
+    ] = None,
 ) -> None:
-    """Prints a fleet as a file for others: Ray Serve's config (`serve deploy`), or with --kuberay a RayService."""
+    """Prints a fleet as a file for others: Ray Serve's config (`serve deploy`), or what --kuberay and --ray-up say."""
+    _check_given(context, kuberay=kuberay, ray_up=ray_up is not None)
+    file = fleet or DEMO_FLEET
+    if ray_up is not None:
+        from clusters.ray_up import MachineType, RayUpOptions, launcher_file
+
+        machines = RayUpOptions(
+            provider=ray_up,
+            image=image,
+            programs=programs,
+            region=region,
+            zone=zone,
+            project=project,
+            head_ip=head_ip,
+            worker_ips=worker_ip or (),
+            ssh_user=ssh_user,
+            ssh_key=ssh_key,
+            env_file=env_file,
+            machine_image=machine_image,
+            cpu_node=None if cpu_node is None else MachineType.parse("--cpu-node", cpu_node),
+            gpu_node=None if gpu_node is None else MachineType.parse("--gpu-node", gpu_node),
+        )
+        typer.echo(launcher_file(load_fleet(file), file, machines), nl=False)
+        return
     if not kuberay:
-        if given := _given(context):
-            raise ClusterError(f"{given} is for Kubernetes: with --kuberay only.")
         from clusters.serve_config import serve_config
 
-        typer.echo(serve_config(load_fleet(fleet or DEMO_FLEET)), nl=False)
+        typer.echo(serve_config(load_fleet(file)), nl=False)
         return
     if image is None:
         raise ClusterError("--image is missing: the image that all pods run, built from Penstock's Dockerfile.")
@@ -101,14 +147,20 @@ def build(
     )
     from clusters.kuberay.manifest import manifest
 
-    typer.echo(manifest(load_fleet(fleet or DEMO_FLEET), options), nl=False)
+    typer.echo(manifest(load_fleet(file), options), nl=False)
 
 
-def _given(context: typer.Context) -> str:
-    """The first option for another kind of file that was given; empty: none was."""
-    ours: Sequence[Any] = [one for one in context.command.params if getattr(one, "rich_help_panel", None) == _PANEL]
-    for parameter in ours:
-        source = context.get_parameter_source(parameter.name)
-        if source is not None and source.name == "COMMANDLINE":
-            return str(parameter.opts[0])
-    return ""
+def _check_given(context: typer.Context, *, kuberay: bool, ray_up: bool) -> None:
+    """Checks that each option goes with the kind of file that is asked for.
+
+    Raises:
+        ClusterError: One does not.
+    """
+    if kuberay and ray_up:
+        raise ClusterError("Give either --kuberay or --ray-up.")
+    asked = {_KUBERAY: kuberay, _RAY_UP: ray_up, _BOTH: kuberay or ray_up}
+    for parameter in context.command.params:
+        panel = getattr(parameter, "rich_help_panel", None)
+        source = context.get_parameter_source(str(parameter.name))
+        if source is not None and source.name == "COMMANDLINE" and not asked.get(str(panel), True):
+            raise ClusterError(f"{parameter.opts[0]} goes {str(panel).replace('With', 'with')} only.")

@@ -38,6 +38,8 @@ takes = [
 print(json.dumps([(psutil.Process(one.pid).name() if one.pid else "", one.laddr) for one in takes]))
 """
 _TRIES = 5
+ON_HEAD = "on-head"
+"""A resource that only the head has."""
 _STORE_BYTES = 80 * 2**20
 
 
@@ -114,7 +116,7 @@ class RayNodes:
         if self.nodes:
             options["address"] = f"{self.nodes[0].address}:{GCS}"
         else:
-            options |= {**HEAD_OPTIONS, "dashboard-host": "0.0.0.0"}
+            options |= {**HEAD_OPTIONS, "dashboard-host": "0.0.0.0", "resources": json.dumps({ON_HEAD: 1})}
         # Ray gives its daemons 30 s, which a busy machine may not have.
         for left in reversed(range(_TRIES)):
             output = self._start(node, options, environment)
@@ -123,9 +125,9 @@ class RayNodes:
             assert left, output
         self.nodes.append(node)
 
-    def serve(self, environment: dict[str, str]) -> None:
+    def serve(self, environment: dict[str, str], fleet: str = FLEET) -> None:
         """Serves a fleet with an instance on each node, from the head's machine."""
-        (self._home / "fleet.yaml").write_text(FLEET.replace("REPLICAS", str(len(self.nodes))))
+        (self._home / "fleet.yaml").write_text(fleet.replace("REPLICAS", str(len(self.nodes))))
         head = self.nodes[0]
         command = [sys.executable, "-m", "clusters", "serve", "fleet.yaml", "--address", f"{head.address}:{GCS}"]
         done = subprocess.run(

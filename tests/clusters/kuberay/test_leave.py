@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from tests.clusters.conftest import BOOT_S
-from tests.clusters.ray_nodes import KEY, TOKEN, RayNodes, ray_nodes
+from tests.clusters.ray_nodes import FLEET, KEY, ON_HEAD, TOKEN, RayNodes, ray_nodes
 from tests.clusters.ray_ports import GCS, HTTP
 from tests.network_namespaces import Namespace
 
@@ -46,7 +46,9 @@ def test_a_pod_that_goes_hands_over_its_streams_and_is_gone_before_its_time_is_u
     with ray_nodes(tmp_path_factory.mktemp("home")) as nodes:
         for _ in range(2):
             nodes.add(nodes.network.add(), {})
-        nodes.serve({})
+        # Who asks keeps its connection: the router stays.
+        pinned = f"router: {{cpus: 0.1, resources: {{{ON_HEAD}: 1}}}}"
+        nodes.serve({}, FLEET.replace("router: {cpus: 0.1}", pinned))
         nodes.add(nodes.network.add(), {})
         unknown = leave(nodes, nodes.nodes[1], "10.78.0.99", WITHIN_S)
         assert unknown.returncode == 1 and "no node with the address 10.78.0.99" in unknown.stderr

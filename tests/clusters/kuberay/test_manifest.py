@@ -269,8 +269,8 @@ def test_what_cannot_be_in_pods_is_refused_with_the_option_that_is_missing(
     ("arguments", "says"),
     [
         (["--kuberay"], "--image is missing"),
-        (["--image", "x"], "--image is for Kubernetes: with --kuberay only."),
-        (["--volume", "w:/m"], "--volume is for Kubernetes"),
+        (["--image", "x"], "--image goes with --kuberay or --ray-up only."),
+        (["--volume", "w:/m"], "--volume goes with --kuberay only."),
         (["--kuberay", "--image", "x", "--volume", "weights"], "--volume weights:"),
         (["--kuberay", "--image", "x", "--volume", "w:/etc/penstock/keys"], "is taken in the pods"),
         (["--kuberay", "--image", "x", "--volume", "a:/m", "--volume", "b:/m"], "--volume: /m is the path of two"),
