@@ -172,7 +172,8 @@ def test_ray_up_deploy_ask_ray_down(tmp_path: Path) -> None:
         text = run("penstock", "build", "fleet.yaml", "--ray-up", "local", *where, *mine)
         cluster = tmp_path / "cluster.yaml"
         # What machines of their own have by themselves: memory, and a seat for one instance each.
-        more = f"--disable-usage-stats --object-store-memory={80 * 2**20} --resources={shlex.quote(json.dumps({'seat': 1}))}"
+        seat = shlex.quote(json.dumps({"seat": 1}))
+        more = f"--disable-usage-stats --object-store-memory={80 * 2**20} --resources={seat}"
         document = yaml.safe_load(text)
         for key in ("head_start_ray_commands", "worker_start_ray_commands"):
             document[key] = [command.replace("--disable-usage-stats", more) for command in document[key]]
