@@ -68,8 +68,6 @@ logger = logging.getLogger(__name__)
 
 Request = TypeVar("Request", bound=BaseModel)
 
-DRAIN_S = 30.0
-"""What requests under way get when a replica ends."""
 LEND_S = 3.0
 """How long a request waits for the directory to say whether its tenant may."""
 NODES_S = 10.0
@@ -80,7 +78,7 @@ MARGIN_S = 10.0
 
 def shutdown_timeout_s(settings: FleetSettings) -> float:
     """Seconds after which Serve may kill a replica that was asked to end."""
-    return settings.http.notice_s + DRAIN_S + MARGIN_S
+    return settings.http.notice_s + settings.http.drain_s + MARGIN_S
 
 
 class RouterDeployment:
@@ -267,7 +265,7 @@ class RouterDeployment:
             if task is not None:
                 task.cancel()
         if self._http is not None:
-            await self._http.stop(DRAIN_S, self._settings.http.notice_s)
+            await self._http.stop(self._settings.http.drain_s, self._settings.http.notice_s)
         if self._fleet is not None:
             await self._fleet.stop(0)
 

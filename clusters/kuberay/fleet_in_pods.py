@@ -21,6 +21,8 @@ SIGNING = PurePosixPath("/etc/penstock/signing/secret")
 TLS = PurePosixPath("/etc/penstock/tls")
 _RAY_CPUS = 1.0
 """What Ray's own processes take of a pod."""
+_NOTICE_S = 10.0
+"""A router that ends goes on taking connections for so long: its pod stays, and only its probe tells the Service."""
 _LONGEST_GROUP = 40
 """Names of pods hold the name of their group, and end with what Kubernetes adds."""
 _NO_LETTERS = re.compile(r"[^a-z0-9]+")
@@ -148,7 +150,10 @@ def _group(name: str, model: ModelSettings, options: KubeRayOptions) -> Instance
 def _http(http: HttpSettings, options: KubeRayOptions) -> HttpSettings:
     if http.port == 0:
         raise ClusterError("http.port is 0, and a Service takes a port that is known. Set it, such as 8000.")
-    changes: dict[str, Any] = {"host": "0.0.0.0" if is_loopback(http.host) else http.host}  # noqa: S104
+    changes: dict[str, Any] = {
+        "host": "0.0.0.0" if is_loopback(http.host) else http.host,  # noqa: S104
+        "notice_s": max(http.notice_s, _NOTICE_S),
+    }
     if http.keys.file is not None:
         _needs(options.keys_secret, "http.keys.file", "--keys-secret")
         changes["keys"] = http.keys.model_copy(update={"file": str(KEYS)})

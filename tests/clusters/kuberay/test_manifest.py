@@ -1,6 +1,8 @@
 """What `penstock build --kuberay` prints, held against KubeRay's own schema and read as Ray's autoscaler reads it."""
 
 import copy
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from clusters.errors import ClusterError
 from clusters.kuberay.manifest import manifest
 from clusters.kuberay.options import KubeRayOptions, SecretKey, Volume, parse_node_selector
 from deployments.fleet_settings import FleetSettings
-from tests.clusters.conftest import Terminal
+from tests.clusters.conftest import ROOT, Terminal
 from tests.clusters.kuberay.schema import problems
 
 KEYED = {"keys": {"file": "/home/me/keys.yaml"}}
@@ -156,6 +158,16 @@ def test_a_routers_pod_is_ready_when_its_router_is_and_another_as_soon_as_ray_ru
     asking = LITTLE | {"http": {"open": True, "tls": {"certificate": "/c", "key": "/k", "client_ca": "/a"}}}
     probe = container(groups(service(asking, KubeRayOptions(image="x", tls_secret="t")))["routers"])["readinessProbe"]
     assert probe["tcpSocket"] == {"port": "serve"}
+
+
+def test_a_router_that_ends_in_a_pod_that_stays_takes_connections_until_its_probe_has_failed() -> None:
+    document = service(LITTLE)
+    probe = container(groups(document)["routers"])["readinessProbe"]
+    assert served(document).http.notice_s > 2 * probe["periodSeconds"] * probe["failureThreshold"]
+    patient = LITTLE | {"http": {"open": True, "notice_s": 60, "drain_s": 600}}
+    assert served(service(patient)).http.notice_s == 60
+    router = groups(service(patient))["routers"]
+    assert int(container(router)["lifecycle"]["preStop"]["exec"]["command"][-1]) > 300 + 60 + 600
 
 
 def test_a_pod_has_time_to_hand_over_what_it_has() -> None:
@@ -302,3 +314,15 @@ def test_models_whose_names_differ_in_letters_only_have_groups_of_their_own() ->
     fleet = {"models": [{"name": name, "engine": "simulated"} for name in ("a.b", "a-b", "routers", "7b")]}
     names = list(groups(service(fleet | {"http": {"open": True}})))
     assert names == ["routers", "a-b", "a-b-2", "routers-2", "model-7b"]
+
+
+def test_the_documentations_fleet_and_options_make_a_manifest(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "deploying.md").read_text()
+    file = tmp_path / "fleet.yaml"
+    file.write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    command = page[page.index("penstock build fleet.yaml --kuberay") :].partition(" > ")[0].replace("\\\n", " ")
+    arguments = shlex.split(command.replace("fleet.yaml", str(file)))[1:]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.exception
+    first = next(yaml.safe_load_all(done.stdout))
+    assert problems(first) == [] and list(groups(first)) == ["routers", "llama"]
