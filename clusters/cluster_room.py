@@ -27,7 +27,8 @@ def missing_resources(fleet: FleetSettings, nodes: Sequence[Resources]) -> str:
     Of a model whose instances follow its load it has room for the least, and for one in any case.
     """
     lacks = []
-    wanted: dict[str, float] = {"CPU": fleet.router.cpus * fleet.router.least_replicas}
+    routers = fleet.router
+    wanted = {name: amount * routers.least_replicas for name, amount in routers.bundle.items()}
     for model in fleet.deployed:
         bundle = footprint_of(model, nodes).bundle()
         instances = max(1, model.least_replicas)

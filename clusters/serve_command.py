@@ -198,7 +198,8 @@ class _Serving:
         asked = self._stops.count
         self._console.print("Ending the fleet; Ctrl-C again ends it without draining.")
         self._process.stop()
-        drain_s = max((model.drain_timeout_s for model in self._fleet.deployed), default=0.0)
+        fleet = self._fleet
+        drain_s = max(fleet.http.drain_s, *(model.drain_timeout_s for model in fleet.deployed), 0.0)
         deadline = time.monotonic() + _SHUTDOWN_S + drain_s
         while not self._process.has_ended() and self._stops.count == asked and time.monotonic() < deadline:
             with suppress(queue.Empty):

@@ -50,7 +50,11 @@ def build(args: Mapping[str, Any] | FleetSettings) -> Application:
         name=ROUTER,
         # What the routers report arrives only where their own number may change, be it within a single one.
         **_replicas(routers.least_replicas, routers.most_replicas, has_policy=settings.has_policy),
-        ray_actor_options={"num_cpus": settings.router.cpus, "runtime_env": {"env_vars": ROUTER_ENVIRONMENT}},
+        ray_actor_options={
+            "num_cpus": routers.cpus,
+            "resources": routers.resources,
+            "runtime_env": {"env_vars": ROUTER_ENVIRONMENT},
+        },
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         # The port is shared, so an upgrade need not close it: each replica's successor listens before it ends.
         max_surge_percent=100,

@@ -57,10 +57,17 @@ class RouterSettings(Settings):
     Attributes:
         replicas: How many: a number, or bounds between which they follow the number of nodes.
         cpus: CPUs that one reserves in Ray.
+        resources: Custom Ray resources that one reserves: only nodes that have them take traffic.
     """
 
     replicas: RouterReplicas = 1
     cpus: float = Field(0.5, ge=0)
+    resources: dict[str, float] = {}
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What one replica reserves in Ray."""
+        return {name: amount for name, amount in {"CPU": self.cpus, **self.resources}.items() if amount}
 
     @property
     def least_replicas(self) -> int:
@@ -296,6 +303,7 @@ class HttpSettings(Settings):
         responses: Bounds of stored responses and conversations.
         notice_s: How long a router replica that ends still takes connections, while `/ready` says 503 already: what
             load balancers need to notice.
+        drain_s: What the requests that it has get after that. A longer stream is cut.
     """
 
     host: str = "127.0.0.1"
@@ -325,6 +333,7 @@ class HttpSettings(Settings):
     chat_completions: ChatCompletionsSettings = ChatCompletionsSettings()
     responses: ResponsesSettings = ResponsesSettings()
     notice_s: float = Field(1.0, ge=0, le=600)
+    drain_s: float = Field(30.0, ge=0, le=86_400)
 
     @property
     def keys_env(self) -> str:

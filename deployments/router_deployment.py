@@ -25,7 +25,7 @@ from actors.directory.client import DirectoryClient
 from actors.directory.kept_values import KeptValues
 from actors.directory.known_instance import Instance
 from actors.frozen_heap import freeze_heap
-from actors.instance.placement import cluster_nodes
+from actors.instance.placement import Resources, cluster_nodes, room
 from deployments.application_config import policy_arguments
 from deployments.cluster_fleet import cluster_fleet
 from deployments.database.storage import Storage
@@ -68,8 +68,6 @@ logger = logging.getLogger(__name__)
 
 Request = TypeVar("Request", bound=BaseModel)
 
-DRAIN_S = 30.0
-"""What requests under way get when a replica ends."""
 LEND_S = 3.0
 """How long a request waits for the directory to say whether its tenant may."""
 NODES_S = 10.0
@@ -80,7 +78,7 @@ MARGIN_S = 10.0
 
 def shutdown_timeout_s(settings: FleetSettings) -> float:
     """Seconds after which Serve may kill a replica that was asked to end."""
-    return settings.http.notice_s + DRAIN_S + MARGIN_S
+    return settings.http.notice_s + settings.http.drain_s + MARGIN_S
 
 
 class RouterDeployment:
@@ -110,7 +108,7 @@ class RouterDeployment:
     ) -> None:
         keep_replica_on_loopback()
         self._settings = settings
-        self._nodes = _Nodes(settings.router.cpus)
+        self._nodes = _Nodes(settings.router.bundle)
         directory = DirectoryClient(settings.name)
         board = _DirectoryBoard(directory)
         metrics = Metrics(serve.get_replica_context().replica_tag, board)
@@ -267,7 +265,7 @@ class RouterDeployment:
             if task is not None:
                 task.cancel()
         if self._http is not None:
-            await self._http.stop(DRAIN_S, self._settings.http.notice_s)
+            await self._http.stop(self._settings.http.drain_s, self._settings.http.notice_s)
         if self._fleet is not None:
             await self._fleet.stop(0)
 
@@ -293,8 +291,8 @@ def _reaching(otherwise: str) -> Iterator[None]:
 class _Nodes:
     """How many nodes of the cluster have room for a router replica, asked now and then."""
 
-    def __init__(self, cpus: float) -> None:
-        self._cpus = cpus
+    def __init__(self, bundle: Resources) -> None:
+        self._bundle = bundle
         self._asked_s = -math.inf
         self._count = 0
 
@@ -302,7 +300,7 @@ class _Nodes:
         """So many, as of the last seconds."""
         if time.monotonic() - self._asked_s > NODES_S:
             nodes = await in_daemon_thread(cluster_nodes)
-            self._count = sum(node.get("CPU", 0.0) >= self._cpus for node in nodes)
+            self._count = sum(room(self._bundle, [node]) > 0 for node in nodes)
             self._asked_s = time.monotonic()
         return self._count
 

@@ -38,6 +38,8 @@ takes = [
 print(json.dumps([(psutil.Process(one.pid).name() if one.pid else "", one.laddr) for one in takes]))
 """
 _TRIES = 5
+ON_HEAD = "on-head"
+"""A resource that only the head has."""
 _STORE_BYTES = 80 * 2**20
 
 
@@ -82,6 +84,7 @@ class RayNodes:
     Attributes:
         network: As given.
         nodes: Its nodes; the first is the head.
+        environment: Of all that is started there.
     """
 
     def __init__(self, home: Path, network: NamespaceNetwork) -> None:
@@ -94,7 +97,7 @@ class RayNodes:
         token.parent.mkdir()
         token.write_text(TOKEN)
         token.chmod(0o600)
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
             "HOME": str(home),
             "XDG_STATE_HOME": str(home / "state"),
             "PYTHONPATH": str(ROOT),
@@ -113,7 +116,7 @@ class RayNodes:
         if self.nodes:
             options["address"] = f"{self.nodes[0].address}:{GCS}"
         else:
-            options |= {**HEAD_OPTIONS, "dashboard-host": "0.0.0.0"}
+            options |= {**HEAD_OPTIONS, "dashboard-host": "0.0.0.0", "resources": json.dumps({ON_HEAD: 1})}
         # Ray gives its daemons 30 s, which a busy machine may not have.
         for left in reversed(range(_TRIES)):
             output = self._start(node, options, environment)
@@ -122,9 +125,9 @@ class RayNodes:
             assert left, output
         self.nodes.append(node)
 
-    def serve(self, environment: dict[str, str]) -> None:
+    def serve(self, environment: dict[str, str], fleet: str = FLEET) -> None:
         """Serves a fleet with an instance on each node, from the head's machine."""
-        (self._home / "fleet.yaml").write_text(FLEET.replace("REPLICAS", str(len(self.nodes))))
+        (self._home / "fleet.yaml").write_text(fleet.replace("REPLICAS", str(len(self.nodes))))
         head = self.nodes[0]
         command = [sys.executable, "-m", "clusters", "serve", "fleet.yaml", "--address", f"{head.address}:{GCS}"]
         done = subprocess.run(
@@ -132,7 +135,7 @@ class RayNodes:
             capture_output=True,
             text=True,
             timeout=BOOT_S,
-            env=self._environment | environment,
+            env=self.environment | environment,
             cwd=self._home,
         )
         assert done.returncode == 0, done.stdout + done.stderr
@@ -162,7 +165,7 @@ class RayNodes:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=self._environment | environment,
+                env=self.environment | environment,
                 cwd=self._home,
             )
         end = time.monotonic() + BOOT_S

@@ -21,6 +21,14 @@ def test_a_model_that_follows_its_load_needs_room_for_its_least_and_for_one_at_l
     assert said.startswith("demo: the cluster has room for 2 of 3 instances")
 
 
+def test_router_replicas_need_their_custom_resources() -> None:
+    pinned = FleetSettings.model_validate(
+        {"models": [{"name": "demo", "engine": "simulated"}], "router": {"replicas": 2, "resources": {"edge": 1}}}
+    )
+    assert missing_resources(pinned, [{"CPU": 64, "edge": 2}]) == ""
+    assert "2 of the resource 'edge'" in missing_resources(pinned, [{"CPU": 64, "edge": 1}])
+
+
 def test_what_a_cluster_can_hold_is_said_for_each_model() -> None:
     nodes = [{"CPU": 64, "GPU": 8}, {"CPU": 64, "GPU": 8}]
     assert room_of(fleet(replicas={"min": 0, "max": 8}, gpus=4), nodes) == ["demo: room for 4 of 0 to 8"]
