@@ -566,9 +566,7 @@ async def test_a_model_is_an_engine(fleet: FaultyFleet) -> None:
 
 
 @pytest.mark.parametrize("is_silent", [False, True])
-async def test_a_request_that_kills_takes_three_instances_and_then_no_more(
-    fleet: FaultyFleet, is_silent: bool
-) -> None:
+async def test_a_request_that_kills_takes_three_instances_and_then_no_more(fleet: FaultyFleet, is_silent: bool) -> None:
     """Also where it is known only later that those that fell silent are dead."""
     poison = ask("poison")
     tried: list[str] = []
