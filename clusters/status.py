@@ -118,7 +118,8 @@ def parse_metrics(text: str, at_s: float) -> Scrape:
                     model = sample.labels["model"]
                     result.tokens[model] = result.tokens.get(model, 0.0) + sample.value
                 case "penstock_migrations_total" if sample.labels["outcome"] == "continued":
-                    result.moved[sample.labels["model"]] = int(sample.value)
+                    model = sample.labels["model"]
+                    result.moved[model] = result.moved.get(model, 0) + int(sample.value)
                 case "penstock_held_requests":
                     result.held[sample.labels["model"]] = int(sample.value)
                 case "penstock_autoscaling_target_instances":

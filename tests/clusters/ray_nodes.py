@@ -42,10 +42,16 @@ _STORE_BYTES = 80 * 2**20
 
 
 @contextlib.contextmanager
-def ray_nodes(home: Path) -> Iterator["RayNodes"]:
-    """A cluster without nodes yet, with a network of its own; skips the test where there can be none."""
+def ray_nodes(home: Path, prefix: str = "psp", subnet: str = "10.78.0") -> Iterator["RayNodes"]:
+    """A cluster without nodes yet, with a network of its own; skips the test where there can be none.
+
+    Args:
+        home: Of the person who starts it.
+        prefix: As `NamespaceNetwork` takes it; another one for each module, since several may run at a time.
+        subnet: Likewise.
+    """
     try:
-        network = NamespaceNetwork("psp", "10.78.0")
+        network = NamespaceNetwork(prefix, subnet)
     except NoNamespaces as error:
         pytest.skip(str(error))
     nodes = RayNodes(home, network)
@@ -122,13 +128,15 @@ class RayNodes:
             assert left, output
         self.nodes.append(node)
 
-    def serve(self, environment: dict[str, str]) -> None:
-        """Serves a fleet with an instance on each node, from the head's machine."""
-        (self._home / "fleet.yaml").write_text(FLEET.replace("REPLICAS", str(len(self.nodes))))
-        head = self.nodes[0]
-        command = [sys.executable, "-m", "clusters", "serve", "fleet.yaml", "--address", f"{head.address}:{GCS}"]
+    def serve(self, environment: dict[str, str], fleet: str = FLEET) -> str:
+        """Serves a fleet, by default with an instance on each node, from the head's machine; what that has said."""
+        (self._home / "fleet.yaml").write_text(fleet.replace("REPLICAS", str(len(self.nodes))))
+        return self.penstock("serve", "fleet.yaml", "--address", f"{self.nodes[0].address}:{GCS}", **environment)
+
+    def penstock(self, *arguments: str, **environment: str) -> str:
+        """Runs the command to its good end on the head's machine, with more in its environment; what it has said."""
         done = subprocess.run(
-            head.command(*command),
+            self.nodes[0].command(sys.executable, "-m", "clusters", *arguments),
             capture_output=True,
             text=True,
             timeout=BOOT_S,
@@ -136,6 +144,7 @@ class RayNodes:
             cwd=self._home,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def listeners(self) -> list[Listener]:
         """What takes connections or datagrams on its nodes, but for what is on loopback."""
