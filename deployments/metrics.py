@@ -457,11 +457,6 @@ class Metrics:
         await board.post(GAUGES_PREFIX + self.replica, gauges, 3 * self._post_every_s)
 
 
-def merge(snapshots: Iterable[bytes]) -> str:
-    """The sum of snapshots, as Prometheus text."""
-    return _exposed(_added(snapshots))
-
-
 def _sum(snapshots: Iterable[bytes]) -> bytes:
     return _snapshot(_added(snapshots))
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +14,10 @@ from clusters.api_client import PLAIN_HOSTS_ENV, ApiClient
 from clusters.chaos.answer import Tally
 from clusters.chaos.counting import Arrivals, CountingLoad
 from deployments.fleet_settings import KEYS_ENV
+from tests.clusters.conftest import BOOT_S
 from tests.clusters.ray_nodes import KEY, RayNodes, ray_nodes
 from tests.clusters.ray_ports import HTTP
+from tests.prometheus import prometheus
 
 FLEET = f"""
 name: guest
@@ -25,7 +29,7 @@ models:
     replicas: {{min: 0, max: 2, idle_s: 3}}
     cpus: 1
     surge_percent: 100
-    options: {{speed: 0.5}}
+    options: {{speed: 1}}
 """
 
 
@@ -83,6 +87,38 @@ def test_it_wakes_where_it_is_asked_and_serves_from_every_address(cluster: Clust
 
 def text(chunk: dict[str, Any]) -> str:
     return str(chunk["choices"][0]["delta"].get("content") or "") if chunk["choices"] else ""
+
+
+def test_status_shows_both_nodes_and_what_the_autoscaler_wants(cluster: Cluster) -> None:
+    deadline_s = time.monotonic() + BOOT_S
+    while True:
+        allowed = {PLAIN_HOSTS_ENV: cluster.nodes.nodes[0].address}
+        said = cluster.nodes.penstock("status", "--url", cluster.urls[0], **allowed)
+        rows = [line.split() for line in said.splitlines()]
+        shown = {row[1]: row[-1] for row in rows if len(row) == 6 and row[-1].endswith(f":{HTTP}")}
+        model = next((row for row in rows if row[:2] == ["sim", "asleep"]), None)
+        if model is not None and len(shown) == 2:
+            break
+        assert time.monotonic() < deadline_s, said
+    assert shown == {node.address: f"{node.address}:{HTTP}" for node in cluster.nodes.nodes}
+    tokens_per_s, target, reason = model[2:5]
+    assert (tokens_per_s, target) == ("0", "0") and reason in {"(idle)", "(enough)"}, said
+
+
+def test_prometheus_reads_the_same_of_both_routers(cluster: Cluster, tmp_path: Path) -> None:
+    addresses = [url.removeprefix("http://") for url in cluster.urls]
+    with prometheus(tmp_path, addresses, KEY) as server:
+        up = server.until('up{job="penstock"} == 1', 2)
+        assert {labels["instance"] for labels, _ in up} == set(addresses)
+        assert [target["lastError"] for target in server.targets()] == ["", ""]
+        # Every router tells the whole fleet's figures, under our names and under those of the field.
+        for name in ("penstock_generation_tokens_total", "vllm:generation_tokens_total"):
+            told = server.until(f"{name} > 0", 2)
+            assert len({value for _, value in told}) == 1, told
+        nodes = server.until("penstock_node_info", 4)
+        assert {labels["address"] for labels, _ in nodes} == {node.address for node in cluster.nodes.nodes}
+        (target, _), _ = server.until("penstock_autoscaling_target_instances", 2)
+        assert target["model"] == "sim"
 
 
 async def test_an_upgrade_replaces_each_router_on_its_node_and_no_client_notices(cluster: Cluster) -> None:
