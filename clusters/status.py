@@ -203,7 +203,7 @@ def view(latest: Scrape, before: Scrape) -> Group:
     if latest.is_silent:
         waits.append(Text("the autoscaling policy does not run: no model grows or shrinks", style="yellow"))
     # Of a fleet on one machine there is nothing to say.
-    nodes = [Text(), _node_table(latest)] if len(latest.nodes) > 1 else []
+    nodes: list[Text | Table] = [Text(), _node_table(latest)] if len(latest.nodes) > 1 else []
     return Group(instance_table(latest.rows, loads=True), *waits, Text(), models, *nodes, flight)
 
 

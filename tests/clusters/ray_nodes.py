@@ -108,15 +108,35 @@ class RayNodes:
             "PENSTOCK_API_KEYS": KEY,
         }
 
-    def add(self, node: Namespace, environment: dict[str, str]) -> None:
+    def add(self, node: Namespace, environment: dict[str, str], cpus: int = 4) -> None:
         """Starts Ray there, the head's first, with more in its environment, and returns once it has joined."""
+        self._boot(node, environment, cpus, is_head=not self.nodes)
+        self.nodes.append(node)
+
+    def kill_gcs(self) -> None:
+        """Kills Ray's control service (`kill -9`); the head's other processes then end by themselves."""
+        (gcs,) = (process for process in self.nodes[0].processes() if process.name() == "gcs_server")
+        gcs.kill()
+        end = time.monotonic() + BOOT_S
+        while running := [process for process in self.nodes[0].processes() if process.name() == "raylet"]:
+            assert time.monotonic() < end, running
+            time.sleep(0.1)
+
+    def revive_head(self, environment: dict[str, str], cpus: int = 4) -> None:
+        """Starts a head anew in the place of the one that ended, as whatever watches over it does."""
+        for process in self.nodes[0].processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._boot(self.nodes[0], environment, cpus, is_head=True)
+
+    def _boot(self, node: Namespace, environment: dict[str, str], cpus: int, *, is_head: bool) -> None:
         options: dict[str, str | int] = {
             "node-ip-address": node.address,
-            "num-cpus": 4,
+            "num-cpus": cpus,
             "object-store-memory": _STORE_BYTES,
             **NODE_OPTIONS,
         }
-        if self.nodes:
+        if not is_head:
             options["address"] = f"{self.nodes[0].address}:{GCS}"
         else:
             options |= {**HEAD_OPTIONS, "dashboard-host": "0.0.0.0"}
@@ -126,7 +146,6 @@ class RayNodes:
             if output is None:
                 break
             assert left, output
-        self.nodes.append(node)
 
     def serve(self, environment: dict[str, str], fleet: str = FLEET) -> str:
         """Serves a fleet, by default with an instance on each node, from the head's machine; what that has said."""
