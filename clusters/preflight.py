@@ -177,7 +177,7 @@ def _model_needs(model: ModelSettings) -> _Needs:
 def _parts(fleet: FleetSettings, nodes: Sequence[Resources]) -> list[tuple[str, Resources, _Needs]]:
     """The parts of a fleet: its name, what one reserves, and what a node needs for it."""
     return [
-        ("the routers", fleet.router.bundle, _router_needs(fleet)),
+        ("the routers", fleet.router.needs, _router_needs(fleet)),
         *((model.name, footprint_of(model, nodes).bundle(), _model_needs(model)) for model in fleet.deployed),
     ]
 
@@ -259,7 +259,7 @@ def _database(fleet: FleetSettings, nodes: Sequence[Node]) -> Iterator[Finding]:
     wrong = [
         f"from {node.address}: {node.report['database']}"
         for node in nodes
-        if node.report is not None and node.report["database"] and room(fleet.router.bundle, [node.resources])
+        if node.report is not None and node.report["database"] and room(fleet.router.needs, [node.resources])
     ]
     if wrong:
         yield Finding("wrong", "database", "; ".join(wrong))

@@ -64,7 +64,7 @@ def router_group(pods: FleetInPods, options: KubeRayOptions) -> dict[str, Any]:
     ]
     _mount_secrets(spec, pods, options)
     _drain(spec, router_deployment.shutdown_timeout_s(fleet), options)
-    resources = {**fleet.router.bundle, place_of(ROUTERS): 1.0}
+    resources = {**fleet.router.needs, place_of(ROUTERS): 1.0}
     # An upgrade makes each router's successor before the router ends.
     return _group(ROUTERS, pods.name, fleet.router.least_replicas, 2 * fleet.router.most_replicas, resources, spec)
 

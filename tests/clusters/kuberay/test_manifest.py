@@ -125,7 +125,7 @@ def test_rays_autoscaler_finds_in_each_group_what_its_replicas_reserve() -> None
         fitting = [name for name, has in found.items() if all(has.get(key, 0) >= bundle[key] for key in bundle)]
         assert fitting == [model.name.lower().replace("/", "-").replace(".", "-")]
     routers = [
-        name for name, has in found.items() if all(has.get(key, 0) >= n for key, n in fleet.router.bundle.items())
+        name for name, has in found.items() if all(has.get(key, 0) >= n for key, n in fleet.router.needs.items())
     ]
     assert routers == ["routers"]
 
