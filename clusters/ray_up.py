@@ -236,7 +236,9 @@ def _files(fleet: FleetSettings) -> Iterator[tuple[str, str]]:
 def _beginning(options: RayUpOptions) -> str:
     path = "" if options.programs is None else f"export PATH={options.programs}:$PATH; "
     variables = f"set -a; if [ -f {FOLDER}/env ]; then . {FOLDER}/env; fi; set +a; "
-    return f"{path}{variables}export RAY_AUTH_MODE=token; ulimit -n {_OPEN_FILES} || true; "
+    # Its second version takes the head of machines of one's own for one that is gone, and starts no other.
+    autoscaler = "export RAY_enable_autoscaler_v2=0; " if options.provider == "local" else ""
+    return f"{path}{variables}{autoscaler}export RAY_AUTH_MODE=token; ulimit -n {_OPEN_FILES} || true; "
 
 
 def _node_types(fleet: FleetSettings, options: RayUpOptions) -> dict[str, Any]:
