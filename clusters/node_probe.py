@@ -68,7 +68,7 @@ def probe(questions: Questions) -> NodeReport:
         "python": platform.python_version(),
         "ray": _version("ray"),
         "penstock": _version("penstock"),
-        "asks_for_token": environment.get("RAY_AUTH_MODE", "").strip().lower() == "token",
+        "asks_for_token": environment.get("RAY_AUTH_MODE", "").strip().lower() not in ("", "disabled"),
         "keeps_state": bool(environment.get("RAY_REDIS_ADDRESS"))
         or environment.get("RAY_gcs_storage", "") not in ("", "memory"),  # As Ray writes it.
         "packages": [package for package in questions["packages"] if not _is_installed(package)],

@@ -87,6 +87,8 @@ class Machines:
         (folder / "passwd").write_text("\n".join([f"root:x:0:0:root:{home}:/bin/bash", *ours, ""]))
         Path("/tmp/ray").mkdir(exist_ok=True)
         inside = self._network.add()
+        # Ray takes the address of the interface that leads to the rest of the world.
+        _run(["ip", "-n", inside.name, "route", "add", "default", "via", self._network.address])
         return Machine(inside.address, home, inside, folder)
 
     def with_sshd(self) -> Machine:
