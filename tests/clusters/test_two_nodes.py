@@ -19,6 +19,9 @@ from tests.clusters.ray_nodes import KEY, RayNodes, ray_nodes
 from tests.clusters.ray_ports import HTTP
 from tests.prometheus import prometheus
 
+# Two nodes, five waits for a boot: it takes minutes.
+pytestmark = pytest.mark.long
+
 FLEET = f"""
 name: guest
 router: {{replicas: {{min: 2, max: 4}}, per_node: true, cpus: 0.1}}
