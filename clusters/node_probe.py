@@ -71,7 +71,7 @@ def probe(questions: Questions) -> NodeReport:
         "asks_for_token": environment.get("RAY_AUTH_MODE", "").strip().lower() not in ("", "disabled"),
         "keeps_state": bool(environment.get("RAY_REDIS_ADDRESS"))
         or environment.get("RAY_gcs_storage", "") not in ("", "memory"),  # As Ray writes it.
-        "packages": [package for package in questions["packages"] if not _is_installed(package)],
+        "packages": [package for package in questions["packages"] if not is_installed(package)],
         "files": [file for file in questions["files"] if not _is_readable(Path(file))],
         "variables": [variable for variable in questions["variables"] if not environment.get(variable)],
         "database": _database_problem(url) if url else "",
@@ -85,7 +85,8 @@ def _version(distribution: str) -> str:
         return ""
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Whether a package is there, by the name that it is imported by."""
     try:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:  # what it is a part of is not installed
@@ -113,7 +114,7 @@ def _database_problem(url: str) -> str:
         socket.create_connection((host, port), _DATABASE_S).close()
     except OSError as error:
         return f"{where}: {error.strerror or type(error).__name__}"
-    if not _is_installed("asyncpg"):  # Which is said besides.
+    if not is_installed("asyncpg"):  # Which is said besides.
         return ""
     return asyncio.run(_login_problem(url, where))
 

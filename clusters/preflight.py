@@ -10,6 +10,7 @@ from typing import Any, Literal
 from actors.instance.placement import Resources, room
 from clusters.cluster_room import footprint_of, missing_resources, room_of
 from clusters.errors import first_line
+from clusters.needs import http_files
 from clusters.node_probe import NodeReport, Questions, probe
 from deployments.fleet_settings import FleetSettings
 from deployments.http.key_source import is_loopback
@@ -138,15 +139,12 @@ def _router_needs(fleet: FleetSettings) -> _Needs:
             needs.packages |= dict(operator.options.packages)
         if isinstance(model, ModelSettings) and model.is_remote:
             _add_provider(needs, model)
-    named = {"http.keys.file": http.keys.file, "http.secret.file": http.secret.file}
-    if http.tls is not None:
-        named |= {f"http.tls.{key}": getattr(http.tls, key) for key in ("certificate", "key", "client_ca")}
     if database is not None:
         if database.file is None:
             needs.packages["asyncpg"] = "`pip install 'penstock[postgresql]'`"
         if database.url_env is not None:
             needs.variables[database.url_env] = "database.url_env"
-    needs.files |= {path: key for key, path in named.items() if path is not None}
+    needs.files |= {path: key for key, path in http_files(http).items()}
     are_meant = http.api_keys_env is not None or not (http.open or is_loopback(http.host))
     if http.keys.file is None and not http.keys.pushed and are_meant:
         needs.variables[http.keys_env] = "API keys; or http.open: true, if everybody may ask"

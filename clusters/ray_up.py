@@ -6,7 +6,7 @@ head then deploys the fleet. Nothing is pinned to a machine: a load balancer fin
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 import yaml
 
 from clusters.errors import ClusterError
+from clusters.needs import http_files
 from deployments.fleet_settings import FleetSettings
 from deployments.http.key_source import is_loopback
 from deployments.model_settings import ModelSettings
@@ -210,7 +211,8 @@ def _mounts(fleet: FleetSettings, file: Path, options: RayUpOptions) -> dict[str
     mounts = {f"{FOLDER}/fleet.yaml": str(file.absolute()), _TOKEN: str(Path(_TOKEN).expanduser())}
     if options.env_file is not None:
         mounts[f"{FOLDER}/env"] = str(options.env_file.expanduser().absolute())
-    for key, path in _files(fleet):
+    # Weights are not among them: they are on a disk that all share.
+    for key, path in http_files(fleet.http).items():
         try:
             relative = Path(path).relative_to(folder)
         except ValueError:
@@ -220,17 +222,6 @@ def _mounts(fleet: FleetSettings, file: Path, options: RayUpOptions) -> dict[str
             ) from None
         mounts[f"{FOLDER}/{relative}"] = path
     return mounts
-
-
-def _files(fleet: FleetSettings) -> Iterator[tuple[str, str]]:
-    """The small files that the fleet file names. Weights are not among them: they are on a disk that all share."""
-    http = fleet.http
-    named = {"http.keys.file": http.keys.file, "http.secret.file": http.secret.file}
-    if http.tls is not None:
-        named |= {f"http.tls.{key}": getattr(http.tls, key) for key in ("certificate", "key", "client_ca")}
-    for key, path in named.items():
-        if path is not None:
-            yield key, path
 
 
 def _beginning(options: RayUpOptions) -> str:
@@ -253,7 +244,6 @@ def _node_types(fleet: FleetSettings, options: RayUpOptions) -> dict[str, Any]:
     most = 2 * routers.cpus * routers.most_replicas
     for model in fleet.deployed:
         gpus = _gpus_of(model)
-        upgraded = math.ceil(model.most_replicas * (100 + model.surge_percent) / 100)
         if not gpus:
             if model.cpus > cpu_node.cpus:
                 raise ClusterError(
@@ -261,7 +251,7 @@ def _node_types(fleet: FleetSettings, options: RayUpOptions) -> dict[str, Any]:
                     f"{cpu_node.name} has {cpu_node.cpus}: --cpu-node TYPE:CPUS."
                 )
             least += model.cpus * model.least_replicas
-            most += model.cpus * upgraded
+            most += model.cpus * model.most_in_upgrade
             continue
         node = options.gpu_node or _gpu_node(cloud, model, gpus)
         room = node.gpus * int((1 + 1e-6) // gpus) if gpus < 1 else int(node.gpus // gpus)
@@ -279,7 +269,7 @@ def _node_types(fleet: FleetSettings, options: RayUpOptions) -> dict[str, Any]:
             "resources": {"CPU": node.cpus, "GPU": node.gpus},
             "min_workers": math.ceil(model.least_replicas / room),
             # One more, for the successors of a machine that is to go.
-            "max_workers": math.ceil(upgraded / room) + 1,
+            "max_workers": math.ceil(model.most_in_upgrade / room) + 1,
         }
     types["cpu"] = {
         "node_config": _machine(options, cpu_node.name),

@@ -1,5 +1,6 @@
 """What a fleet file says of one model: its instances or its provider, or the models that it is made of."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -197,6 +198,11 @@ class ModelSettings(ServedModel):
     def most_replicas(self) -> int:
         """Instances that it may have at a time, but for those that an upgrade makes besides."""
         return most(self.replicas)
+
+    @property
+    def most_in_upgrade(self) -> int:
+        """Instances that it may have at a time while an upgrade makes new ones before the old ones end."""
+        return math.ceil(self.most_replicas * (100 + self.surge_percent) / 100)
 
     @model_validator(mode="after")
     def _waits_where_it_may_sleep(self) -> Self:

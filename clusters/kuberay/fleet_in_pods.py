@@ -52,8 +52,7 @@ class InstanceGroup:
     @property
     def most(self) -> int:
         """Pods that there may be: an upgrade's included, and one for the successor of a pod that is to go."""
-        instances = math.ceil(self.model.most_replicas * (100 + self.model.surge_percent) / 100)
-        return math.ceil(instances / self.per_pod) + 1
+        return math.ceil(self.model.most_in_upgrade / self.per_pod) + 1
 
     @property
     def cpus(self) -> float:

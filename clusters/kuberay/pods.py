@@ -1,9 +1,10 @@
 """The pods of a fleet: the head, the routers, and the instances of each model."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from clusters.kuberay.fleet_in_pods import KEYS, ROUTERS, SIGNING, TLS, FleetInPods, InstanceGroup, place_of
+from clusters.kuberay.fleet_in_pods import KEYS, ROUTERS, SIGNING, TLS, FleetInPods, InstanceGroup
 from clusters.kuberay.options import KubeRayOptions
 from deployments import router_deployment
 from engines.registry import parse_options
@@ -64,9 +65,10 @@ def router_group(pods: FleetInPods, options: KubeRayOptions) -> dict[str, Any]:
     ]
     _mount_secrets(spec, pods, options)
     _drain(spec, router_deployment.shutdown_timeout_s(fleet), options)
-    resources = {**fleet.router.needs, place_of(ROUTERS): 1.0}
     # An upgrade makes each router's successor before the router ends.
-    return _group(ROUTERS, pods.name, fleet.router.least_replicas, 2 * fleet.router.most_replicas, resources, spec)
+    return _group(
+        ROUTERS, pods.name, fleet.router.least_replicas, 2 * fleet.router.most_replicas, fleet.router.needs, spec
+    )
 
 
 def instance_group(group: InstanceGroup, pods: FleetInPods, options: KubeRayOptions) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def _labels(fleet: str, group: str) -> dict[str, str]:
 
 
 def _group(
-    name: str, fleet: str, least: int, most: int, resources: dict[str, float], spec: dict[str, Any]
+    name: str, fleet: str, least: int, most: int, resources: Mapping[str, float], spec: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "groupName": name,
