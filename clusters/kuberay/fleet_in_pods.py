@@ -67,7 +67,7 @@ class InstanceGroup:
     @property
     def resources(self) -> dict[str, float]:
         """What a pod has, as Ray counts it."""
-        custom = {name: amount * self.per_pod for name, amount in self.model.resources.items()}
+        custom = {name: amount * self.per_pod for name, amount in self.model.custom_resources.items()}
         return {"CPU": self.model.cpus * self.per_pod, "GPU": self.gpus, **custom}
 
 

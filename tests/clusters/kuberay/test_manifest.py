@@ -24,7 +24,7 @@ LARGE = {
     "models": [
         {"name": "org/Llama-3.1", "replicas": {"min": 0, "max": 8}, "surge_percent": 50, "tensor_parallel_size": 2}
         | {"options": {"model": "/models/llama"}, "adapters": [{"name": "sql", "path": "/models/sql"}]},
-        {"name": "small", "replicas": 3, "gpus": 0.5, "cpus": 1.5, "resources": {"ssd": 1}},
+        {"name": "small", "replicas": 3, "gpus": 0.5, "cpus": 1.5, "resources": {"ssd": 1}, "accelerator_type": "L4"},
         {"name": "sim", "engine": "simulated", "replicas": 1},
         {"name": "gpt", "engine": "openai", "options": {"base_url": "https://api.example.com/v1"}},
     ],
@@ -114,14 +114,14 @@ def test_rays_autoscaler_finds_in_each_group_what_its_replicas_reserve() -> None
         "routers": {"CPU": 1, "routers-place": 1},
         "org-llama-3-1": {"CPU": 1, "GPU": 2, "org-llama-3-1-place": 1},
         # Two instances share a GPU, and a pod.
-        "small": {"CPU": 3, "GPU": 1, "ssd": 2, "small-place": 2},
+        "small": {"CPU": 3, "GPU": 1, "ssd": 2, "small-place": 2, "accelerator_type:L4": 1},
         "sim": {"CPU": 1, "sim-place": 1},
     }
     bounds = {name: (kind["min_workers"], kind["max_workers"]) for name, kind in kinds.items() if name != "headgroup"}
     assert bounds == {"routers": (2, 6), "org-llama-3-1": (0, 13), "small": (2, 3), "sim": (1, 2)}
     fleet = served(service(LARGE, EVERYTHING))
     for model in fleet.deployed:
-        bundle = {"CPU": model.cpus, "GPU": model.gpus or 0, **model.resources}
+        bundle = {"CPU": model.cpus, "GPU": model.gpus or 0, **model.custom_resources}
         fitting = [name for name, has in found.items() if all(has.get(key, 0) >= bundle[key] for key in bundle)]
         assert fitting == [model.name.lower().replace("/", "-").replace(".", "-")]
     routers = [
