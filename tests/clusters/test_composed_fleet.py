@@ -6,50 +6,35 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 
 import pytest
 
-from tests.clusters.conftest import BOOT_S, ROOT, SIMULATED, Penstock, Terminal, clean, free_port
+from tests.clusters.conftest import BOOT_S, ROOT, Terminal, clean, free_port
+from tests.clusters.server_without_ray import ServerWithoutRay
 
 ENDS = "Ctrl-C ends it."
 DEADLINE_S = 120.0
 
 
+@dataclass(frozen=True, slots=True)
 class Fleet:
-    """A fleet that is started and stopped."""
+    """A fleet that runs."""
 
-    def __init__(self, home: Path, text: str) -> None:
-        home.mkdir()
-        self.terminal = Terminal(home)
-        self.port = free_port()
-        self._file = self.terminal.fleet_file(text)
-        self._penstock: Penstock | None = None
-
-    def start(self) -> None:
-        if self._penstock is None:
-            self._penstock = self.terminal.start("serve", self._file, "--port", str(self.port))
-            self._penstock.wait_for(ENDS, BOOT_S)
-
-    def stop(self) -> None:
-        penstock, self._penstock = self._penstock, None
-        if penstock is not None:
-            assert penstock.interrupt() == 0, penstock.output
+    terminal: Terminal
+    port: int
 
 
 @pytest.fixture(scope="module")
-def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def far() -> Iterator[ServerWithoutRay]:
     """Another Penstock; not started yet."""
-    fleet = Fleet(tmp_path_factory.mktemp("composed") / "far", SIMULATED)
-    try:
-        yield fleet
-        fleet.stop()
-    finally:
-        clean(fleet.terminal)
+    server = ServerWithoutRay()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module")
-def near(far: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def near(far: ServerWithoutRay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A fleet that falls back from the other one to a model of its own; running."""
     text = f"""
 models:
@@ -60,13 +45,15 @@ models:
     pipeline: [{{breaker: {{failures: 2, cool_down_s: 0.5}}}}]
   - {{name: assistant, fallback: [far, near]}}
 """
-    fleet = Fleet(tmp_path_factory.mktemp("composed") / "near", text)
+    terminal = Terminal(tmp_path_factory.mktemp("composed"))
+    port = free_port()
     try:
-        fleet.start()
-        yield fleet
-        fleet.stop()
+        penstock = terminal.start("serve", terminal.fleet_file(text), "--port", str(port))
+        penstock.wait_for(ENDS, BOOT_S)
+        yield Fleet(terminal, port)
+        assert penstock.interrupt() == 0, penstock.output
     finally:
-        clean(fleet.terminal)
+        clean(terminal)
 
 
 def who(fleet: Fleet) -> str:
@@ -93,7 +80,9 @@ def test_a_provider_that_is_down_holds_nobody_up(near: Fleet) -> None:
     assert checked.returncode == 0 and "fallback" in checked.stdout and "far, near" in checked.stdout
 
 
-def test_a_session_moves_to_the_fallback_while_the_first_is_down_and_comes_back(far: Fleet, near: Fleet) -> None:
+def test_a_session_moves_to_the_fallback_while_the_first_is_down_and_comes_back(
+    far: ServerWithoutRay, near: Fleet
+) -> None:
     far.start()
     until_it_is(near, "far")
     assert [who(near) for _ in range(5)] == ["far"] * 5
@@ -103,7 +92,7 @@ def test_a_session_moves_to_the_fallback_while_the_first_is_down_and_comes_back(
     until_it_is(near, "far")
 
 
-def test_a_program_falls_back_from_its_local_fleet_to_a_remote_one(far: Fleet, near: Fleet) -> None:
+def test_a_program_falls_back_from_its_local_fleet_to_a_remote_one(far: ServerWithoutRay, near: Fleet) -> None:
     far.start()
     program = subprocess.Popen(
         [sys.executable, ROOT / "examples" / "fallback.py", "near", f"http://127.0.0.1:{far.port}/v1", "sim"],
