@@ -81,50 +81,15 @@ class FaultBudget:
         name = f"{type(request).__name__}:{asked}"
         return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16, key=self.key).hexdigest()
 
-    def died(self, instance: str, node: str, suspects: Sequence[Request]) -> None:
-        """An instance died, or hung, with these suspects.
+    def lost(self, instance: str, node: str, suspects: Sequence[Request], *, is_dead: bool) -> None:
+        """An instance was lost, with these suspects.
 
         Args:
             instance: Its id.
             node: Where it was.
             suspects: The requests that it was working on and that had got nothing from it.
+            is_dead: It died, or hangs; else it fell silent: `found_dead` or `found_alive` says later how it is.
         """
-        self._lost(instance, node, suspects, is_dead=True)
-
-    def fell_silent(self, instance: str, node: str, suspects: Sequence[Request]) -> None:
-        """An instance with these suspects fell silent, and may live; `is_dead` or `lives` says later how it is.
-
-        Args:
-            instance: Its id.
-            node: Where it was.
-            suspects: The requests that it was working on and that had got nothing from it.
-        """
-        self._lost(instance, node, suspects, is_dead=False)
-
-    def is_dead(self, instance: str) -> None:
-        """An instance that fell silent, if it did, is dead."""
-        _, suspects = self._silent.pop(instance, (None, ()))
-        trial = self._trials.get(instance)
-        if trial is not None and trial.fingerprint in suspects:
-            trial.end()
-            self._convict(trial.fingerprint)
-
-    def lives(self, instance: str) -> None:
-        """An instance that fell silent, if it did, is heard of again: nobody was its end."""
-        death, suspects = self._silent.pop(instance, (None, ()))
-        if suspects and (trial := self._trials.get(instance)) is not None:
-            trial.end()
-        for fingerprint in suspects:
-            deaths = self._suspects.get(fingerprint)
-            if deaths is None:
-                continue
-            deaths[:] = [other for other in deaths if other is not death]
-            if not deaths:
-                self._forget(fingerprint)
-            elif len(deaths) < SUSPECT_DEATHS:
-                self._grave.discard(fingerprint)
-
-    def _lost(self, instance: str, node: str, suspects: Sequence[Request], *, is_dead: bool) -> None:
         now_s = self._clock()
         self._expire(now_s)
         trial = self._trials.get(instance)
@@ -143,6 +108,29 @@ class FaultBudget:
                     self._grave.add(fingerprint)
         while len(self._suspects) > MAX_SUSPECTS:
             self._forget(next(iter(self._suspects)))
+
+    def found_dead(self, instance: str) -> None:
+        """An instance that fell silent, if it did, is dead."""
+        _, suspects = self._silent.pop(instance, (None, ()))
+        trial = self._trials.get(instance)
+        if trial is not None and trial.fingerprint in suspects:
+            trial.end()
+            self._convict(trial.fingerprint)
+
+    def found_alive(self, instance: str) -> None:
+        """An instance that fell silent, if it did, is heard of again: nobody was its end."""
+        death, suspects = self._silent.pop(instance, (None, ()))
+        if suspects and (trial := self._trials.get(instance)) is not None:
+            trial.end()
+        for fingerprint in suspects:
+            deaths = self._suspects.get(fingerprint)
+            if deaths is None:
+                continue
+            deaths[:] = [other for other in deaths if other is not death]
+            if not deaths:
+                self._forget(fingerprint)
+            elif len(deaths) < SUSPECT_DEATHS:
+                self._grave.discard(fingerprint)
 
     def learn(self, quarantined: Mapping[str, float]) -> None:
         """Takes what other routers have found: fingerprints, and for how many seconds they are refused."""

@@ -212,16 +212,13 @@ class Member:
 class Losses(Protocol):
     """Who hears of instances that were lost."""
 
-    def died(self, instance: str, node: str, suspects: Sequence[Request]) -> None:
-        """It is dead, or hangs."""
+    def lost(self, instance: str, node: str, suspects: Sequence[Request], *, is_dead: bool) -> None:
+        """It is dead, or hangs; or it fell silent, and may live."""
 
-    def fell_silent(self, instance: str, node: str, suspects: Sequence[Request]) -> None:
-        """It may live."""
-
-    def is_dead(self, instance: str) -> None:
+    def found_dead(self, instance: str) -> None:
         """It fell silent before, if it did, and is dead."""
 
-    def lives(self, instance: str) -> None:
+    def found_alive(self, instance: str) -> None:
         """It fell silent before, if it did, and lives."""
 
 
@@ -359,8 +356,7 @@ class Members:
         for member in self._keepers:
             if member is not lost and member.instance.node == lost.instance.node:
                 member.neighbour_lost_s = now_s
-        hear = self._losses.died if is_dead else self._losses.fell_silent
-        hear(lost.id, lost.instance.node, suspects)
+        self._losses.lost(lost.id, lost.instance.node, suspects, is_dead=is_dead)
 
     def _kept(self, member: Member, task: asyncio.Task[None]) -> None:
         del self._keepers[member]
@@ -378,7 +374,7 @@ class Members:
                 await egress.start()
                 if is_suspect:
                     await egress.probe(PROBE_S)
-                self._losses.lives(member.id)
+                self._losses.found_alive(member.id)
                 member.egress = egress
                 self._changed()
                 error = await self._until_over(member, lost)
@@ -388,7 +384,7 @@ class Members:
             except PenstockError as failure:
                 logger.warning("Cannot reach %s: %s", member.id, failure.message)
                 # If it fell silent, it has not come back.
-                self._losses.is_dead(member.id)
+                self._losses.found_dead(member.id)
             finally:
                 member.egress = None
                 await egress.stop(0)
@@ -398,7 +394,7 @@ class Members:
             self._changed()
             await asyncio.sleep(max(RECONNECT_S, faults.remaining_s(member.id, incarnation)))
         # It fell silent, and is gone.
-        self._losses.is_dead(member.id)
+        self._losses.found_dead(member.id)
 
     async def _until_over(self, member: Member, lost: asyncio.Future[PenstockError]) -> PenstockError | None:
         """Waits until the egress is lost, and returns why; or until the instance is gone and nothing runs on it."""

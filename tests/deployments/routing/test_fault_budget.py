@@ -60,9 +60,9 @@ def test_a_fingerprint_says_what_was_asked_and_not_where_or_when() -> None:
 
 def test_the_third_death_convicts_who_was_there_alone() -> None:
     budget = Budget()
-    budget.died("a", "node", [POISON, bystander(1)])
+    budget.lost("a", "node", [POISON, bystander(1)], is_dead=True)
     assert not budget.is_watching
-    budget.died("b", "node", [POISON, bystander(2)])
+    budget.lost("b", "node", [POISON, bystander(2)], is_dead=True)
     assert budget.is_watching
     assert budget.must_be_tried_alone(POISON)
     assert not budget.must_be_tried_alone(bystander(1))
@@ -70,7 +70,7 @@ def test_the_third_death_convicts_who_was_there_alone() -> None:
     budget.check(fingerprint, goes_on=False)
     budget.try_alone(fingerprint, "c")
     assert budget.has_trial("c") and budget.is_on_trial(fingerprint)
-    budget.died("c", "node", [POISON, bystander(3)])
+    budget.lost("c", "node", [POISON, bystander(3)], is_dead=True)
     assert budget.convicted == [fingerprint]
     with pytest.raises(EngineFault):
         budget.check(fingerprint, goes_on=True)
@@ -81,8 +81,8 @@ def test_the_third_death_convicts_who_was_there_alone() -> None:
 
 def test_one_that_falls_silent_counts_at_once() -> None:
     budget = Budget()
-    budget.fell_silent("a", "node", [POISON, bystander(1)])
-    budget.died("b", "node", [POISON, bystander(2)])
+    budget.lost("a", "node", [POISON, bystander(1)], is_dead=False)
+    budget.lost("b", "node", [POISON, bystander(2)], is_dead=True)
     assert budget.must_be_tried_alone(POISON) and not budget.must_be_tried_alone(bystander(1))
 
 
@@ -90,16 +90,16 @@ def test_one_that_falls_silent_counts_at_once() -> None:
 def test_who_was_tried_on_one_that_falls_silent_waits_until_one_knows(dies: bool) -> None:
     budget = Budget()
     for instance in ("a", "b"):
-        budget.died(instance, "node", [POISON])
+        budget.lost(instance, "node", [POISON], is_dead=True)
     fingerprint = budget.fingerprint(POISON)
     with pytest.raises(InstanceLost), budget.try_alone(fingerprint, "c"):
-        budget.fell_silent("c", "node", [POISON, bystander(1)])
+        budget.lost("c", "node", [POISON, bystander(1)], is_dead=False)
         raise InstanceLost("moved")
     assert budget.is_on_trial(fingerprint) and not budget.convicted
     if dies:
-        budget.is_dead("c")
+        budget.found_dead("c")
     else:
-        budget.lives("c")
+        budget.found_alive("c")
     assert not budget.is_on_trial(fingerprint)
     assert budget.convicted == [fingerprint] * dies
     assert budget.must_be_tried_alone(POISON) != dies
@@ -109,28 +109,28 @@ def test_who_was_tried_on_one_that_falls_silent_waits_until_one_knows(dies: bool
 def test_nobody_was_the_end_of_one_that_is_heard_of_again(dies: bool) -> None:
     budget = Budget()
     for instance in ("a", "b"):
-        budget.fell_silent(instance, "node", [POISON])
+        budget.lost(instance, "node", [POISON], is_dead=False)
     assert budget.must_be_tried_alone(POISON)
     if dies:
-        budget.is_dead("a")
-    budget.lives("a")
+        budget.found_dead("a")
+    budget.found_alive("a")
     assert budget.must_be_tried_alone(POISON) == dies
-    budget.lives("b")
+    budget.found_alive("b")
     assert not budget.is_watching
-    budget.died("c", "node", [POISON])
+    budget.lost("c", "node", [POISON], is_dead=True)
     assert budget.must_be_tried_alone(POISON) == dies
 
 
 def test_a_suspect_that_gets_a_token_is_free() -> None:
     budget = Budget()
     for instance in ("a", "b"):
-        budget.died(instance, "node", [POISON])
+        budget.lost(instance, "node", [POISON], is_dead=True)
     sink = TrialSink(Silent(), budget.try_alone(budget.fingerprint(POISON), "c"))
     sink.emit(Started("c", "m"))
     assert budget.has_trial("c") and budget.must_be_tried_alone(POISON)
     sink.emit(TextDelta("word"))
     assert not budget.has_trial("c") and not budget.is_watching
-    budget.died("c", "node", [])
+    budget.lost("c", "node", [], is_dead=True)
     assert budget.convicted == []
 
 
@@ -138,7 +138,7 @@ def test_a_suspect_that_gets_a_token_is_free() -> None:
 def test_a_trial_that_ends_without_a_token_says_nothing(end: Finished | InstanceLost) -> None:
     budget = Budget()
     for instance in ("a", "b"):
-        budget.died(instance, "node", [POISON])
+        budget.lost(instance, "node", [POISON], is_dead=True)
     sink = TrialSink(Silent(), budget.try_alone(budget.fingerprint(POISON), "c"))
     if isinstance(end, Finished):
         sink.emit(end)
@@ -151,12 +151,12 @@ def test_what_dies_with_its_node_dies_of_that() -> None:
     budget = Budget()
     budget.dead.add("node")
     for instance in ("a", "b", "c"):
-        budget.died(instance, "node", [POISON])
+        budget.lost(instance, "node", [POISON], is_dead=True)
         budget.time.now_s += 1.0
     assert not budget.must_be_tried_alone(POISON)
     # Another node, or the same one much later, is another cause.
     budget.time.now_s += SAME_CAUSE_S
-    budget.died("d", "node", [POISON])
+    budget.lost("d", "node", [POISON], is_dead=True)
     assert budget.must_be_tried_alone(POISON)
 
 
@@ -164,7 +164,7 @@ def test_a_node_that_turns_out_to_live_was_not_the_cause() -> None:
     budget = Budget()
     budget.dead.add("node")
     for instance in ("a", "b"):
-        budget.died(instance, "node", [POISON])
+        budget.lost(instance, "node", [POISON], is_dead=True)
     assert not budget.must_be_tried_alone(POISON)
     budget.dead.clear()
     assert budget.must_be_tried_alone(POISON)
@@ -173,9 +173,9 @@ def test_a_node_that_turns_out_to_live_was_not_the_cause() -> None:
 def test_deaths_and_convictions_are_forgotten() -> None:
     budget = Budget()
     fingerprint = budget.fingerprint(POISON)
-    budget.died("a", "node", [POISON])
+    budget.lost("a", "node", [POISON], is_dead=True)
     budget.time.now_s += MEMORY_S + 1
-    budget.died("b", "node", [POISON])
+    budget.lost("b", "node", [POISON], is_dead=True)
     assert not budget.must_be_tried_alone(POISON)
     budget.learn({fingerprint: 10.0})
     with pytest.raises(Quarantined):

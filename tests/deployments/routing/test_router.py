@@ -627,7 +627,7 @@ async def test_two_suspects_are_never_tried_on_one_instance(fleet: FaultyFleet) 
     route = await fleet.route(policy="round_robin")
     suspects = [ask("one"), ask("two"), ask("three")]
     for id in ("x", "y"):
-        fleet.router.fault_budget.died(id, "", suspects)
+        fleet.router.fault_budget.lost(id, "", suspects, is_dead=True)
     contexts = [Context() for _ in suspects]
     for suspect, context in zip(suspects[:2], contexts, strict=False):
         await route.submit(suspect, context, Collector())
@@ -712,7 +712,7 @@ async def test_the_trial_of_a_request_whose_caller_leaves_before_it_starts_is_ov
     route = await fleet.route()
     suspect = ask("suspect")
     for id in ("x", "y"):
-        fleet.router.fault_budget.died(id, "", [suspect])
+        fleet.router.fault_budget.lost(id, "", [suspect], is_dead=True)
     submitting = asyncio.ensure_future(route.submit(suspect, Context(), Collector()))
     await until(lambda: fleet.router.fault_budget.has_trial("a"))
     submitting.cancel()
