@@ -44,7 +44,7 @@ from deployments.router_scaling import RouterScaler, ServeNumbers
 from deployments.routing.demand_meter import DemandMeter
 from deployments.scaling.demand import rate_stats
 from deployments.scaling.policy import NODES
-from deployments.scaling_metrics import PolicyNews, cold_starts, held_requests
+from deployments.scaling_metrics import PolicyNews, cold_starts, held_requests, target_instances
 from deployments.tenants.followed_keys import PUSHED, Pushed
 from deployments.tenants.quotas import Lender, Quotas
 from engines.call_requests import (
@@ -253,12 +253,14 @@ class RouterDeployment:
     def _tell_of_scaling(self, metrics: Metrics, board: "_DirectoryBoard") -> None:
         models = {name: model for name, (model, _) in self._meters.items()}
         held = {model: self._serving.held[model] for model in models.values()}
-        metrics.fleet_wide = nodes = self._nodes.families
+        nodes = self._nodes.families
+        fixed = {model.name: model.replicas for model in self._settings.deployed if isinstance(model.replicas, int)}
+        metrics.fleet_wide = lambda: [*nodes(), target_instances(fixed)]
         if models:
             self._policy_news = news = PolicyNews(models, board.read)
             metrics.add(held_requests(held))
             metrics.add(cold_starts(held), is_cumulative=True)
-            metrics.fleet_wide = lambda: [*nodes(), *news.families()]
+            metrics.fleet_wide = lambda: [*nodes(), target_instances({**fixed, **news.targets()}), *news.families()]
             self._news = asyncio.create_task(news.follow())
 
     def _address(self, port: int) -> RouterAddress:

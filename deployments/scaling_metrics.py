@@ -65,6 +65,15 @@ def cold_starts(held: Mapping[str, HeldRequests]) -> Collector:
     )
 
 
+def target_instances(targets: Mapping[str, int]) -> Metric:
+    """The instances that each model is to have, by its name. All replicas tell the same: it is not to be summed."""
+    what = "Instances that a model is to have: the fleet file's number, or what the policy has asked Serve for last."
+    family = GaugeMetricFamily("penstock_target_instances", what, labels=["model"])
+    for model, target in targets.items():
+        family.add_metric([model], target)
+    return family
+
+
 class PolicyNews:
     """What the policy in Serve's controller decided last, as it posts it on the directory's board.
 
@@ -99,6 +108,10 @@ class PolicyNews:
             for deployment, decision in self._decisions.items()
             if decision["is_measured"]
         }
+
+    def targets(self) -> Mapping[str, int]:
+        """The instances that it has asked Serve for last, by model."""
+        return {self._models[deployment]: decision["target"] for deployment, decision in self._decisions.items()}
 
     async def follow(self) -> None:
         """Reads the news until cancelled."""

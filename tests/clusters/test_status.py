@@ -14,7 +14,7 @@ from deployments.routing.held_requests import HeldRequests
 from deployments.scaling.bulletin import KEY
 from deployments.scaling.scaler import Decision
 from deployments.scaling.work_rates import Rates
-from deployments.scaling_metrics import SILENT_AFTER_S, PolicyNews, cold_starts, held_requests
+from deployments.scaling_metrics import SILENT_AFTER_S, PolicyNews, cold_starts, held_requests, target_instances
 from engines.contract import Load
 from engines.events import Usage
 from tests.clock import Clock
@@ -53,7 +53,7 @@ async def test_it_reads_what_is_told_of_autoscaling() -> None:
         return {key: value for key, value in posted.items() if key.startswith(prefix)}
 
     news = PolicyNews({"engine-demo": "demo"}, read, clock)
-    metrics.fleet_wide = news.families
+    metrics.fleet_wide = lambda: [target_instances({"fixed": 2, **news.targets()}), *news.families()]
     await news.hear()
     assert news.measured() == {}
     held["demo"].cold_starts = 1
@@ -61,6 +61,9 @@ async def test_it_reads_what_is_told_of_autoscaling() -> None:
         text = await metrics.text([])
     scrape = parse_metrics(text, at_s=1.0)
     assert (scrape.held, scrape.targets, scrape.reasons) == ({"demo": 1, "other": 0}, {"demo": 3}, {"demo": "load"})
+    assert (
+        'penstock_target_instances{model="fixed"} 2.0' in text and 'penstock_target_instances{model="demo"} 3.0' in text
+    )
     assert 'penstock_cold_starts_total{model="demo"} 1.0' in text
     assert 'penstock_autoscaling_tokens_per_second{kind="output",model="demo"} 200.0' in text
     assert not scrape.is_silent
