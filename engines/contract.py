@@ -59,6 +59,7 @@ class Capabilities:
         vision, audio, documents: Which kinds of attachments it takes.
         guided: Can be held to a schema, regex, choice or grammar.
         max_loras: How many LoRA adapters it has loaded at a time; 0: it has none.
+        cache_tokens: How many tokens its KV cache holds; 0 when unknown.
     """
 
     generate: bool = True
@@ -78,6 +79,7 @@ class Capabilities:
     accelerator: str = "cpu"
     memory_bytes: int = 0
     max_loras: int = 0
+    cache_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,10 @@ class Load:
         lag_s: The longest that the event loop of its process stood still lately. No part of the comparison: it is
             different every time.
         adapters: The LoRA adapters that it has loaded, by name.
+        queued_tokens: Tokens of prompts that are to be computed, as far as routers can tell. Counted where requests
+            come in, not by engines; so are the next two, which are no part of the comparison.
+        prefill_rate: Tokens of prompts that it computes in a second, beside what else it does; 0: not known yet.
+        written_tokens: Tokens put into its KV cache so far.
     """
 
     running: int = 0
@@ -98,6 +104,9 @@ class Load:
     kv_use: float = 0.0
     lag_s: float = field(default=0.0, compare=False)
     adapters: tuple[str, ...] = ()
+    queued_tokens: int = 0
+    prefill_rate: float = field(default=0.0, compare=False)
+    written_tokens: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

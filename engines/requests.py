@@ -261,6 +261,8 @@ class GenerateRequest(RequestModel):
         resume: Set by Migration only.
         alone: Set by a router only: the request may be the end of engines, and an instance runs one such at a time.
         adapter: Set by a router only: the LoRA adapter of the model that answers, by name; None: the model itself.
+        prefill_tokens: Set by a router only: how many tokens it expects to be computed before the first one is
+            generated; None: it did not reckon.
     """
 
     model: str
@@ -286,6 +288,7 @@ class GenerateRequest(RequestModel):
     resume: Resume | None = None
     alone: bool = False
     adapter: str | None = None
+    prefill_tokens: int | None = Field(None, ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -87,7 +87,16 @@ def encode(frame: Frame) -> bytes:
     load = frame.load
     news = [(item.topic, item.body) for item in frame.news]
     pulse = None if frame.pulse is None else (frame.pulse.steps, frame.pulse.is_busy, frame.pulse.streams)
-    busy = (load.running, load.queued, load.kv_use, load.lag_s, load.adapters)
+    busy = (
+        load.running,
+        load.queued,
+        load.kv_use,
+        load.lag_s,
+        load.adapters,
+        load.queued_tokens,
+        load.prefill_rate,
+        load.written_tokens,
+    )
     return pickle.dumps((frame.sequence, wire, busy, news, pulse), 5)
 
 

@@ -16,6 +16,7 @@ from actors.channel.carriage import Carried, arrived
 from actors.channel.frames import Frame, News, Pulse, encode
 from actors.channel.outbox import Outbox
 from actors.channel.upstream import Message, Submission, Upstream, Upward
+from actors.prefill_meter import PrefillMeter
 from actors.settings import ChannelSettings
 from actors.shares import OUTPUT_COST, cost_of
 from engines.context import Context
@@ -38,10 +39,12 @@ class Host(ABC):
         id: The instance's id.
         gate: Its admission gate.
         engine: Its engine; only asked for while `refusal()` is None.
+        prefill: Counts its prompts.
     """
 
     id: str
     gate: Gate
+    prefill: PrefillMeter
     engine: Engine
 
     @abstractmethod
@@ -84,6 +87,7 @@ class Call:
         "_goes_on",
         "_is_over",
         "_number",
+        "_prefill_tokens",
         "_prompt_cost",
         "_request",
         "_task",
@@ -106,6 +110,8 @@ class Call:
         self._context = context
         self._emit = channel.outbox.emit
         self._prompt_cost = size / _TOKEN_BYTES  # Until the engine says how many tokens it is.
+        expected = request.prefill_tokens
+        self._prefill_tokens = int(self._prompt_cost) if expected is None else expected
         self._ticket: Ticket | None = None
         self._task: asyncio.Task[None] | None = None
         self._goes_on = False  # Whether its first piece was emitted.
@@ -114,6 +120,7 @@ class Call:
     def enter(self) -> None:
         """Goes to the gate, unless the instance takes no new work."""
         host = self._channel.host
+        host.prefill.enter(self._prefill_tokens)
         refusal = host.refusal() or (host.enter_alone(self) if self._request.alone else None)
         if refusal is not None:
             self.fail(refusal)
@@ -149,9 +156,12 @@ class Call:
         if event.__class__ is Finished:
             if self._ticket is not None:
                 self._ticket.charge(cost_of(event.usage), exactly=True)
+            self._channel.host.prefill.finish(event.usage)
             self._end(served=True)
         else:
             self._goes_on = True
+            if not self._is_over:
+                self._channel.host.prefill.begin(self._prefill_tokens)
 
     def fail(self, error: PenstockError) -> None:
         """Takes the error that ends the request, before or after `Started`."""
@@ -234,6 +244,8 @@ class Call:
     def _end(self, *, served: bool) -> None:
         if self._goes_on:
             self._note_session()
+        elif not self._is_over:
+            self._channel.host.prefill.leave(self._prefill_tokens)
         self._is_over = True
         if self._request.alone:
             self._channel.host.leave_alone(self)

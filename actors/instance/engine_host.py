@@ -19,6 +19,7 @@ from actors.instance.lane import Lane
 from actors.instance.sessions import Sessions
 from actors.loop_lag import LoopLag
 from actors.patience import within
+from actors.prefill_meter import PrefillMeter
 from actors.settings import AdmissionSettings, ChannelSettings
 from engines.call_requests import Answer, CallRequest
 from engines.context import Context
@@ -64,6 +65,7 @@ class EngineHost(Host):
     ) -> None:
         self.id = instance.id
         self.gate = Gate(admission)
+        self.prefill = PrefillMeter()
         self._texts = Lane(admission.texts)
         self._embeddings = Lane(admission.embeddings)
         self._instance = replace(instance, state=InstanceState.STARTING, since_s=time.time())
@@ -155,7 +157,17 @@ class EngineHost(Host):
         waiting_inside = min(engine.queued, running)
         queued = self.gate.queued + self._embeddings.queued
         lag_s = self._lag.longest_s()
-        return Load(running - waiting_inside, queued + waiting_inside, engine.kv_use, lag_s, engine.adapters)
+        prefill = self.prefill
+        return Load(
+            running - waiting_inside,
+            queued + waiting_inside,
+            engine.kv_use,
+            lag_s,
+            engine.adapters,
+            prefill.waiting_tokens,
+            prefill.rate,
+            prefill.written_tokens,
+        )
 
     def engine_died(self, error: EngineDead) -> None:
         """The engine is finished, and so is the instance."""

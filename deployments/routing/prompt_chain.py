@@ -67,7 +67,7 @@ class ChainHasher:
     def chain(self, request: Request) -> PromptChain:
         """The chain of a request's prompt; an empty one for what does not generate: of that nothing is cached."""
         if not isinstance(request, GenerateRequest):
-            return PromptChain([], [], request.size // BYTES_PER_TOKEN if request.runs_model else 0)
+            return PromptChain([], [], self.tokens(request))
         if request.prompt_token_ids is not None:
             return self._of_ids(request.prompt_token_ids, self._root(request, "ids"))
         if request.messages is None:
@@ -77,6 +77,16 @@ class ChainHasher:
             chunks.add(text[:MAX_BYTES].encode("utf-8", "surrogatepass"))
             return chunks.chain(max(0, len(text) - MAX_BYTES))
         return self._of_messages(request, request.messages)
+
+    def tokens(self, request: Request) -> int:
+        """How many tokens a request's prompt has, as far as its text tells, and without its chain."""
+        if not isinstance(request, GenerateRequest):
+            return request.size // BYTES_PER_TOKEN if request.runs_model else 0
+        if request.prompt_token_ids is not None:
+            return len(request.prompt_token_ids)
+        if request.messages is None:
+            return 1 + len(request.prompt or "") // BYTES_PER_TOKEN
+        return 1 + sum(map(_size, request.messages)) // BYTES_PER_TOKEN
 
     def _of_messages(self, request: GenerateRequest, messages: Sequence[Message]) -> PromptChain:
         chunks = _Chunks(self._root(request, f"messages {_template_arguments(request)}"))

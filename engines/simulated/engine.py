@@ -71,6 +71,7 @@ class SimulatedEngine(PushEngine):
             resume=True,
             context_length=options.context_length,
             max_loras=min(options.max_loras, len(spec.adapters)),
+            cache_tokens=options.num_blocks * options.block_size if options.prefix_caching else 0,
         )
         self._model = spec.model
         self._options = options

@@ -306,6 +306,10 @@ class Runtime:
         if use is not None:
             use.release()
 
+    def _cache_tokens(self) -> int:
+        cache = self._llm.vllm_config.cache_config
+        return int(cache.num_gpu_blocks or 0) * int(cache.block_size) if cache.enable_prefix_caching else 0
+
     def _capabilities(self) -> Capabilities:
         generate = "generate" in self._tasks
         is_cpu = current_platform.is_cpu()
@@ -324,6 +328,7 @@ class Runtime:
             resume=generate,
             context_length=self._config.max_model_len,
             max_loras=self._max_loras,
+            cache_tokens=self._cache_tokens(),
             accelerator="cpu" if is_cpu else current_platform.get_device_name(),
             memory_bytes=0 if is_cpu else ranks * current_platform.get_device_total_memory(),
         )

@@ -13,6 +13,12 @@ REQUEST = GenerateRequest(model="m", prompt="hello")
 class Server:
     id: str
     load: int = 0
+    queued_tokens: int = 0
+    prefill_rate: float = 0.0
+    accelerator: str = "cpu"
+    incarnation: int = 0
+    cache_tokens: int = 0
+    written_tokens: int = 0
 
 
 servers = st.lists(

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.model_settings import PolicyName
-from deployments.routing.policies import Direct, LeastLoaded, PowerOfTwo, Random, RoundRobin, make_policy
+from deployments.routing.placements import Placements
+from deployments.routing.policies import Direct, LeastLoaded, PowerOfTwo, Random, RoundRobin
 from tests.deployments.routing.candidates import REQUEST, Server, servers
 
 NAMES = get_args(PolicyName)
@@ -16,14 +17,14 @@ NAMES = get_args(PolicyName)
 @pytest.mark.parametrize("name", NAMES)
 @given(candidates=servers, picks=st.integers(1, 20))
 def test_picks_a_candidate(name: PolicyName, candidates: list[Server], picks: int) -> None:
-    policy = make_policy(name)
+    policy = Placements("m", name).policy()
     for _ in range(picks):
         assert policy.choose(candidates, REQUEST) in candidates
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_candidates_no_pick(name: PolicyName) -> None:
-    assert make_policy(name).choose([], REQUEST) is None
+    assert Placements("m", name).policy().choose([], REQUEST) is None
 
 
 @given(candidates=servers, rounds=st.integers(1, 5), order=st.randoms())

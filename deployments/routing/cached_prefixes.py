@@ -1,0 +1,255 @@
+"""What each instance has cached, as far as one router replica can tell from what it sent there.
+
+Nobody says what an engine's cache holds. But all engines keep the blocks that were used last, and each instance says
+how many tokens its cache holds and how many were put into it so far, whoever sent them. So a prefix is there until as
+many tokens came after its last use: for each instance the prefixes are kept in the order of their use, each with how
+much had been put in by then. That counts what other router replicas send, without being told of it.
+
+What was just sent counts as cached before the engine has computed it, so that the siblings of a burst stay together. It
+is forgotten if its request ends without a token.
+
+Each answer says how much of its prompt was really cached, and puts two things right. Where old prefixes are missed,
+the cache holds less than was thought (it shares its memory with what runs). Where fresh ones are, the chat template
+changes earlier messages, or the engine caches nothing: then all that is expected is worth less.
+"""
+
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from deployments.routing.prefix_index import PrefixIndex
+from deployments.routing.prompt_chain import PromptChain
+from engines.events import Usage
+
+MAX_PREFIXES = 100_000
+"""Of one instance: with chunks of 256 tokens, a cache of 25 million."""
+UNKNOWN_CACHE_TOKENS = 100_000
+"""What a cache is taken to hold that does not say."""
+_LEAST_SHARE = 1 / 16
+"""Of what a cache says that it holds: it is not taken for smaller than that."""
+_SHRINK, _GROW = 0.9, 1.01
+_OLD = 0.25
+"""A prefix is old when that share of the cache was put in since its last use."""
+_LATELY = 1 / 32
+"""Weight of an answer in what is learned."""
+
+
+class CachingInstance(Protocol):
+    """An instance, as far as its cache matters."""
+
+    @property
+    def id(self) -> str:
+        """Its instance id."""
+
+    @property
+    def incarnation(self) -> int:
+        """Another one has another cache."""
+
+    @property
+    def cache_tokens(self) -> int:
+        """How many tokens its cache holds; 0: it does not say."""
+
+    @property
+    def written_tokens(self) -> int:
+        """How many were put into it so far."""
+
+
+class _Cache:
+    """One instance's."""
+
+    __slots__ = ("incarnation", "own_tokens", "predicted", "share", "slot", "used")
+
+    def __init__(self, slot: int, incarnation: int) -> None:
+        self.slot = slot
+        self.incarnation = incarnation
+        # By prefix, the one that was used longest ago first: how many tokens had been put in by then.
+        self.used: OrderedDict[int, int] = OrderedDict()
+        self.predicted: set[int] = set()  # Those of them that nothing was heard of yet.
+        self.share = 1.0  # Of what the cache says that it holds.
+        self.own_tokens = 0  # Put in by requests of this replica.
+
+    def written(self, instance: CachingInstance) -> int:
+        """How many tokens were put in so far: an engine that does not tell is known by what it was sent."""
+        return max(instance.written_tokens, self.own_tokens)
+
+    def size(self, instance: CachingInstance) -> float:
+        """How many tokens it holds."""
+        return self.share * (instance.cache_tokens or UNKNOWN_CACHE_TOKENS)
+
+
+class CachedPrefixes:
+    """The prefixes that the instances of one model have cached.
+
+    Attributes:
+        trust: What an expected token is worth, by what has come of others: 0 to 1.
+        tokens_per_reckoned: What a token is really that was reckoned from text.
+        predicted_tokens, cached_tokens: Expected, and really found, over all answers so far.
+    """
+
+    def __init__(self) -> None:
+        self._index = PrefixIndex()
+        self._caches: dict[str, _Cache] = {}
+        self._free: list[int] = []
+        self.trust = 1.0
+        self.tokens_per_reckoned = 1.0
+        self.predicted_tokens = 0
+        self.cached_tokens = 0
+
+    def __len__(self) -> int:
+        """How many instances it knows."""
+        return len(self._caches)
+
+    def prompt_tokens(self, chain: PromptChain) -> float:
+        """How many tokens a prompt has, as well as is known."""
+        return chain.tokens * self.tokens_per_reckoned if chain.is_text else float(chain.tokens)
+
+    def expected(self, chain: PromptChain, instances: Sequence[CachingInstance]) -> list[float]:
+        """How many tokens of a prompt each of the instances has cached, by its place in the list."""
+        expected = [0.0] * len(instances)
+        if not chain.prefixes or not self._caches:
+            return expected
+        places: dict[int, int] = {}
+        slots = 0
+        for place, instance in enumerate(instances):
+            cache = self._caches.get(instance.id)
+            if cache is not None and cache.incarnation == instance.incarnation:
+                self._forget_old(cache, instance)
+                places[cache.slot] = place
+                slots |= 1 << cache.slot
+        worth = self.trust * (self.tokens_per_reckoned if chain.is_text else 1.0)
+        for depth, some in self._index.depths(chain.prefixes, slots):
+            tokens = worth * chain.ends[depth - 1] if depth else 0.0
+            while tokens and some:
+                slot = some.bit_length() - 1
+                some ^= 1 << slot
+                expected[places[slot]] = tokens
+        return expected
+
+    def send(self, chain: PromptChain, instance: CachingInstance) -> "Sending":
+        """A prompt is about to be sent to an instance, which then has it cached."""
+        cache = self._caches.get(instance.id)
+        if cache is None or cache.incarnation != instance.incarnation:
+            cache = self._new(instance)
+        self._forget_old(cache, instance)
+        prefixes, used = chain.prefixes, cache.used
+        depth = next((at for at, prefix in enumerate(prefixes) if prefix not in used), len(prefixes))
+        sending = Sending(self, cache, instance, chain, depth)
+        if depth:
+            last = prefixes[depth - 1]
+            sending.age = cache.written(instance) - used[last]
+            sending.is_sure = last not in cache.predicted
+        sending.new = [prefix for prefix in prefixes[depth:] if prefix not in used]
+        cache.predicted.update(sending.new)
+        self._use(cache, instance, chain)
+        return sending
+
+    def keep_only(self, ids: Collection[str]) -> None:
+        """Forgets the instances that are not among these: they are gone."""
+        for id in [id for id in self._caches if id not in ids]:
+            self._drop(id)
+
+    def _new(self, instance: CachingInstance) -> _Cache:
+        if instance.id in self._caches:
+            self._drop(instance.id)
+        slot = self._free.pop() if self._free else len(self._caches)
+        cache = self._caches[instance.id] = _Cache(slot, instance.incarnation)
+        return cache
+
+    def _drop(self, id: str) -> None:
+        cache = self._caches.pop(id)
+        self._index.remove(list(cache.used), cache.slot)
+        cache.used.clear()
+        cache.predicted.clear()
+        self._free.append(cache.slot)
+
+    def _use(self, cache: _Cache, instance: CachingInstance, chain: PromptChain) -> None:
+        """A prompt's prefixes are used: the longest first, so that none is kept longer than what it begins with."""
+        used, now = cache.used, cache.written(instance)
+        for prefix in reversed(chain.prefixes):
+            used[prefix] = now
+            used.move_to_end(prefix)
+        self._index.add(chain.prefixes, cache.slot)
+        over = len(used) - MAX_PREFIXES
+        if over > 0:
+            self._forget(cache, over)
+
+    def _forget_old(self, cache: _Cache, instance: CachingInstance) -> None:
+        horizon = cache.written(instance) - cache.size(instance)
+        if horizon <= 0:
+            return
+        old = 0
+        for used in cache.used.values():
+            if used >= horizon:
+                break
+            old += 1
+        if old:
+            self._forget(cache, old)
+
+    def _forget(self, cache: _Cache, count: int) -> None:
+        gone = [cache.used.popitem(last=False)[0] for _ in range(count)]
+        cache.predicted.difference_update(gone)
+        self._index.remove(gone, cache.slot)
+
+
+class Sending:
+    """One prompt on its way, and what was expected of the cache where it goes.
+
+    Attributes:
+        new: The prefixes that the cache did not have.
+        age: Tokens put into the cache since the longest prefix that it had was used.
+        is_sure: Whether that one was computed when the prompt was sent.
+    """
+
+    __slots__ = ("_cache", "_chain", "_depth", "_instance", "_prefixes", "age", "is_sure", "new")
+
+    def __init__(
+        self, prefixes: CachedPrefixes, cache: _Cache, instance: CachingInstance, chain: PromptChain, depth: int
+    ) -> None:
+        self._prefixes = prefixes
+        self._cache = cache
+        self._instance = instance
+        self._chain = chain
+        self._depth = depth
+        self.new: list[int] = []
+        self.age = 0
+        self.is_sure = True
+
+    def read(self, prompt_tokens: int) -> None:
+        """The engine says how many tokens the prompt has."""
+        if self._chain.is_text and self._chain.tokens:
+            learned = prompt_tokens / self._chain.tokens - self._prefixes.tokens_per_reckoned
+            self._prefixes.tokens_per_reckoned += _LATELY * learned
+
+    def began(self) -> None:
+        """The first token is there: all of the prompt is cached."""
+        self._cache.predicted.difference_update(self.new)
+
+    def failed(self) -> None:
+        """It ended without a token: what was new is not cached, unless another prompt had it computed meanwhile."""
+        cache = self._cache
+        gone = [prefix for prefix in self.new if prefix in cache.predicted]
+        for prefix in gone:
+            cache.predicted.discard(prefix)
+            cache.used.pop(prefix, None)
+        self._prefixes._index.remove(gone, cache.slot)
+
+    def finished(self, usage: Usage) -> None:
+        """It came to its end, until which an engine keeps all of its blocks."""
+        prefixes, cache = self._prefixes, self._cache
+        cache.own_tokens += max(0, usage.prompt_tokens - usage.cached_tokens) + usage.completion_tokens
+        if prefixes._caches.get(self._instance.id) is cache:
+            prefixes._use(cache, self._instance, self._chain)
+        chain = self._chain
+        expected = chain.ends[self._depth - 1] if self._depth else 0
+        if chain.is_text:
+            expected = int(expected * prefixes.tokens_per_reckoned)
+        prefixes.predicted_tokens += expected
+        prefixes.cached_tokens += usage.cached_tokens
+        if not (expected and self.is_sure):
+            return
+        hit = min(1.0, usage.cached_tokens / expected)
+        if self.age > _OLD * cache.size(self._instance):
+            share = cache.share * (_SHRINK if hit < 0.5 else _GROW)
+            cache.share = min(1.0, max(_LEAST_SHARE, share))
+        else:
+            prefixes.trust += _LATELY * (hit - prefixes.trust)
