@@ -263,6 +263,7 @@ class GenerateRequest(RequestModel):
         adapter: Set by a router only: the LoRA adapter of the model that answers, by name; None: the model itself.
         prefill_tokens: Set by a router only: how many tokens it expects to be computed before the first one is
             generated; None: it did not reckon.
+        prefixes: Set by a router only: by what other prompts begin alike, for the other routers; the engine needs none.
     """
 
     model: str
@@ -289,6 +290,7 @@ class GenerateRequest(RequestModel):
     alone: bool = False
     adapter: str | None = None
     prefill_tokens: int | None = Field(None, ge=0)
+    prefixes: bytes = Field(b"", repr=False)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

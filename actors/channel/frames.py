@@ -54,6 +54,12 @@ ENGINE_DIED = "engine died"
 """Topic: the engine is finished or hangs, and every request on the instance with it. Body: None."""
 SESSIONS = "sessions"
 """Topic: the instance has served these sessions. Body: a list of their ids, each with the seconds since."""
+PREFIXES = "prefixes"
+"""Topic: a prompt was sent to the instance. Body: its prefixes as packed numbers, the shortest first; and how many
+tokens had been put into the KV cache by then."""
+ALL_PREFIXES = "all prefixes"
+"""Topic: all that were sent there and may be cached. Body: the prefixes, the one that was used longest ago first; and
+for each of them what had been put in by then; both as packed numbers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from actors.admission import Gate, Ticket
 from actors.channel.calls import translate
 from actors.channel.carriage import Carried, arrived
-from actors.channel.frames import Frame, News, Pulse, encode
+from actors.channel.frames import ALL_PREFIXES, PREFIXES, Frame, News, Pulse, encode
 from actors.channel.outbox import Outbox
 from actors.channel.upstream import Message, Submission, Upstream, Upward
 from actors.prefill_meter import PrefillMeter
@@ -75,6 +75,14 @@ class Host(ABC):
     def served(self, session: Session, by: "Channel") -> None:
         """A request of a session, which came on this channel, was taken or has ended."""
 
+    @abstractmethod
+    def placed(self, prefixes: bytes, by: "Channel") -> None:
+        """A prompt of these prefixes came on this channel."""
+
+    @abstractmethod
+    def all_prefixes(self) -> tuple[bytes, bytes]:
+        """The body of `ALL_PREFIXES`."""
+
 
 class Call:
     """One request on a channel: its context, its place at the gate, and the sink of its events."""
@@ -125,8 +133,8 @@ class Call:
         if refusal is not None:
             self.fail(refusal)
             return
+        request = self._request
         try:
-            request = self._request
             self._ticket = host.gate.enter(
                 request.priority,
                 self._admit,
@@ -138,6 +146,9 @@ class Call:
             )
         except PenstockError as error:
             self.fail(error)
+            return
+        if request.prefixes:
+            host.placed(request.prefixes, self._channel)
 
     def emit(self, event: Event) -> None:
         """Takes the engine's next event."""
@@ -273,6 +284,7 @@ class Channel:
 
     __slots__ = (
         "_calls",
+        "_is_behind",
         "_is_read",
         "_missing",
         "_missing_ticks",
@@ -293,6 +305,7 @@ class Channel:
         self._upstream = Upstream(first, self._hear)
         self._calls: dict[int, Call] = {}
         self._is_read = False
+        self._is_behind = False  # Its router has missed prefixes, and is to hear of all.
         self._silent_ticks = 0
         self._missing: tuple[int, int] | None = None
         self._missing_ticks = 0
@@ -319,6 +332,17 @@ class Channel:
     def broadcast(self, news: News) -> None:
         """Sends something that the router should know."""
         self.outbox.broadcast(news)
+
+    def tell_prefixes(self, prefixes: bytes, written_tokens: int) -> None:
+        """Tells the router of a prompt that another one sent; later of all, where it takes no frames for now."""
+        if self.outbox.is_held:
+            self._is_behind = True
+        elif not self._is_behind:
+            self.outbox.broadcast_in_company(News(PREFIXES, (prefixes, written_tokens)))
+
+    def tell_all_prefixes(self) -> None:
+        """Tells the router of all prompts, with the next frame."""
+        self._is_behind = True
 
     async def frames(self, after: int) -> AsyncIterator[bytes]:
         """The frames after that one, as bytes: the body of one streaming call.
@@ -406,6 +430,9 @@ class Channel:
 
     def _next_frame(self) -> bytes:
         sequence, entries, news = self.outbox.take()
+        if self._is_behind:
+            self._is_behind = False
+            news.append(News(ALL_PREFIXES, self.host.all_prefixes()))
         pulse = None
         if self._pulse_is_due:
             self._pulse_is_due = False

@@ -20,6 +20,7 @@ from actors.instance.sessions import Sessions
 from actors.loop_lag import LoopLag
 from actors.patience import within
 from actors.prefill_meter import PrefillMeter
+from actors.sent_prefixes import SentPrefixes
 from actors.settings import AdmissionSettings, ChannelSettings
 from engines.call_requests import Answer, CallRequest
 from engines.context import Context
@@ -66,6 +67,7 @@ class EngineHost(Host):
         self.id = instance.id
         self.gate = Gate(admission)
         self.prefill = PrefillMeter()
+        self._prefixes = SentPrefixes()
         self._texts = Lane(admission.texts)
         self._embeddings = Lane(admission.embeddings)
         self._instance = replace(instance, state=InstanceState.STARTING, since_s=time.time())
@@ -117,6 +119,7 @@ class EngineHost(Host):
             raise stopped
         self._instance = replace(self._instance, capabilities=self.engine.capabilities)
         self._has_booted = True
+        self._prefixes = SentPrefixes(self.engine.capabilities.cache_tokens)
         self.gate.fit(self.engine.slots)
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
         self._lag.start()
@@ -193,6 +196,18 @@ class EngineHost(Host):
                 if channel is not by:
                     channel.outbox.broadcast_in_company(News(SESSIONS, [(session.id, 0.0)]))
 
+    def placed(self, prefixes: bytes, by: Channel) -> None:
+        """A prompt came: the routers that did not send it should know, too."""
+        written = self.prefill.written_tokens
+        self._prefixes.add(prefixes, written)
+        for channel in self._channels.values():
+            if channel is not by:
+                channel.tell_prefixes(prefixes, written)
+
+    def all_prefixes(self) -> tuple[bytes, bytes]:
+        """Those of all prompts that may be cached."""
+        return self._prefixes.all()
+
     # Channels.
 
     def open(self, channel_id: str, after: int, first: int = 1) -> AsyncIterator[bytes]:
@@ -210,6 +225,8 @@ class EngineHost(Host):
                     channel.broadcast(News(DRAINING))
                 elif sessions := self._sessions.all():
                     channel.broadcast(News(SESSIONS, sessions))
+                if self._prefixes:
+                    channel.tell_all_prefixes()
         return channel.frames(after)
 
     def send(self, channel_id: str, batch: Sequence[Upward]) -> None:

@@ -1,9 +1,9 @@
-"""What each instance has cached, as far as one router replica can tell from what it sent there.
+"""What each instance has cached, as far as routers can tell from what they sent there.
 
 Nobody says what an engine's cache holds. But all engines keep the blocks that were used last, and each instance says
 how many tokens its cache holds and how many were put into it so far, whoever sent them. So a prefix is there until as
 many tokens came after its last use: for each instance the prefixes are kept in the order of their use, each with how
-much had been put in by then. That counts what other router replicas send, without being told of it.
+much had been put in by then. Of what other router replicas sent there the instance tells (`hear`).
 
 What was just sent counts as cached before the engine has computed it, so that the siblings of a burst stay together. It
 is forgotten if its request ends without a token.
@@ -127,9 +127,10 @@ class CachedPrefixes:
 
     def send(self, chain: PromptChain, instance: CachingInstance) -> "Sending":
         """A prompt is about to be sent to an instance, which then has it cached."""
-        cache = self._caches.get(instance.id)
-        if cache is None or cache.incarnation != instance.incarnation:
-            cache = self._new(instance)
+        cache = self._known(instance.id, instance.incarnation)
+        if cache is None:
+            # It has a successor already, and takes no more.
+            return Sending(self, _Cache(0, instance.incarnation), instance, PromptChain([], [], chain.tokens), 0)
         self._forget_old(cache, instance)
         prefixes, used = chain.prefixes, cache.used
         depth = next((at for at, prefix in enumerate(prefixes) if prefix not in used), len(prefixes))
@@ -140,19 +141,52 @@ class CachedPrefixes:
             sending.is_sure = last not in cache.predicted
         sending.new = [prefix for prefix in prefixes[depth:] if prefix not in used]
         cache.predicted.update(sending.new)
-        self._use(cache, instance, chain)
+        self._use(cache, cache.written(instance), prefixes)
         return sending
+
+    def hear(self, id: str, incarnation: int, prefixes: list[int], written_tokens: int) -> None:
+        """Another router replica has sent a prompt to an instance.
+
+        Args:
+            id: The instance's.
+            incarnation: Likewise.
+            prefixes: The prompt's, the shortest first.
+            written_tokens: What had been put into its cache by then.
+        """
+        cache = self._known(id, incarnation)
+        if cache is not None:
+            self._use(cache, written_tokens, prefixes)
+
+    def hear_all(self, id: str, incarnation: int, prefixes: list[int], written_tokens: list[int]) -> None:
+        """An instance tells of all prompts that were sent there: what is known of it so far is of no more use.
+
+        Args:
+            id: The instance's.
+            incarnation: Likewise.
+            prefixes: The one that was used longest ago first.
+            written_tokens: For each of them, what had been put into its cache by then.
+        """
+        cache = self._known(id, incarnation)
+        if cache is None:
+            return
+        self._index.remove(list(cache.used), cache.slot)
+        cache.used = OrderedDict(zip(prefixes, written_tokens, strict=True))
+        self._index.add(prefixes[::-1], cache.slot)
 
     def keep_only(self, ids: Collection[str]) -> None:
         """Forgets the instances that are not among these: they are gone."""
         for id in [id for id in self._caches if id not in ids]:
             self._drop(id)
 
-    def _new(self, instance: CachingInstance) -> _Cache:
-        if instance.id in self._caches:
-            self._drop(instance.id)
+    def _known(self, id: str, incarnation: int) -> _Cache | None:
+        """The cache of an instance; None where that has a successor. A new one where it is the successor itself."""
+        cache = self._caches.get(id)
+        if cache is not None:
+            if cache.incarnation >= incarnation:
+                return cache if cache.incarnation == incarnation else None
+            self._drop(id)
         slot = self._free.pop() if self._free else len(self._caches)
-        cache = self._caches[instance.id] = _Cache(slot, instance.incarnation)
+        cache = self._caches[id] = _Cache(slot, incarnation)
         return cache
 
     def _drop(self, id: str) -> None:
@@ -162,13 +196,13 @@ class CachedPrefixes:
         cache.predicted.clear()
         self._free.append(cache.slot)
 
-    def _use(self, cache: _Cache, instance: CachingInstance, chain: PromptChain) -> None:
+    def _use(self, cache: _Cache, written_tokens: int, prefixes: list[int]) -> None:
         """A prompt's prefixes are used: the longest first, so that none is kept longer than what it begins with."""
-        used, now = cache.used, cache.written(instance)
-        for prefix in reversed(chain.prefixes):
-            used[prefix] = now
+        used = cache.used
+        for prefix in reversed(prefixes):
+            used[prefix] = written_tokens
             used.move_to_end(prefix)
-        self._index.add(chain.prefixes, cache.slot)
+        self._index.add(prefixes, cache.slot)
         over = len(used) - MAX_PREFIXES
         if over > 0:
             self._forget(cache, over)
@@ -238,7 +272,7 @@ class Sending:
         prefixes, cache = self._prefixes, self._cache
         cache.own_tokens += max(0, usage.prompt_tokens - usage.cached_tokens) + usage.completion_tokens
         if prefixes._caches.get(self._instance.id) is cache:
-            prefixes._use(cache, self._instance, self._chain)
+            prefixes._use(cache, cache.written(self._instance), self._chain.prefixes)
         chain = self._chain
         expected = chain.ends[self._depth - 1] if self._depth else 0
         if chain.is_text:

@@ -1,7 +1,9 @@
 """What a request is reckoned by where one instance of several is picked for it, and what becomes of that."""
 
+from collections.abc import Callable
 from secrets import token_bytes
 
+from actors.sent_prefixes import pack
 from deployments.model_settings import PolicyName
 from deployments.routing.cached_prefixes import CachedPrefixes, CachingInstance, Sending
 from deployments.routing.policies import KvAware, LeastLoaded, Policy, PowerOfTwo, Random, RoundRobin
@@ -19,15 +21,23 @@ class Placements:
     Args:
         model: Its name.
         policy: How an instance is picked: some policies look at prompts.
+        key: Of the hashes by which prompts are known; the same for all routers that tell one another. None: of its own.
         hasher: What makes chains of them; None: by their text.
 
     Attributes:
         prefixes: What the instances have cached, where the policy looks at that.
     """
 
-    def __init__(self, model: str, policy: PolicyName, hasher: ChainHasher | None = None) -> None:
+    def __init__(
+        self,
+        model: str,
+        policy: PolicyName,
+        key: Callable[[], bytes] | None = None,
+        hasher: ChainHasher | None = None,
+    ) -> None:
+        own_key = token_bytes(16)
         self._policy = policy
-        self._hasher = hasher or ChainHasher(model, token_bytes(16))
+        self._hasher = hasher or ChainHasher(model, key or (lambda: own_key))
         self.prefixes = CachedPrefixes()
         # Of the request that is being placed: its instance is picked and its prompt sent in one turn of the event loop.
         self._latest: tuple[Request, PromptChain] | None = None
@@ -63,7 +73,7 @@ class Placements:
         self._latest = None
         [expected] = self.prefixes.expected(chain, [instance])
         tokens = int(self.prefixes.prompt_tokens(chain) - expected) + resumed
-        return Placement(max(1, tokens), self.prefixes.send(chain, instance))
+        return Placement(max(1, tokens), self.prefixes.send(chain, instance), pack(chain.prefixes))
 
 
 class Placement:
@@ -72,12 +82,14 @@ class Placement:
     Args:
         tokens: How many have to be computed before its first one is generated.
         sending: Its prompt's; None: nobody wants to know what becomes of it.
+        prefixes: Its prompt's, packed; empty: nobody wants to know them.
     """
 
-    __slots__ = ("_sending", "tokens")
+    __slots__ = ("_sending", "prefixes", "tokens")
 
-    def __init__(self, tokens: int, sending: Sending | None = None) -> None:
+    def __init__(self, tokens: int, sending: Sending | None = None, prefixes: bytes = b"") -> None:
         self.tokens = tokens
+        self.prefixes = prefixes
         self._sending = sending
 
     def heard(self, sink: Sink) -> Sink:

@@ -1,15 +1,19 @@
-"""What it costs to send a request to an instance: the seconds until it begins to answer.
+"""What it costs to send a request to an instance: about the seconds until it begins to answer.
 
-    (uncached + queued) / rate + 0.02 * (uncached / rate) * decodes
+    (2 * uncached + queued) / rate + 0.02 * (uncached / rate) * decodes
 
 `uncached` and `queued` are tokens of prompts that have to be computed, of the request itself and of those before it;
 `rate` is how many of them the instance computes in a second, and each sequence that it decodes meanwhile slows that
-down. It was found by simulating 35 forms on a real trace. What matters most is that the queue is counted in tokens.
+down. The request's own tokens count twice: once for its own wait, once for those that come after it and wait for them.
+The form was found by simulation on a real trace (docs/routing.md). What matters most is that the queue is counted in
+tokens.
 """
 
 from collections.abc import Sequence
 from typing import Protocol
 
+OWN_WEIGHT = 2.0
+"""How often a request's own tokens count."""
 DECODE_SHARE = 0.02
 """By how much each running sequence slows the prefill of another down."""
 LEAST_TOKENS = 1024
@@ -42,7 +46,7 @@ def prefill_costs(instances: Sequence[LoadedInstance], uncached: Sequence[float]
     """The cost of each instance, in seconds, for a request of which it would have to compute so many tokens."""
     rates = _rates(instances)
     return [
-        (tokens + instance.queued_tokens + DECODE_SHARE * max(tokens, LEAST_TOKENS) * instance.load) / rate
+        (OWN_WEIGHT * tokens + instance.queued_tokens + DECODE_SHARE * max(tokens, LEAST_TOKENS) * instance.load) / rate
         for instance, tokens, rate in zip(instances, uncached, rates, strict=True)
     ]
 

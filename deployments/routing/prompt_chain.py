@@ -8,7 +8,7 @@ before it, and all of them are keyed: nobody outside can make two prompts look a
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -57,10 +57,10 @@ class ChainHasher:
 
     Args:
         model: Its name.
-        key: Of the hashes; what has another one has other chains.
+        key: Says the key of the hashes; with another one prompts have other chains.
     """
 
-    def __init__(self, model: str, key: bytes) -> None:
+    def __init__(self, model: str, key: Callable[[], bytes]) -> None:
         self._model = model
         self._key = key
 
@@ -119,7 +119,7 @@ class ChainHasher:
 
     def _root(self, request: GenerateRequest, kind: str) -> bytes:
         what = json.dumps((self._model, request.adapter, request.cache_salt, kind)).encode()
-        return blake2b(what, digest_size=_HASH_BYTES, key=self._key).digest()
+        return blake2b(what, digest_size=_HASH_BYTES, key=self._key()).digest()
 
 
 class _Chunks:

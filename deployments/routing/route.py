@@ -142,7 +142,7 @@ class Route(PushEngine):
                 asked, heard = request.model_copy(update={"alone": True}), TrialSink(sink, trial)
             placement = self._picker.place(request, member)
             if placement is not None:
-                asked = asked.model_copy(update={"prefill_tokens": placement.tokens})
+                asked = asked.model_copy(update={"prefill_tokens": placement.tokens, "prefixes": placement.prefixes})
                 heard = placement.heard(heard)
             lease = None if session is None else self._picker.affinity.reserve(session.id, member.id)
             if lease is not None:

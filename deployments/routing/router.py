@@ -10,14 +10,16 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
-from actors.channel.frames import SESSIONS, News
+from actors.channel.frames import ALL_PREFIXES, PREFIXES, SESSIONS, News
 from actors.directory.known_instance import Instance
+from actors.sent_prefixes import unpack
 from deployments.model_settings import RoutingSettings
 from deployments.routing.demand_meter import DemandMeter
 from deployments.routing.fault_budget import FaultBudget
 from deployments.routing.held_requests import HeldRequests
 from deployments.routing.members import Connect, Member, Members, Watch
 from deployments.routing.picker import InstancePicker
+from deployments.routing.placements import Placements
 from deployments.routing.route import Route
 
 
@@ -52,10 +54,16 @@ class PushRouter:
         meters: Mapping[str, DemandMeter] | None = None,
     ) -> None:
         self._node = node
-        self._pickers = {
-            model: InstancePicker(model, routing, partial(self._members_of, model)) for model, routing in models.items()
-        }
         self.fault_budget = FaultBudget(self._node_lives, convict)
+        self._pickers = {
+            model: InstancePicker(
+                model,
+                routing,
+                partial(self._members_of, model),
+                placements=Placements(model, routing.policy, self._key),
+            )
+            for model, routing in models.items()
+        }
         faults = {model: picker.faults for model, picker in self._pickers.items()}
         self._members = Members(watch, connect, faults, self._heard, self.fault_budget)
         self.held = {
@@ -92,7 +100,19 @@ class PushRouter:
     def _members_of(self, model: str) -> list[Member]:
         return self._members.of(model)
 
+    def _key(self) -> bytes:
+        # All routers of a fleet have this one, once they have heard of the directory.
+        return self.fault_budget.key
+
     def _heard(self, instance: Instance, news: News) -> None:
+        if news.topic in (PREFIXES, ALL_PREFIXES):
+            prefixes = self._pickers[instance.model].placements.prefixes
+            if news.topic == PREFIXES:
+                data, written = news.body
+                prefixes.hear(instance.id, instance.incarnation, unpack(data), written)
+            else:
+                data, stamps = news.body
+                prefixes.hear_all(instance.id, instance.incarnation, unpack(data), unpack(stamps))
         if news.topic == SESSIONS:
             affinity = self._pickers[instance.model].affinity
             for session, idle_s in news.body:

@@ -1,7 +1,7 @@
 """Engines with prefix caches, and routers before them, on a virtual clock: an hour of a trace takes seconds.
 
-What is simulated is the engines and the wires. The routers are real: each has the picker, the members and the placements
-of `deployments.routing`, and each hears of an engine as late as the wire makes it.
+What is simulated is the engines and the wires. The routers are real: each has the picker, the members and the
+placements of `deployments.routing`, and hears of an engine as late as the wire makes it.
 """
 
 import heapq
@@ -13,6 +13,7 @@ from itertools import count
 
 from actors.directory.known_instance import Instance, InstanceState
 from actors.prefill_meter import PrefillMeter
+from actors.sent_prefixes import SentPrefixes, unpack
 from deployments.model_settings import RoutingSettings
 from deployments.routing.members import Member
 from deployments.routing.picker import InstancePicker
@@ -64,12 +65,14 @@ class _Sent:
     router: "Router"
     member: int
     tokens: int  # As its router reckoned.
+    prefixes: bytes
     sink: "_Emit"
     left: int = 0
     is_placed: bool = False
 
 
 _Emit = Callable[[Event], None]
+_Said = Event | tuple[bytes, int]
 
 
 class Engine:
@@ -87,6 +90,7 @@ class Engine:
         self._time = time
         self._most = blocks
         self._cache: OrderedDict[int, None] = OrderedDict()
+        self._prefixes = SentPrefixes(blocks * BLOCK)
         self._context = 0
         self._pending: tuple[float, list[_Sent], bool] | None = None
         self._load: tuple[tuple[int, ...], Load] = ((), Load())
@@ -103,6 +107,11 @@ class Engine:
     @property
     def kv_use(self) -> float:
         return self._context / (self._most * BLOCK)
+
+    def all_prefixes(self) -> tuple[list[int], list[int]]:
+        """What a router hears that comes anew."""
+        prefixes, stamps = self._prefixes.all()
+        return unpack(prefixes), unpack(stamps)
 
     def clear(self) -> None:
         """Its cache is lost."""
@@ -131,6 +140,10 @@ class Engine:
             sent = self.inbox.popleft()[1]
             self.meter.enter(sent.tokens)
             self.waiting.append(sent)
+            if sent.prefixes:
+                written = self.meter.written_tokens
+                self._prefixes.add(sent.prefixes, written)
+                self._fleet.tell(self.now_s, sent, (sent.prefixes, written))
 
     def _decode(self, until_s: float) -> bool:
         """Many steps at once, in which nothing begins or ends; false where there is none."""
@@ -253,7 +266,7 @@ class TraceHasher(ChainHasher):
     """Chains of a trace's blocks."""
 
     def __init__(self) -> None:
-        super().__init__(MODEL, b"")
+        super().__init__(MODEL, bytes)
 
     def tokens(self, request: Request) -> int:
         return _call(request).prompt_tokens
@@ -300,7 +313,7 @@ class Router:
         self._fleet = fleet
         self._rule = rule
         self.members: list[Member] = []
-        made = rule.placements() if rule.placements else Placements(MODEL, rule.settings.policy, TraceHasher())
+        made = rule.placements() if rule.placements else Placements(MODEL, rule.settings.policy, hasher=TraceHasher())
         self.picker = InstancePicker(MODEL, rule.settings, self._present, lambda: fleet.now_s, made)
 
     def _present(self) -> list[Member]:
@@ -336,7 +349,8 @@ class Router:
         egress.in_flight += 1
         egress.waiting_tokens += tokens
         call.instance = int(member.id)
-        sent = _Sent(call, self, call.instance, tokens, sink.emit)
+        prefixes = b"" if placement is None else placement.prefixes
+        sent = _Sent(call, self, call.instance, tokens, prefixes, sink.emit)
         fleet.engines[call.instance].inbox.append((fleet.now_s + fleet.wire_s, sent))
 
     def hear(self, sent: _Sent, event: Event) -> None:
@@ -401,12 +415,12 @@ class CachedFleet:
         self.routers = [Router(self, rule) for _ in range(routers)]
         self._rule = rule
         self._happens = happens
-        self._told: list[tuple[float, int, _Sent, Event]] = []
+        self._told: list[tuple[float, int, _Sent, _Said]] = []
         self._order = count()
 
-    def tell(self, at_s: float, sent: _Sent, event: Event) -> None:
-        """An engine says something of a request."""
-        heapq.heappush(self._told, (at_s, next(self._order), sent, event))
+    def tell(self, at_s: float, sent: _Sent, said: "_Said") -> None:
+        """An engine says something of a request; its prefixes to all routers but the one that sent it."""
+        heapq.heappush(self._told, (at_s, next(self._order), sent, said))
 
     def add_engine(self) -> None:
         """One more, with an empty cache."""
@@ -416,7 +430,9 @@ class CachedFleet:
 
     def restart_router(self, number: int) -> None:
         """A router is replaced by one that knows nothing."""
-        self.routers[number] = Router(self, self._rule)
+        router = self.routers[number] = Router(self, self._rule)
+        for engine in self.engines:
+            router.picker.placements.prefixes.hear_all(str(engine.number), 0, *engine.all_prefixes())
 
     def run(self, calls: Sequence[Call]) -> Outcome:
         """Serves a trace, whose requests are sorted by time."""
@@ -451,5 +467,11 @@ class CachedFleet:
             engine.run(heard_s)
         told = self._told
         while told and told[0][0] <= heard_s:
-            _, _, sent, event = heapq.heappop(told)
-            sent.router.hear(sent, event)
+            _, _, sent, said = heapq.heappop(told)
+            if not isinstance(said, tuple):
+                sent.router.hear(sent, said)
+                continue
+            prefixes, written = said
+            for router in self.routers:
+                if router is not sent.router:
+                    router.picker.placements.prefixes.hear(str(sent.member), 0, unpack(prefixes), written)

@@ -15,7 +15,7 @@ class RulePlacements(Placements):
     """Lets a router pick by such a rule."""
 
     def __init__(self, rule: Any) -> None:
-        super().__init__(MODEL, "random", TraceHasher())
+        super().__init__(MODEL, "random", hasher=TraceHasher())
         self._rule = rule
 
     def policy(self) -> Any:
@@ -51,9 +51,9 @@ class PrefixHash:
 class CacheAware:
     """Cache first, above a match; the load only where it is out of balance.
 
-    Of SGLang's router, by its documentation: where the loads are out of balance (the most over the least by 32 requests,
-    and by a factor of 1.1) the fewest requests win; else the longest match in a tree of what was sent where, if it is at
-    least half of the prompt; else the instance with the smallest tree. The tree never hears of evictions.
+    Of SGLang's router, by its documentation: where the loads are out of balance (the most over the least by 32
+    requests, and by a factor of 1.1) the fewest requests win; else the longest match in a tree of what was sent where,
+    if it is at least half of the prompt; else the instance with the smallest tree. No eviction is ever heard of.
     """
 
     def __init__(self, threshold: float = 0.5, most: int = 32, factor: float = 1.1) -> None:
@@ -85,7 +85,8 @@ class Weighted:
     """Scores, weighted and added: prefix 3, queue 2, KV use 2.
 
     Of the Kubernetes inference gateway's scheduler, by its documentation: the share of the prompt that was sent to an
-    instance before (the last 31,250 blocks of each), the queue between the shortest and the longest, the KV cache's use.
+    instance before (the last 31,250 blocks of each), the queue between the shortest and the longest, the KV cache's
+    use.
     """
 
     def __init__(self, prefix: float = 3.0, queue: float = 2.0, kv_use: float = 2.0, blocks: int = 31_250) -> None:

@@ -18,7 +18,7 @@ from engines.attachments.attachment import Attachment
 from engines.call_requests import EmbedRequest, TokenizeRequest
 from engines.requests import GenerateRequest
 
-HASHER = ChainHasher("m", b"key")
+HASHER = ChainHasher("m", lambda: b"key")
 LONG = "A conversation begins with what the model is to be, at some length. " * 60
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 
@@ -80,7 +80,10 @@ def test_what_holds_for_all_of_a_prompt_is_in_every_hash(other: dict[str, Any]) 
 
 def test_another_model_or_key_has_other_chains() -> None:
     request = GenerateRequest(model="m", prompt=LONG)
-    chains = [ChainHasher(*whose).chain(request).prefixes for whose in (("m", b"k"), ("n", b"k"), ("m", b"l"))]
+    chains = [
+        ChainHasher(model, lambda key=key: key).chain(request).prefixes
+        for model, key in (("m", b"k"), ("n", b"k"), ("m", b"l"))
+    ]
     assert len(set().union(*chains)) == 3 * len(chains[0])
 
 
