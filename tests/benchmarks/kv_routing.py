@@ -1,0 +1,115 @@
+"""Ways to pick an instance, beside one another over a trace of prompts that begin alike, on a virtual clock.
+
+Eight engines with the step times of `engines.simulated` (a model of 8 B on one H100), whose prefix caches hold a
+quarter of the trace's blocks together. The trace comes so much faster that the engines have a share of what they could
+do if they were never idle and nothing were cached. Penstock's policies are the real ones, in real routers; the others
+are written by their documentation (`tests.benchmarks.peer_rules`). Times are in seconds.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from deployments.model_settings import PolicyName, RoutingSettings, StickySettings
+from engines.simulated.options import StepTime
+from tests.benchmarks.cached_fleet import BLOCK, CachedFleet, Outcome, Rule
+from tests.benchmarks.peer_rules import CacheAware, FewestRequests, PrefixHash, RulePlacements, Weighted
+from tests.benchmarks.prefix_traces import Rows, calls_of, infinite_share, read_rows, synthetic_rows
+from tests.benchmarks.report import table
+
+ENGINES = 8
+CACHED_SHARE = 1 / 4
+_OURS = ("kv_aware", "least_loaded")
+
+
+def main() -> int:
+    """Runs it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.kv_routing", description=__doc__)
+    parser.add_argument("trace", nargs="?", type=Path, help="a file as Mooncake's; without it, a synthetic one")
+    parser.add_argument("--loads", nargs="+", type=float, default=[0.5, 0.7, 0.9], help="shares of capacity")
+    parser.add_argument("--only", nargs="+", metavar="RULE", help="rules, by the beginning of their names")
+    arguments = parser.parse_args()
+    console = Console(file=sys.stdout, width=160)
+    rows = read_rows(arguments.trace) if arguments.trace else synthetic_rows()
+    name = arguments.trace.name if arguments.trace else "synthetic"
+    blocks = len({block for _, _, _, some in rows for block in some})
+    cache_blocks = max(1, int(blocks * CACHED_SHARE / ENGINES))
+    console.print(
+        f"\n{name}: {len(rows)} requests, {blocks} blocks of {BLOCK} tokens, {cache_blocks} of them in each of "
+        f"{ENGINES} caches; one cache without a bound would have {infinite_share(rows):.1%} of the prompts' tokens\n",
+        markup=False,
+    )
+    _compare(console, rows, cache_blocks, arguments.loads, arguments.only)
+    return 0
+
+
+def rules() -> list[Rule]:
+    """All of them."""
+
+    def ours(name: str, policy: PolicyName, *, sticky: bool = False) -> Rule:
+        settings = RoutingSettings(policy=policy, sticky=StickySettings(mode="soft" if sticky else "off"))
+        return Rule(name, settings, sticky=sticky)
+
+    def theirs(name: str, make: Callable[[], object]) -> Rule:
+        settings = RoutingSettings(policy="random", sticky=StickySettings(mode="off"))
+        return Rule(name, settings, lambda: RulePlacements(make()))
+
+    return [
+        ours("kv_aware", "kv_aware"),
+        ours("least_loaded", "least_loaded"),
+        theirs("fewest requests", FewestRequests),
+        ours("power_of_two", "power_of_two"),
+        ours("round_robin", "round_robin"),
+        ours("random", "random"),
+        ours("sticky, soft", "least_loaded", sticky=True),
+        theirs("hash of the prefix", PrefixHash),
+        theirs("cache-aware, 0.5, 32, 1.1", CacheAware),
+        theirs("weighted 3, 2, 2", Weighted),
+    ]
+
+
+def capacity(rows: Rows) -> float:
+    """How many times faster the trace could come, if the engines were never idle and nothing were cached."""
+    step = StepTime()
+    work_s = sum(
+        prompt * (step.prefill_token_s + step.base_s / 2048)
+        + output * (step.decode_sequence_s + step.context_token_s * (prompt + output / 2))
+        for _, prompt, output, _ in rows
+    )
+    return ENGINES * (rows[-1][0] - rows[0][0]) / work_s
+
+
+def _compare(
+    console: Console, rows: Rows, cache_blocks: int, loads: Sequence[float], only: Sequence[str] | None
+) -> None:
+    fastest, best = capacity(rows), infinite_share(rows)
+    for load in loads:
+        made = table("rule", "routers", "TTFT p50", "TTFT p99", "end to end p50", "cached", "of the best", "spread")
+        began_s = time.monotonic()
+        for rule in rules():
+            if only and not any(rule.name.startswith(name) for name in only):
+                continue
+            for routers in (1, 4) if rule.name in _OURS else (1,):
+                outcome = CachedFleet(rule, cache_blocks, ENGINES, routers).run(calls_of(rows, fastest * load))
+                made.add_row(rule.name, str(routers), *_figures(outcome, best))
+        console.print(f"{load:.0%} of capacity, simulated in {time.monotonic() - began_s:.0f} s", markup=False)
+        console.print(made)
+
+
+def _figures(outcome: Outcome, best: float) -> Sequence[str]:
+    return (
+        f"{outcome.ttft_at(0.5):.3f}",
+        f"{outcome.ttft_at(0.99):.2f}",
+        f"{outcome.total_at(0.5):.2f}",
+        f"{outcome.cached_share:.1%}",
+        f"{outcome.cached_share / best:.0%}",
+        f"{outcome.spread:.2f}",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
