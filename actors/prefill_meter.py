@@ -23,12 +23,15 @@ class PrefillMeter:
     Attributes:
         waiting_tokens: Of the prompts that have got no token yet.
         written_tokens: Put into the KV cache since the instance began, prompts and answers.
+        prompt_tokens, cached_tokens: Of the prompts that were answered since, and how many of them were cached.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.waiting_tokens = 0
         self.written_tokens = 0
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
         self._waiting = 0
         self._since_s = 0.0
         self._busy_s = 0.0
@@ -64,4 +67,6 @@ class PrefillMeter:
 
     def finish(self, usage: Usage) -> None:
         """A request came to its end."""
+        self.prompt_tokens += usage.prompt_tokens
+        self.cached_tokens += usage.cached_tokens
         self.written_tokens += max(0, usage.prompt_tokens - usage.cached_tokens) + usage.completion_tokens

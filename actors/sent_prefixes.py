@@ -6,12 +6,12 @@ prompts that begin alike. It keeps them in the order of their last use, each wit
 KV cache by then, and forgets those after which more came than that holds.
 """
 
-from array import array
 from collections import OrderedDict
+
+from engines.prefix_chunks import pack, unpack
 
 MAX_PREFIXES = 100_000
 """About 15 MB."""
-_TYPE = "Q"
 
 
 class SentPrefixes:
@@ -48,15 +48,3 @@ class SentPrefixes:
     def all(self) -> tuple[bytes, bytes]:
         """Every prefix, the one that was used longest ago first; and what had been put in by its last use."""
         return pack(list(self._used)), pack(list(self._used.values()))
-
-
-def pack(numbers: list[int]) -> bytes:
-    """Numbers of up to 64 bits, as bytes."""
-    return array(_TYPE, numbers).tobytes()
-
-
-def unpack(data: bytes) -> list[int]:
-    """The numbers."""
-    numbers = array(_TYPE)
-    numbers.frombytes(data)
-    return numbers.tolist()

@@ -39,7 +39,7 @@ class RoutingSettings(Settings):
 
     Attributes:
         policy: For requests without a session; `kv_aware` for those of `soft` sessions, too, which it keeps where their
-            prompts are cached.
+            prompts are cached. None: `kv_aware` where the engine says what it has cached, else `least_loaded`.
         sticky: For requests with one.
         wait_s: How long a request waits for a first ready instance before it fails with NoInstance. None: as long
             as a boot may take (`start_timeout_s`) where the model may have no instances at all, else not at all.
@@ -48,7 +48,7 @@ class RoutingSettings(Settings):
         inhibit_s: How long an instance that failed is left alone before it is tried again.
     """
 
-    policy: PolicyName = "least_loaded"
+    policy: PolicyName | None = None
     sticky: StickySettings = StickySettings()
     wait_s: float | None = Field(None, ge=0)
     max_held: int = Field(1024, ge=1)

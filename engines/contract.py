@@ -23,6 +23,7 @@ from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
+from engines.cached_chunks import CachedChunks
 from engines.call_requests import (
     Answer,
     CallRequest,
@@ -60,6 +61,7 @@ class Capabilities:
         guided: Can be held to a schema, regex, choice or grammar.
         max_loras: How many LoRA adapters it has loaded at a time; 0: it has none.
         cache_tokens: How many tokens its KV cache holds; 0 when unknown.
+        reports_cache: Whether it says what is in there (`Engine.cached_chunks`).
     """
 
     generate: bool = True
@@ -80,6 +82,7 @@ class Capabilities:
     memory_bytes: int = 0
     max_loras: int = 0
     cache_tokens: int = 0
+    reports_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ class Load:
             come in, not by engines; so are the next two, which are no part of the comparison.
         prefill_rate: Tokens of prompts that it computes in a second, beside what else it does; 0: not known yet.
         written_tokens: Tokens put into its KV cache so far.
+        prompt_tokens, cached_tokens: Tokens of the prompts that it has answered, and how many of them were cached.
     """
 
     running: int = 0
@@ -107,6 +111,8 @@ class Load:
     queued_tokens: int = 0
     prefill_rate: float = field(default=0.0, compare=False)
     written_tokens: int = field(default=0, compare=False)
+    prompt_tokens: int = field(default=0, compare=False)
+    cached_tokens: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +152,11 @@ class Engine(ABC, Generic[RequestT, EventT]):
     @property
     def slots(self) -> int | None:
         """How many choices one of its steps works on at most; None where it does not say. Known once it is ready."""
+        return None
+
+    @property
+    def cached_chunks(self) -> CachedChunks | None:
+        """What it has in its KV cache; None where it does not say. Known once it is ready."""
         return None
 
     def progress(self, context: Context) -> Progress | None:

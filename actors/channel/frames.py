@@ -60,6 +60,12 @@ tokens had been put into the KV cache by then."""
 ALL_PREFIXES = "all prefixes"
 """Topic: all that were sent there and may be cached. Body: the prefixes, the one that was used longest ago first; and
 for each of them what had been put in by then; both as packed numbers."""
+CHUNKS = "chunks"
+"""Topic: the engine has stored blocks, or removed some. Body: the number of this change; the prefixes that are cached
+now; those that are no more; both as packed numbers."""
+ALL_CHUNKS = "all chunks"
+"""Topic: all that the engine has cached. Body: the number of the last change; the prefixes, as packed numbers."""
+OF_PROMPTS = (PREFIXES, CHUNKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,8 @@ def encode(frame: Frame) -> bytes:
         load.queued_tokens,
         load.prefill_rate,
         load.written_tokens,
+        load.prompt_tokens,
+        load.cached_tokens,
     )
     return pickle.dumps((frame.sequence, wire, busy, news, pulse), 5)
 

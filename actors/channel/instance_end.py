@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from actors.admission import Gate, Ticket
 from actors.channel.calls import translate
 from actors.channel.carriage import Carried, arrived
-from actors.channel.frames import ALL_PREFIXES, PREFIXES, Frame, News, Pulse, encode
+from actors.channel.frames import OF_PROMPTS, Frame, News, Pulse, encode
 from actors.channel.outbox import Outbox
 from actors.channel.upstream import Message, Submission, Upstream, Upward
 from actors.prefill_meter import PrefillMeter
@@ -80,8 +80,8 @@ class Host(ABC):
         """A prompt of these prefixes came on this channel."""
 
     @abstractmethod
-    def all_prefixes(self) -> tuple[bytes, bytes]:
-        """The body of `ALL_PREFIXES`."""
+    def all_prompts(self) -> News:
+        """What is known of all prompts that may be cached."""
 
 
 class Call:
@@ -147,8 +147,8 @@ class Call:
         except PenstockError as error:
             self.fail(error)
             return
-        if request.prefixes:
-            host.placed(request.prefixes, self._channel)
+        if request.prefixes is not None:
+            host.placed(request.prefixes.prefixes, self._channel)
 
     def emit(self, event: Event) -> None:
         """Takes the engine's next event."""
@@ -305,7 +305,7 @@ class Channel:
         self._upstream = Upstream(first, self._hear)
         self._calls: dict[int, Call] = {}
         self._is_read = False
-        self._is_behind = False  # Its router has missed prefixes, and is to hear of all.
+        self._is_behind = False  # Its router has missed what became of prompts, and is to hear of all.
         self._silent_ticks = 0
         self._missing: tuple[int, int] | None = None
         self._missing_ticks = 0
@@ -333,14 +333,14 @@ class Channel:
         """Sends something that the router should know."""
         self.outbox.broadcast(news)
 
-    def tell_prefixes(self, prefixes: bytes, written_tokens: int) -> None:
-        """Tells the router of a prompt that another one sent; later of all, where it takes no frames for now."""
+    def tell_of_prompts(self, news: News) -> None:
+        """Tells the router what became of some prompts; later of all, where it takes no frames for now."""
         if self.outbox.is_held:
             self._is_behind = True
         elif not self._is_behind:
-            self.outbox.broadcast_in_company(News(PREFIXES, (prefixes, written_tokens)))
+            self.outbox.broadcast_in_company(news)
 
-    def tell_all_prefixes(self) -> None:
+    def tell_all_prompts(self) -> None:
         """Tells the router of all prompts, with the next frame."""
         self._is_behind = True
 
@@ -432,7 +432,9 @@ class Channel:
         sequence, entries, news = self.outbox.take()
         if self._is_behind:
             self._is_behind = False
-            news.append(News(ALL_PREFIXES, self.host.all_prefixes()))
+            # What was told of some of them before is in there, too.
+            news = [item for item in news if item.topic not in OF_PROMPTS]
+            news.append(self.host.all_prompts())
         pulse = None
         if self._pulse_is_due:
             self._pulse_is_due = False

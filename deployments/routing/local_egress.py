@@ -1,11 +1,14 @@
 """The way to an instance that is an engine of this process."""
 
+from actors.channel.frames import ALL_CHUNKS, CHUNKS, News
 from actors.channel.listener import Listener
+from engines.cached_chunks import CachedChunks
 from engines.call_requests import Answer, CallRequest
 from engines.context import Context
 from engines.contract import Engine, Load
 from engines.errors import NotReady, PenstockError
 from engines.events import Event, Finished, Started
+from engines.prefix_chunks import pack
 from engines.requests import GenerateRequest
 from engines.sink import Sink
 
@@ -28,6 +31,8 @@ class LocalEgress:
         self.streams: set[CountedSink] = set()
         self._engine = engine
         self._is_open = False
+        self._chunks: CachedChunks | None = None
+        self._changes = 0
 
     @property
     def ready(self) -> bool:
@@ -48,6 +53,14 @@ class LocalEgress:
         if not self._engine.ready:
             raise NotReady(f"The engine {self._engine.name} is not ready.")
         self._is_open = True
+        self._chunks = self._engine.cached_chunks
+        if self._chunks is not None:
+            self._chunks.listen(self._hear_chunks)
+            self.listener.heard(News(ALL_CHUNKS, (self._changes, pack(self._chunks.all()))))
+
+    def _hear_chunks(self, cached: list[int], evicted: list[int]) -> None:
+        self._changes += 1
+        self.listener.heard(News(CHUNKS, (self._changes, pack(cached), pack(evicted))))
 
     async def probe(self, timeout_s: float) -> None:
         """Returns when the engine can work; raises what its `check_health` raises."""
@@ -56,6 +69,9 @@ class LocalEgress:
     async def stop(self, timeout_s: float = 30.0) -> None:
         """Closes it; what is under way ends with the engine."""
         self._is_open = False
+        if self._chunks is not None:
+            self._chunks.leave(self._hear_chunks)
+            self._chunks = None
 
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
         """Answers into a sink; returns once the request is accepted. Raises a PenstockError before that."""

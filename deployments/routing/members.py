@@ -169,6 +169,11 @@ class Member:
         return self.capabilities.cache_tokens
 
     @property
+    def reports_cache(self) -> bool:
+        """Whether it says what is in there."""
+        return self.capabilities.reports_cache
+
+    @property
     def written_tokens(self) -> int:
         """How many were put into it so far, as it last said."""
         return self.reported.written_tokens

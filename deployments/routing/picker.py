@@ -106,7 +106,8 @@ class InstancePicker:
         adapter = request.adapter if request.runs_model else None
         if adapter is not None:
             candidates = self._with_adapter(candidates, adapter, session)
-        if session is not None and self.settings.policy != "kv_aware":
+        looks_at_caches = any(map(self.placements.looks_at_caches, candidates))
+        if session is not None and not looks_at_caches:
             return self.affinity.choose(session.id, "soft", candidates, ())
         return self._policies[adapter].choose(candidates, request)
 

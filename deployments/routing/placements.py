@@ -1,18 +1,25 @@
 """What a request is reckoned by where one instance of several is picked for it, and what becomes of that."""
 
+import time
 from collections.abc import Callable
 from secrets import token_bytes
+from typing import Protocol
 
-from actors.sent_prefixes import pack
 from deployments.model_settings import PolicyName
 from deployments.routing.cached_prefixes import CachedPrefixes, CachingInstance, Sending
-from deployments.routing.policies import KvAware, LeastLoaded, Policy, PowerOfTwo, Random, RoundRobin
+from deployments.routing.policies import ByCache, KvAware, LeastLoaded, Policy, PowerOfTwo, Random, RoundRobin
+from deployments.routing.prefill_cost import Costs, LoadedInstance
 from deployments.routing.prompt_chain import ChainHasher, PromptChain
 from engines.call_requests import Request
 from engines.errors import PenstockError
 from engines.events import Event, Finished, Started
+from engines.prefix_chunks import SentChain
 from engines.requests import GenerateRequest
 from engines.sink import Sink
+
+
+class ReckonedInstance(CachingInstance, LoadedInstance, Protocol):
+    """An instance, as far as a request for it is reckoned."""
 
 
 class Placements:
@@ -20,25 +27,29 @@ class Placements:
 
     Args:
         model: Its name.
-        policy: How an instance is picked: some policies look at prompts.
+        policy: How an instance is picked: some policies look at prompts. None: by the cache of those that tell of it.
         key: Of the hashes by which prompts are known; the same for all routers that tell one another. None: of its own.
         hasher: What makes chains of them; None: by their text.
+        clock: Seconds that only grow.
 
     Attributes:
         prefixes: What the instances have cached, where the policy looks at that.
+        costs: Of what was placed so far, where the policy looks at them.
     """
 
     def __init__(
         self,
         model: str,
-        policy: PolicyName,
+        policy: PolicyName | None,
         key: Callable[[], bytes] | None = None,
         hasher: ChainHasher | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         own_key = token_bytes(16)
         self._policy = policy
         self._hasher = hasher or ChainHasher(model, key or (lambda: own_key))
-        self.prefixes = CachedPrefixes()
+        self.prefixes = CachedPrefixes(clock)
+        self.costs = Costs()
         # Of the request that is being placed: its instance is picked and its prompt sent in one turn of the event loop.
         self._latest: tuple[Request, PromptChain] | None = None
 
@@ -55,6 +66,12 @@ class Placements:
                 return LeastLoaded(tokens=self._hasher.tokens)
             case "kv_aware":
                 return KvAware(self.prefixes, self.chain)
+            case None:
+                return ByCache(KvAware(self.prefixes, self.chain), LeastLoaded(tokens=self._hasher.tokens))
+
+    def looks_at_caches(self, instance: CachingInstance) -> bool:
+        """Whether it matters for a request to this instance what it has cached."""
+        return self._policy == "kv_aware" or (self._policy is None and instance.reports_cache)
 
     def chain(self, request: Request) -> PromptChain:
         """What is known of a request's prompt."""
@@ -62,18 +79,21 @@ class Placements:
             self._latest = request, self._hasher.chain(request)
         return self._latest[1]
 
-    def place(self, request: GenerateRequest, instance: CachingInstance) -> "Placement | None":
+    def place(self, request: GenerateRequest, instance: ReckonedInstance) -> "Placement | None":
         """A request is about to be sent to an instance. None where the policy looks at no prompts."""
         resumed = sum(map(len, request.generated))
-        if self._policy == "least_loaded":
-            return Placement(self._hasher.tokens(request) + resumed)
-        if self._policy != "kv_aware":
-            return None
+        if not self.looks_at_caches(instance):
+            if self._policy not in ("least_loaded", None):
+                return None
+            tokens = self._hasher.tokens(request) + resumed
+            self.costs.count(instance, tokens)
+            return Placement(tokens)
         chain = self.chain(request)
         self._latest = None
         [expected] = self.prefixes.expected(chain, [instance])
         tokens = int(self.prefixes.prompt_tokens(chain) - expected) + resumed
-        return Placement(max(1, tokens), self.prefixes.send(chain, instance), pack(chain.prefixes))
+        self.costs.count(instance, tokens)
+        return Placement(max(1, tokens), self.prefixes.send(chain, instance), chain.sent() if chain.prefixes else None)
 
 
 class Placement:
@@ -82,12 +102,12 @@ class Placement:
     Args:
         tokens: How many have to be computed before its first one is generated.
         sending: Its prompt's; None: nobody wants to know what becomes of it.
-        prefixes: Its prompt's, packed; empty: nobody wants to know them.
+        prefixes: Its prompt's; None: nobody wants to know them, or there are none.
     """
 
     __slots__ = ("_sending", "prefixes", "tokens")
 
-    def __init__(self, tokens: int, sending: Sending | None = None, prefixes: bytes = b"") -> None:
+    def __init__(self, tokens: int, sending: Sending | None = None, prefixes: SentChain | None = None) -> None:
         self.tokens = tokens
         self.prefixes = prefixes
         self._sending = sending

@@ -16,6 +16,7 @@ from deployments.routing.cached_prefixes import CachedPrefixes, CachingInstance
 from deployments.routing.prefill_cost import LoadedInstance, prefill_costs
 from deployments.routing.prompt_chain import PromptChain
 from engines.call_requests import Request
+from engines.rendezvous import draw
 
 
 class Candidate(LoadedInstance, CachingInstance, Protocol):
@@ -92,7 +93,7 @@ class LeastLoaded:
         """One of the candidates; None where none will do."""
         if not candidates:
             return None
-        return _least(candidates, [self._tokens(request)] * len(candidates), self._rng)
+        return _least(candidates, [self._tokens(request)] * len(candidates), request, self._rng)
 
 
 class KvAware:
@@ -121,14 +122,39 @@ class KvAware:
         chain = self._chain(request)
         tokens = self._prefixes.prompt_tokens(chain)
         uncached = [tokens - cached for cached in self._prefixes.expected(chain, candidates)]
-        return _least(candidates, uncached, self._rng)
+        return _least(candidates, uncached, request, self._rng)
 
 
-def _least(candidates: Sequence[C], uncached: Sequence[float], rng: random.Random) -> C:
-    """The one of the least cost, for a request of which each has so many tokens to compute."""
+class ByCache:
+    """One policy where a candidate says what it has cached, another one where none does.
+
+    Args:
+        exact: The one.
+        other: The other.
+    """
+
+    def __init__(self, exact: Policy, other: Policy) -> None:
+        self._exact = exact
+        self._other = other
+
+    def choose(self, candidates: Sequence[C], request: Request) -> C | None:
+        """One of the candidates; None where none will do."""
+        tells = any(candidate.reports_cache for candidate in candidates)
+        return (self._exact if tells else self._other).choose(candidates, request)
+
+
+def _least(candidates: Sequence[C], uncached: Sequence[float], request: Request, rng: random.Random) -> C:
+    """The one of the least cost, for a request of which each has so many tokens to compute.
+
+    Among equals, requests of one session go to the same, whichever router they come to.
+    """
     costs = prefill_costs(candidates, uncached)
     least = min(costs)
-    return rng.choice([candidate for candidate, cost in zip(candidates, costs, strict=True) if cost == least])
+    equals = [candidate for candidate, cost in zip(candidates, costs, strict=True) if cost == least]
+    session = request.session
+    if session is None or len(equals) == 1:
+        return rng.choice(equals)
+    return max(equals, key=lambda candidate: draw(session.id, candidate.id))
 
 
 class Direct:

@@ -51,6 +51,26 @@ def prefill_costs(instances: Sequence[LoadedInstance], uncached: Sequence[float]
     ]
 
 
+class Costs:
+    """What the requests that were placed so far cost, by the terms of the form above, in seconds.
+
+    Attributes:
+        own_s: To compute the prompts themselves.
+        queued_s: To compute those before them.
+        decoding_s: By which sequences that are decoded slow that down.
+    """
+
+    def __init__(self) -> None:
+        self.own_s = self.queued_s = self.decoding_s = 0.0
+
+    def count(self, instance: LoadedInstance, tokens: int) -> None:
+        """A request is placed, of which an instance has so many tokens to compute."""
+        rate = instance.prefill_rate or PRIOR_RATE
+        self.own_s += tokens / rate
+        self.queued_s += instance.queued_tokens / rate
+        self.decoding_s += DECODE_SHARE * tokens * instance.load / rate
+
+
 def _rates(instances: Sequence[LoadedInstance]) -> list[float]:
     """The rate of each: the mean of all that compute on the same, since what one alone measures is its requests'."""
     told: dict[str, list[float]] = {}

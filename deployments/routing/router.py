@@ -10,9 +10,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
-from actors.channel.frames import ALL_PREFIXES, PREFIXES, SESSIONS, News
+from actors.channel import frames as topics
+from actors.channel.frames import News
 from actors.directory.known_instance import Instance
-from actors.sent_prefixes import unpack
 from deployments.model_settings import RoutingSettings
 from deployments.routing.demand_meter import DemandMeter
 from deployments.routing.fault_budget import FaultBudget
@@ -21,6 +21,7 @@ from deployments.routing.members import Connect, Member, Members, Watch
 from deployments.routing.picker import InstancePicker
 from deployments.routing.placements import Placements
 from deployments.routing.route import Route
+from engines.prefix_chunks import unpack
 
 
 class PushRouter:
@@ -78,6 +79,11 @@ class PushRouter:
         routes.update({adapter: route(model, adapter) for adapter, model in (adapters or {}).items()})
         self.routes: Mapping[str, Route] = routes
 
+    @property
+    def placements(self) -> Mapping[str, Placements]:
+        """What the prompts of each model are reckoned by, by the model's name."""
+        return {model: picker.placements for model, picker in self._pickers.items()}
+
     async def start(self) -> None:
         """Begins to follow the instances; returns when it knows which there are, ready or not."""
         await self._members.start()
@@ -105,18 +111,25 @@ class PushRouter:
         return self.fault_budget.key
 
     def _heard(self, instance: Instance, news: News) -> None:
-        if news.topic in (PREFIXES, ALL_PREFIXES):
-            prefixes = self._pickers[instance.model].placements.prefixes
-            if news.topic == PREFIXES:
+        picker = self._pickers[instance.model]
+        prefixes = picker.placements.prefixes
+        whose = instance.id, instance.incarnation
+        match news.topic:
+            case topics.PREFIXES:
                 data, written = news.body
-                prefixes.hear(instance.id, instance.incarnation, unpack(data), written)
-            else:
+                prefixes.hear(*whose, unpack(data), written)
+            case topics.ALL_PREFIXES:
                 data, stamps = news.body
-                prefixes.hear_all(instance.id, instance.incarnation, unpack(data), unpack(stamps))
-        if news.topic == SESSIONS:
-            affinity = self._pickers[instance.model].affinity
-            for session, idle_s in news.body:
-                affinity.hear(session, instance.id, idle_s)
+                prefixes.hear_all(*whose, unpack(data), unpack(stamps))
+            case topics.CHUNKS:
+                number, cached, evicted = news.body
+                prefixes.hear_change(*whose, number, unpack(cached), unpack(evicted))
+            case topics.ALL_CHUNKS:
+                number, cached = news.body
+                prefixes.hear_cached(*whose, number, unpack(cached))
+            case topics.SESSIONS:
+                for session, idle_s in news.body:
+                    picker.affinity.hear(session, instance.id, idle_s)
 
     def _node_lives(self, node: str, since_s: float) -> bool:
         return node == self._node or self._members.heard_of(node) > since_s

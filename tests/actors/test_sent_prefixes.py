@@ -1,7 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.sent_prefixes import MAX_PREFIXES, SentPrefixes, pack, unpack
+from actors.sent_prefixes import MAX_PREFIXES, SentPrefixes
+from engines.prefix_chunks import pack, unpack
 
 
 @given(st.lists(st.integers(0, 2**64 - 1)))

@@ -13,7 +13,7 @@ from itertools import count
 
 from actors.directory.known_instance import Instance, InstanceState
 from actors.prefill_meter import PrefillMeter
-from actors.sent_prefixes import SentPrefixes, unpack
+from actors.sent_prefixes import SentPrefixes
 from deployments.model_settings import RoutingSettings
 from deployments.routing.members import Member
 from deployments.routing.picker import InstancePicker
@@ -23,6 +23,7 @@ from engines.call_requests import Request
 from engines.contract import Capabilities, Load
 from engines.errors import PenstockError
 from engines.events import Event, Finished, Started, TextDelta, Usage
+from engines.prefix_chunks import unpack
 from engines.requests import GenerateRequest, Session
 from engines.simulated.options import StepTime
 
@@ -313,7 +314,11 @@ class Router:
         self._fleet = fleet
         self._rule = rule
         self.members: list[Member] = []
-        made = rule.placements() if rule.placements else Placements(MODEL, rule.settings.policy, hasher=TraceHasher())
+        made = (
+            rule.placements()
+            if rule.placements
+            else Placements(MODEL, rule.settings.policy, hasher=TraceHasher(), clock=lambda: fleet.now_s)
+        )
         self.picker = InstancePicker(MODEL, rule.settings, self._present, lambda: fleet.now_s, made)
 
     def _present(self) -> list[Member]:
@@ -349,7 +354,7 @@ class Router:
         egress.in_flight += 1
         egress.waiting_tokens += tokens
         call.instance = int(member.id)
-        prefixes = b"" if placement is None else placement.prefixes
+        prefixes = placement.prefixes.prefixes if placement is not None and placement.prefixes is not None else b""
         sent = _Sent(call, self, call.instance, tokens, prefixes, sink.emit)
         fleet.engines[call.instance].inbox.append((fleet.now_s + fleet.wire_s, sent))
 

@@ -19,6 +19,7 @@ class Server:
     incarnation: int = 0
     cache_tokens: int = 0
     written_tokens: int = 0
+    reports_cache: bool = False
 
 
 servers = st.lists(

@@ -2,9 +2,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from deployments.routing.cached_prefixes import MAX_PREFIXES, CachedPrefixes, Sending
+from deployments.routing.cached_prefixes import CONFIRM_S, HEARD_S, MAX_PREFIXES, CachedPrefixes, Sending
 from deployments.routing.prompt_chain import PromptChain
 from engines.events import Usage
+from tests.clock import Clock
 
 
 @dataclass(eq=False)
@@ -13,6 +14,7 @@ class Caching:
     cache_tokens: int = 10_000
     written_tokens: int = 0
     incarnation: int = 0
+    reports_cache: bool = False
 
 
 def prompt(*blocks: int) -> PromptChain:
@@ -188,3 +190,67 @@ def test_there_is_an_end_to_what_is_kept_of_one_instance() -> None:
     last = PromptChain([MAX_PREFIXES + 2000], [100], 100, is_text=False)
     assert prefixes.expected(first, [a]) == [0]
     assert prefixes.expected(last, [a]) == [100]
+
+
+def test_an_instance_that_says_what_it_has_cached_is_taken_at_its_word() -> None:
+    prefixes, a = CachedPrefixes(), Caching("a")
+    chain = prompt(1, 2, 3)
+    prefixes.hear_cached("a", 0, 7, chain.prefixes[:2])
+    assert prefixes.expected(chain, [a]) == [200]
+    prefixes.hear_change("a", 0, 8, chain.prefixes[2:], [])
+    assert prefixes.expected(chain, [a]) == [300]
+    a.written_tokens = 10**9
+    assert prefixes.expected(chain, [a]) == [300]
+    prefixes.hear_change("a", 0, 9, [], chain.prefixes[1:])
+    assert prefixes.expected(chain, [a]) == [100]
+    prefixes.hear_change("a", 0, 10, chain.prefixes[1:2], chain.prefixes[:2])
+    assert prefixes.expected(prompt(1), [a]) == [0]
+    assert prefixes.resyncs == 0
+
+
+def test_a_change_that_is_missed_leaves_nothing_that_may_be_gone_until_all_is_heard_anew() -> None:
+    prefixes, a = CachedPrefixes(), Caching("a")
+    chain, other = prompt(1, 2, 3), prompt(4)
+    prefixes.hear_cached("a", 0, 1, chain.prefixes)
+    prefixes.hear_change("a", 0, 1, [], chain.prefixes)
+    assert prefixes.expected(chain, [a]) == [300]
+    prefixes.hear_change("a", 0, 3, other.prefixes, [])
+    assert (prefixes.expected(chain, [a]), prefixes.expected(other, [a])) == ([0], [100])
+    assert prefixes.resyncs == 1
+    prefixes.hear_cached("a", 0, 4, chain.prefixes)
+    assert (prefixes.expected(chain, [a]), prefixes.expected(other, [a])) == ([300], [0])
+
+
+def test_what_was_sent_counts_as_cached_until_the_instance_should_have_said_so() -> None:
+    clock = Clock()
+    prefixes, a = CachedPrefixes(clock), Caching("a")
+    prefixes.hear_cached("a", 0, 0, [])
+    confirmed, lost = prompt(1), prompt(2)
+    sendings = [prefixes.send(chain, a) for chain in (confirmed, lost)]
+    clock.now_s += 3600
+    assert prefixes.expected(lost, [a]) == [100]
+    for sending in sendings:
+        sending.began()
+    prefixes.hear_change("a", 0, 1, confirmed.prefixes, [])
+    clock.now_s += CONFIRM_S
+    assert (prefixes.expected(confirmed, [a]), prefixes.expected(lost, [a])) == ([100], [0])
+
+
+def test_what_another_router_sent_to_an_instance_that_tells_is_expected_for_a_while() -> None:
+    clock = Clock()
+    prefixes, a = CachedPrefixes(clock), Caching("a")
+    prefixes.hear_cached("a", 0, 0, [])
+    prefixes.hear("a", 0, prompt(1).prefixes, 0)
+    assert prefixes.expected(prompt(1), [a]) == [100]
+    clock.now_s += HEARD_S
+    assert prefixes.expected(prompt(1), [a]) == [0]
+
+
+def test_a_snapshot_keeps_what_is_on_its_way() -> None:
+    prefixes, a = CachedPrefixes(), Caching("a")
+    prefixes.hear_cached("a", 0, 0, prompt(1).prefixes)
+    sending = prefixes.send(prompt(2), a)
+    prefixes.hear_cached("a", 0, 9, [])
+    assert (prefixes.expected(prompt(1), [a]), prefixes.expected(prompt(2), [a])) == ([0], [100])
+    sending.failed()
+    assert prefixes.expected(prompt(2), [a]) == [0]

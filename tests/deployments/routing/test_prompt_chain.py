@@ -5,10 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.routing.prompt_chain import (
-    CHUNK_BYTES,
     CHUNK_IDS,
-    LEAST_BYTES,
-    MAX_BYTES,
     MAX_IDS,
     MAX_MESSAGES,
     ChainHasher,
@@ -16,6 +13,7 @@ from deployments.routing.prompt_chain import (
 )
 from engines.attachments.attachment import Attachment
 from engines.call_requests import EmbedRequest, TokenizeRequest
+from engines.prefix_chunks import CHUNK_BYTES, LEAST_BYTES, MAX_BYTES
 from engines.requests import GenerateRequest
 
 HASHER = ChainHasher("m", lambda: b"key")
