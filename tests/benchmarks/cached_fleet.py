@@ -76,11 +76,23 @@ _Emit = Callable[[Event], None]
 _Said = Event | tuple[bytes, int]
 
 
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What an engine says of its cache."""
+
+    engine: int
+    number: int
+    cached: list[int]
+    evicted: list[int]
+
+
 class Engine:
     """One engine: a step computes waiting prompts in pieces, and a token for each sequence that has its prompt."""
 
     def __init__(self, fleet: "CachedFleet", number: int, time: StepTime, blocks: int) -> None:
         self.number = number
+        self.changes = 0
+        self.is_dead = False
         self.now_s = 0.0
         self.busy_s = 0.0
         self.inbox: deque[tuple[float, _Sent]] = deque()
@@ -116,7 +128,28 @@ class Engine:
 
     def clear(self) -> None:
         """Its cache is lost."""
+        evicted = list(self._cache)
         self._cache.clear()
+        self._change([], evicted)
+
+    def cached(self) -> list[int]:
+        """What its cache holds."""
+        return list(self._cache)
+
+    def die(self) -> list[_Sent]:
+        """It is gone; what it had to do."""
+        self.is_dead = True
+        lost = [*(sent for _, sent in self.inbox), *self.waiting, *self.running]
+        self.inbox.clear()
+        self.waiting.clear()
+        self.running.clear()
+        self._pending = None
+        return lost
+
+    def _change(self, cached: list[int], evicted: list[int]) -> None:
+        if self._fleet.is_exact and (cached or evicted):
+            self.changes += 1
+            self._fleet.tell_all(self.now_s, _Change(self.number, self.changes, cached, evicted))
 
     def run(self, until_s: float) -> None:
         """Takes the steps that end by then."""
@@ -143,7 +176,8 @@ class Engine:
             self.waiting.append(sent)
             if sent.prefixes:
                 written = self.meter.written_tokens
-                self._prefixes.add(sent.prefixes, written)
+                if not self._fleet.is_exact:
+                    self._prefixes.add(sent.prefixes, written)
                 self._fleet.tell(self.now_s, sent, (sent.prefixes, written))
 
     def _decode(self, until_s: float) -> bool:
@@ -209,11 +243,15 @@ class Engine:
 
     def _use(self, blocks: Sequence[int]) -> None:
         cache = self._cache
+        cached = [block for block in blocks if block not in cache]
         for block in reversed(blocks):
             cache[block] = None
             cache.move_to_end(block)
+        evicted = []
         while len(cache) > self._most:
-            cache.popitem(last=False)
+            evicted.append(cache.popitem(last=False)[0])
+        # Answers, which no prompt begins with, have negative numbers.
+        self._change([block for block in cached if block >= 0], [block for block in evicted if block >= 0])
 
     def _first(self, sent: _Sent) -> None:
         call = sent.call
@@ -299,12 +337,14 @@ class Rule:
     Attributes:
         placements: Makes those of a router; None: the product's.
         sticky: Whether requests have their sessions.
+        exact: Whether engines say what they have cached.
     """
 
     name: str
     settings: RoutingSettings
     placements: Callable[[], Placements] | None = None
     sticky: bool = False
+    exact: bool = False
 
 
 class Router:
@@ -324,10 +364,16 @@ class Router:
     def _present(self) -> list[Member]:
         while len(self.members) < len(self._fleet.engines):
             number = len(self.members)
-            capabilities = Capabilities(cache_tokens=self._fleet.cache_blocks * BLOCK)
+            capabilities = Capabilities(
+                cache_tokens=self._fleet.cache_blocks * BLOCK, reports_cache=self._fleet.is_exact
+            )
             member = Member(Instance(str(number), MODEL, state=InstanceState.READY, capabilities=capabilities))
             member.egress = _Egress()  # type: ignore[assignment]
             self.members.append(member)
+            if self._fleet.is_exact:
+                engine = self._fleet.engines[number]
+                cached = [block for block in engine.cached() if block >= 0]
+                self.picker.placements.prefixes.hear_cached(str(number), 0, engine.changes, cached)
         return self.members
 
     def send(self, call: Call) -> None:
@@ -335,9 +381,9 @@ class Router:
         fleet = self._fleet
         for member, engine in zip(self._present(), fleet.engines, strict=True):
             egress = member.egress
-            assert isinstance(egress, _Egress)
-            egress.reported = engine.load()
-            egress.kv_use = engine.kv_use
+            if isinstance(egress, _Egress):
+                egress.reported = engine.load()
+                egress.kv_use = engine.kv_use
         session = Session(id=str(call.session)) if self._rule.sticky else None
         request = CallRequestOf.model_construct(model=MODEL, prompt="", session=session, call=call)
         member = self.picker.choose(request, ())
@@ -361,7 +407,8 @@ class Router:
     def hear(self, sent: _Sent, event: Event) -> None:
         """Something came back."""
         egress = self.members[sent.member].egress
-        assert isinstance(egress, _Egress)
+        if not isinstance(egress, _Egress):
+            return
         if event.__class__ is Finished:
             egress.in_flight -= 1
         else:
@@ -379,6 +426,7 @@ class Outcome:
     busy: float
     spread: float
     predicted_share: float = field(default=math.nan)
+    calls: Sequence[Call] = ()
 
     def ttft_at(self, quantile: float) -> float:
         return _at(self.ttft_s, quantile)
@@ -413,6 +461,7 @@ class CachedFleet:
         happens: Callable[["CachedFleet", float], None] = lambda fleet, now_s: None,
     ) -> None:
         self.cache_blocks = cache_blocks
+        self.is_exact = rule.exact
         self.wire_s = wire_s
         self.now_s = 0.0
         self.unique = count(-1, -1)
@@ -420,12 +469,24 @@ class CachedFleet:
         self.routers = [Router(self, rule) for _ in range(routers)]
         self._rule = rule
         self._happens = happens
-        self._told: list[tuple[float, int, _Sent, _Said]] = []
+        self._told: list[tuple[float, int, _Sent | None, _Said | _Change]] = []
         self._order = count()
 
     def tell(self, at_s: float, sent: _Sent, said: "_Said") -> None:
         """An engine says something of a request; its prefixes to all routers but the one that sent it."""
         heapq.heappush(self._told, (at_s, next(self._order), sent, said))
+
+    def tell_all(self, at_s: float, change: _Change) -> None:
+        """An engine says to all routers what has changed in its cache."""
+        heapq.heappush(self._told, (at_s, next(self._order), None, change))
+
+    def kill_engine(self, number: int) -> None:
+        """One is lost; what it had to do goes on elsewhere, from its beginning."""
+        lost = self.engines[number].die()
+        for router in self.routers:
+            router.members[number].egress = None
+        for sent in lost:
+            sent.router.send(sent.call)
 
     def add_engine(self) -> None:
         """One more, with an empty cache."""
@@ -436,6 +497,8 @@ class CachedFleet:
     def restart_router(self, number: int) -> None:
         """A router is replaced by one that knows nothing."""
         router = self.routers[number] = Router(self, self._rule)
+        if self.is_exact:
+            return  # It hears of all that is cached when it first looks.
         for engine in self.engines:
             router.picker.placements.prefixes.hear_all(str(engine.number), 0, *engine.all_prefixes())
 
@@ -462,6 +525,7 @@ class CachedFleet:
             busy=sum(engine.busy_s for engine in self.engines) / len(self.engines) / length_s,
             spread=max(tokens) * len(tokens) / sum(tokens),
             predicted_share=sum(one.predicted_tokens for one in prefixes) / cached if cached else math.nan,
+            calls=calls,
         )
 
     def _advance(self, now_s: float) -> None:
@@ -469,10 +533,19 @@ class CachedFleet:
         self.now_s = now_s
         heard_s = now_s - self.wire_s
         for engine in self.engines:
-            engine.run(heard_s)
+            if not engine.is_dead:
+                engine.run(heard_s)
         told = self._told
         while told and told[0][0] <= heard_s:
             _, _, sent, said = heapq.heappop(told)
+            if isinstance(said, _Change):
+                for router in self.routers:
+                    if said.engine < len(router.members):
+                        router.picker.placements.prefixes.hear_change(
+                            str(said.engine), 0, said.number, said.cached, said.evicted
+                        )
+                continue
+            assert sent is not None
             if not isinstance(said, tuple):
                 sent.router.hear(sent, said)
                 continue

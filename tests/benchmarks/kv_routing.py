@@ -23,7 +23,7 @@ from tests.benchmarks.report import table
 
 ENGINES = 8
 CACHED_SHARE = 1 / 4
-_OURS = ("kv_aware", "least_loaded")
+_OURS = ("kv_aware", "kv_aware, approximate", "least_loaded")
 
 
 def main() -> int:
@@ -50,16 +50,17 @@ def main() -> int:
 def rules() -> list[Rule]:
     """All of them."""
 
-    def ours(name: str, policy: PolicyName, *, sticky: bool = False) -> Rule:
+    def ours(name: str, policy: PolicyName, *, sticky: bool = False, exact: bool = False) -> Rule:
         settings = RoutingSettings(policy=policy, sticky=StickySettings(mode="soft" if sticky else "off"))
-        return Rule(name, settings, sticky=sticky)
+        return Rule(name, settings, sticky=sticky, exact=exact)
 
     def theirs(name: str, make: Callable[[], object]) -> Rule:
         settings = RoutingSettings(policy="random", sticky=StickySettings(mode="off"))
         return Rule(name, settings, lambda: RulePlacements(make()))
 
     return [
-        ours("kv_aware", "kv_aware"),
+        ours("kv_aware", "kv_aware", exact=True),
+        ours("kv_aware, approximate", "kv_aware"),
         ours("least_loaded", "least_loaded"),
         theirs("fewest requests", FewestRequests),
         ours("power_of_two", "power_of_two"),
