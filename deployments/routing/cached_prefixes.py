@@ -39,6 +39,8 @@ _OLD = 0.25
 """A prefix is old when that share of the cache was put in since its last use."""
 _LATELY = 1 / 32
 """Weight of an answer in what is learned."""
+LEAST_TOKENS = 32
+"""What is shorter fills no block, or hardly one: nothing of it is expected."""
 CONFIRM_S = 2.0
 """How long after its first token an instance may take to say that a prompt is cached."""
 HEARD_S = 30.0
@@ -153,7 +155,8 @@ class CachedPrefixes:
                 slots |= 1 << cache.slot
         worth = self.trust * (self.tokens_per_reckoned if chain.is_text else 1.0)
         for depth, some in self._index.depths(chain.prefixes, slots):
-            tokens = worth * chain.ends[depth - 1] if depth else 0.0
+            end = chain.ends[depth - 1] if depth else 0
+            tokens = worth * end if end >= LEAST_TOKENS else 0.0
             while tokens and some:
                 slot = some.bit_length() - 1
                 some ^= 1 << slot
@@ -175,7 +178,8 @@ class CachedPrefixes:
             sending.age = cache.written(instance) - used[last]
             sending.is_sure = last not in cache.predicted
             worth = self.trust * (self.tokens_per_reckoned if chain.is_text else 1.0)
-            sending.expected = int(worth * chain.ends[depth - 1])
+            if chain.ends[depth - 1] >= LEAST_TOKENS:
+                sending.expected = int(worth * chain.ends[depth - 1])
         sending.new = [prefix for prefix in prefixes[depth:] if prefix not in used]
         cache.predicted.update(dict.fromkeys(sending.new, inf))
         self._use(cache, cache.written(instance), prefixes)

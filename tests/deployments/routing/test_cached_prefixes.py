@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from deployments.routing.cached_prefixes import CONFIRM_S, HEARD_S, MAX_PREFIXES, CachedPrefixes, Sending
+from deployments.routing.cached_prefixes import CONFIRM_S, HEARD_S, LEAST_TOKENS, MAX_PREFIXES, CachedPrefixes, Sending
 from deployments.routing.prompt_chain import PromptChain
 from engines.events import Usage
 from tests.clock import Clock
@@ -254,3 +254,10 @@ def test_a_snapshot_keeps_what_is_on_its_way() -> None:
     assert (prefixes.expected(prompt(1), [a]), prefixes.expected(prompt(2), [a])) == ([0], [100])
     sending.failed()
     assert prefixes.expected(prompt(2), [a]) == [0]
+
+
+def test_what_fills_no_block_is_not_expected() -> None:
+    prefixes, a = CachedPrefixes(), Caching("a")
+    short = PromptChain([1], [LEAST_TOKENS - 1], LEAST_TOKENS - 1)
+    prefixes.send(short, a)
+    assert prefixes.expected(short, [a]) == [0]
