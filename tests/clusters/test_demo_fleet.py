@@ -17,6 +17,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from tests.benchmarks import kv_prediction
 from tests.chaos.exact_kills import check_kills
 from tests.clusters import langchain_flows, messages_flows, openai_agents_flows, responses_flows
 from tests.clusters.conftest import ROOT, Penstock, Terminal, ask, free_port
@@ -225,32 +226,15 @@ def test_keeps_a_session_on_one_instance(client: openai.OpenAI) -> None:
     assert len(instances) == 1
 
 
-def test_conversations_find_in_the_caches_what_the_routers_expect(port: int, client: openai.OpenAI) -> None:
-    before = _cached_tokens(port)
+def test_conversations_find_in_the_caches_what_the_routers_expect(port: int) -> None:
+    url = f"http://127.0.0.1:{port}"
+    before = kv_prediction.cached_tokens(url, "demo")
     for conversation in range(12):
-        messages: list[dict[str, str]] = []
-        for turn in range(5):
-            first = 20 * conversation + turn
-            messages += user(f"count from {first} to {first + 60}")
-            answer = client.chat.completions.create(
-                model="demo",
-                messages=messages,  # type: ignore[arg-type]
-                temperature=0,
-                max_tokens=150,
-            )
-            messages.append({"role": "assistant", "content": answer.choices[0].message.content or ""})
-    after = _cached_tokens(port)
+        kv_prediction.talk(url, "demo", conversation)
+    after = kv_prediction.cached_tokens(url, "demo")
     predicted, real = (after[kind] - before[kind] for kind in ("predicted", "real"))
     assert real > 5000
     assert 0.9 * real < predicted < 1.1 * real
-
-
-def _cached_tokens(port: int) -> dict[str, float]:
-    """Tokens of prompts that were expected in caches so far, and found there."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
-        text = response.read().decode()
-    found = re.findall(r'penstock_routing_cached_tokens_total\{kind="(\w+)",model="demo"\} (\S+)', text)
-    return {kind: float(value) for kind, value in found}
 
 
 def test_answers_a_handle_of_another_program(served: Served) -> None:
