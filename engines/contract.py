@@ -61,6 +61,7 @@ class Capabilities:
         guided: Can be held to a schema, regex, choice or grammar.
         max_loras: How many LoRA adapters it has loaded at a time; 0: it has none.
         cache_tokens: How many tokens its KV cache holds; 0 when unknown.
+        cache_block_tokens: How many of them one block holds: what fills none is not cached.
         reports_cache: Whether it says what is in there (`Engine.cached_chunks`).
     """
 
@@ -82,6 +83,7 @@ class Capabilities:
     memory_bytes: int = 0
     max_loras: int = 0
     cache_tokens: int = 0
+    cache_block_tokens: int = 1
     reports_cache: bool = False
 
 

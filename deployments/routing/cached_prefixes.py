@@ -37,6 +37,8 @@ _LEAST_SHARE = 1 / 16
 _SHRINK, _GROW = 0.9, 1.01
 _OLD = 0.25
 """A prefix is old when that share of the cache was put in since its last use."""
+_LONG_TOKENS = 512
+_MOST_TRUST = 1.25
 _LATELY = 1 / 32
 """Weight of an answer in what is learned."""
 LEAST_TOKENS = 32
@@ -61,6 +63,10 @@ class CachingInstance(Protocol):
     @property
     def cache_tokens(self) -> int:
         """How many tokens its cache holds; 0: it does not say."""
+
+    @property
+    def cache_block_tokens(self) -> int:
+        """How many of them one block holds."""
 
     @property
     def reports_cache(self) -> bool:
@@ -114,7 +120,7 @@ class CachedPrefixes:
         clock: Seconds that only grow.
 
     Attributes:
-        trust: What an expected token is worth, by what has come of others: 0 to 1.
+        trust: What an expected token is worth, by what has come of others: 1 is what it says.
         tokens_per_reckoned: What a token is really that was reckoned from text.
         predicted_tokens, cached_tokens: Expected, and really found, over all answers so far.
         resyncs: How often all was heard anew of an instance, or forgotten, because changes had been missed.
@@ -127,7 +133,9 @@ class CachedPrefixes:
         self._free: list[int] = []
         self.trust = 1.0
         self.tokens_per_reckoned = 1.0
-        self._texts = 0  # That were read so far.
+        # Of the texts that were read lately; a long one counts for more.
+        self._read_tokens = 0.0
+        self._reckoned_tokens = 0.0
         self.predicted_tokens = 0
         self.cached_tokens = 0
         self.resyncs = 0
@@ -154,13 +162,15 @@ class CachedPrefixes:
                 places[cache.slot] = place
                 slots |= 1 << cache.slot
         worth = self.trust * (self.tokens_per_reckoned if chain.is_text else 1.0)
+        most = self.prompt_tokens(chain)
         for depth, some in self._index.depths(chain.prefixes, slots):
             end = chain.ends[depth - 1] if depth else 0
-            tokens = worth * end if end >= LEAST_TOKENS else 0.0
+            tokens = min(worth * end, most) if end >= LEAST_TOKENS else 0.0
             while tokens and some:
                 slot = some.bit_length() - 1
                 some ^= 1 << slot
-                expected[places[slot]] = tokens
+                place = places[slot]
+                expected[place] = tokens - tokens % instances[place].cache_block_tokens
         return expected
 
     def send(self, chain: PromptChain, instance: CachingInstance) -> "Sending":
@@ -171,15 +181,14 @@ class CachedPrefixes:
             return Sending(self, _Cache(0, instance.incarnation), instance, PromptChain([], [], chain.tokens), 0)
         self._forget_old(cache, instance)
         prefixes, used = chain.prefixes, cache.used
+        [expected] = self.expected(chain, [instance])
         depth = next((at for at, prefix in enumerate(prefixes) if prefix not in used), len(prefixes))
         sending = Sending(self, cache, instance, chain, depth)
         if depth:
             last = prefixes[depth - 1]
             sending.age = cache.written(instance) - used[last]
             sending.is_sure = last not in cache.predicted
-            worth = self.trust * (self.tokens_per_reckoned if chain.is_text else 1.0)
-            if chain.ends[depth - 1] >= LEAST_TOKENS:
-                sending.expected = int(worth * chain.ends[depth - 1])
+            sending.expected = int(expected)
         sending.new = [prefix for prefix in prefixes[depth:] if prefix not in used]
         cache.predicted.update(dict.fromkeys(sending.new, inf))
         self._use(cache, cache.written(instance), prefixes)
@@ -376,9 +385,9 @@ class Sending:
         """The engine says how many tokens the prompt has."""
         if self._chain.is_text and self._chain.tokens:
             prefixes = self._prefixes
-            prefixes._texts += 1
-            learned = prompt_tokens / self._chain.tokens - prefixes.tokens_per_reckoned
-            prefixes.tokens_per_reckoned += max(1 / prefixes._texts, _LATELY) * learned
+            prefixes._read_tokens += prompt_tokens - _LATELY * prefixes._read_tokens
+            prefixes._reckoned_tokens += self._chain.tokens - _LATELY * prefixes._reckoned_tokens
+            prefixes.tokens_per_reckoned = prefixes._read_tokens / prefixes._reckoned_tokens
 
     def began(self) -> None:
         """The first token is there: all of the prompt is cached."""
@@ -411,13 +420,16 @@ class Sending:
         expected = chain.ends[self._depth - 1] if self._depth else 0
         if chain.is_text:
             expected = int(expected * prefixes.tokens_per_reckoned)
+        expected -= expected % self._instance.cache_block_tokens
         prefixes.predicted_tokens += self.expected
         prefixes.cached_tokens += usage.cached_tokens
         if not (expected and self.is_sure):
             return
-        hit = min(1.0, usage.cached_tokens / expected)
+        # What is known exactly is wrong by parts of blocks and of chunks, to either side.
+        hit = min(_MOST_TRUST if cache.is_exact else 1.0, usage.cached_tokens / expected)
         if not cache.is_exact and self.age > _OLD * cache.size(self._instance):
             share = cache.share * (_SHRINK if hit < 0.5 else _GROW)
             cache.share = min(1.0, max(_LEAST_SHARE, share))
         else:
-            prefixes.trust += _LATELY * (hit - prefixes.trust)
+            # A short prompt tells of little more than the size of a block.
+            prefixes.trust += _LATELY * min(1.0, expected / _LONG_TOKENS) * (hit - prefixes.trust)

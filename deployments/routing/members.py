@@ -169,6 +169,11 @@ class Member:
         return self.capabilities.cache_tokens
 
     @property
+    def cache_block_tokens(self) -> int:
+        """How many of them one block holds."""
+        return self.capabilities.cache_block_tokens
+
+    @property
     def reports_cache(self) -> bool:
         """Whether it says what is in there."""
         return self.capabilities.reports_cache

@@ -74,6 +74,7 @@ class SimulatedEngine(PushEngine):
             context_length=options.context_length,
             max_loras=min(options.max_loras, len(spec.adapters)),
             cache_tokens=options.num_blocks * options.block_size if options.prefix_caching else 0,
+            cache_block_tokens=options.block_size,
             reports_cache=options.prefix_caching,
         )
         self._model = spec.model

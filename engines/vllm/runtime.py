@@ -361,6 +361,7 @@ class Runtime:
             context_length=self._config.max_model_len,
             max_loras=self._max_loras,
             cache_tokens=self._cache_tokens(),
+            cache_block_tokens=int(self._llm.vllm_config.cache_config.block_size or 1),
             reports_cache=self.cached_chunks is not None,
             accelerator="cpu" if is_cpu else current_platform.get_device_name(),
             memory_bytes=0 if is_cpu else ranks * current_platform.get_device_total_memory(),

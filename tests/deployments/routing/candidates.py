@@ -20,6 +20,7 @@ class Server:
     cache_tokens: int = 0
     written_tokens: int = 0
     reports_cache: bool = False
+    cache_block_tokens: int = 1
 
 
 servers = st.lists(

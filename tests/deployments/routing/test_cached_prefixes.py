@@ -15,6 +15,7 @@ class Caching:
     written_tokens: int = 0
     incarnation: int = 0
     reports_cache: bool = False
+    cache_block_tokens: int = 1
 
 
 def prompt(*blocks: int) -> PromptChain:
