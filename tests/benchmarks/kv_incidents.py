@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="RULE", default=_RULES, help="rules, by the beginning of names")
     arguments = parser.parse_args()
     rows = read_rows(arguments.trace) if arguments.trace else synthetic_rows()
-    console = Console(file=sys.stdout, width=160)
+    console = Console(file=sys.stdout, width=240)
     chosen = [rule for rule in rules() if any(rule.name.startswith(name) for name in arguments.only)]
     made = table("what happens", "rule", "TTFT p50", "TTFT p99", "cached", "spread", "besides")
     for rule in chosen:

@@ -92,7 +92,7 @@ def test_events_that_are_lost_leave_nothing_known_that_may_be_gone() -> None:
 @pytest.mark.asyncio(loop_scope="session")
 async def test_a_real_core_says_that_a_prompt_and_its_answer_are_cached(vllm_engine: VllmEngine) -> None:
     hasher = ChainHasher("demo", lambda: b"key")
-    first = chat("count from 2 to 93", sampling={"max_tokens": 400})
+    first = chat("count from 2 to 293", sampling={"max_tokens": 600})
     first = first.model_copy(update={"prefixes": hasher.chain(first).sent()})
     answer = await collect(vllm_engine.generate(first, Context()))
     assert first.messages is not None
@@ -105,4 +105,5 @@ async def test_a_real_core_says_that_a_prompt_and_its_answer_are_cached(vllm_eng
     await until(lambda: chain.prefixes[0] in chunks.all())
     assert chain.prefixes[1] not in chunks.all()
     second = await collect(vllm_engine.generate(following.model_copy(update={"prefixes": chain.sent()}), Context()))
-    assert second.usage.cached_tokens > answer.usage.prompt_tokens + 0.8 * answer.usage.completion_tokens
+    # Of the answer as well, in whole blocks.
+    assert second.usage.cached_tokens >= chunks.block_size > answer.usage.prompt_tokens
