@@ -2,6 +2,9 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+ACCELERATOR = "accelerator_type:"
+"""How Ray's resource of a kind of accelerator begins; a node that has any of that kind has one of it."""
+
 
 class Settings(BaseModel):
     """Base of every section of the fleet file: unknown keys are errors."""

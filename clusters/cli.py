@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from clusters.build_command import build
 from clusters.chaos.streamed_apis import Api
 from clusters.errors import ClusterError
 from clusters.fleet_file import DEMO_FLEET, load_fleet
@@ -111,7 +112,7 @@ def chat(
 def check(
     fleet: FleetArgument = None,
     address: Annotated[
-        str | None, typer.Option(help="A Ray cluster (host:port, or `auto`), of which is said what it can hold.")
+        str | None, typer.Option(help="A Ray cluster (host:port, or `auto`), of which is said whether it is ready.")
     ] = None,
 ) -> None:
     """Checks a fleet file, and says what it would start."""
@@ -124,29 +125,23 @@ def check(
     console.print(summary(settings))
     if address is not None:
         prepare_to_join(address)
-        _check_room(settings, address, console)
+        _check_cluster(settings, address, console)
 
 
-def _check_room(fleet: FleetSettings, address: str, console: Console) -> None:
-    from actors.instance.placement import cluster_nodes
-    from clusters.cluster_room import missing_resources, room_of
+def _check_cluster(fleet: FleetSettings, address: str, console: Console) -> None:
+    from clusters.preflight import preflight
     from clusters.ray_cluster import join
 
     join(address, fleet.name)
-    nodes = cluster_nodes()
-    console.print(f"The cluster at {address} has, of its {len(nodes)} nodes:", highlight=False, soft_wrap=True)
-    for line in room_of(fleet, nodes):
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-    if lack := missing_resources(fleet, nodes):
-        raise ClusterError(f"The cluster is too small: {lack}.")
+    console.print(f"The cluster at {address}:", highlight=False, soft_wrap=True)
+    found = preflight(fleet)
+    for finding in found:
+        console.print(f"  {finding}", highlight=False, markup=False, soft_wrap=True)
+    if wrong := sum(finding.state == "wrong" for finding in found):
+        raise ClusterError(f"The cluster is not ready for the fleet: {wrong} of {len(found)} are wrong.")
 
 
-@app.command()
-def build(fleet: FleetArgument = None) -> None:
-    """Prints a fleet as Ray Serve's config file, for `serve deploy` and KubeRay."""
-    from clusters.serve_config import serve_config
-
-    typer.echo(serve_config(load_fleet(fleet or DEMO_FLEET)), nl=False)
+app.command()(build)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from actors.instance.placement import Footprint, Resources, footprint, missing, room, words
+from actors.instance.placement import Footprint, Resources, footprint, missing, nodes_with_room, room, words
 from deployments.fleet_settings import FleetSettings
 from deployments.model_settings import ModelSettings
 from engines.registry import engine_kind, options_type
@@ -14,7 +14,7 @@ def footprint_of(model: ModelSettings, nodes: Sequence[Resources]) -> Footprint:
     return footprint(
         gpus=model.gpus,
         cpus=model.cpus,
-        resources=model.resources,
+        resources=model.custom_resources,
         tensor_parallel_size=model.tensor_parallel_size,
         engine_uses_gpus=engine_kind(model.engine).uses_gpus,
         nodes=nodes,
@@ -27,7 +27,10 @@ def missing_resources(fleet: FleetSettings, nodes: Sequence[Resources]) -> str:
     Of a model whose instances follow its load it has room for the least, and for one in any case.
     """
     lacks = []
-    wanted: dict[str, float] = {"CPU": fleet.router.cpus * fleet.router.least_replicas}
+    routers = fleet.router.least_replicas
+    wanted = {name: amount * routers for name, amount in fleet.router.needs.items()}
+    if router_lack := missing_for_routers(fleet, nodes):
+        lacks.append(f"router: {router_lack}")
     for model in fleet.deployed:
         bundle = footprint_of(model, nodes).bundle()
         instances = max(1, model.least_replicas)
@@ -43,9 +46,24 @@ def missing_resources(fleet: FleetSettings, nodes: Sequence[Resources]) -> str:
     return "; ".join(lacks)
 
 
+def missing_for_routers(fleet: FleetSettings, nodes: Sequence[Resources]) -> str:
+    """Says what a cluster of these nodes lacks for the router replicas alone; empty when it lacks nothing."""
+    needs, routers = fleet.router.needs, fleet.router.least_replicas
+    fitting = nodes_with_room(needs, nodes)
+    each = ", ".join(words(name, amount) for name, amount in needs.items())
+    if fitting == 0:
+        return f"no node has what one replica needs ({each})"
+    if fleet.router.per_node and fitting < routers:
+        nodes_there = "1 node has" if fitting == 1 else f"{fitting} nodes have"
+        return f"per_node puts {routers} replicas on as many nodes, and only {nodes_there} room for one ({each})"
+    return ""
+
+
 def room_of(fleet: FleetSettings, nodes: Sequence[Resources]) -> list[str]:
     """What a cluster of these nodes can hold of each model, if it holds nothing else; a line each, for a person."""
     lines = []
+    if fleet.router.per_node:
+        lines.append(f"router: room for one on each of {nodes_with_room(fleet.router.needs, nodes)} nodes")
     for model in fleet.deployed:
         bundle = footprint_of(model, nodes).bundle()
         fitting = room(bundle, nodes)

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
@@ -22,16 +23,32 @@ from ray.exceptions import RayError
 from actors.directory.client import DirectoryClient
 from actors.instance.placement import cluster_nodes
 from clusters import process_session
+from clusters.answering import answering
 from clusters.api_client import trusting_anybody
 from clusters.boot_failure import has_given_up, reason
 from clusters.cluster_room import missing_resources, share_gpus
 from clusters.errors import ClusterError, first_line
-from clusters.fleet_protocol import ClusterUp, Failed, InstanceRow, Instances, Job, Phase, Ready, Report, encode
+from clusters.fleet_protocol import (
+    Answering,
+    ClusterUp,
+    Failed,
+    InstanceRow,
+    Instances,
+    Job,
+    Phase,
+    Ready,
+    Report,
+    encode,
+)
 from clusters.needs import logical_cpus
 from clusters.ray_cluster import join
 from clusters.run_folder import ray_folder
 from deployments.app import deploy
+from deployments.cluster_nodes import living_nodes
+from deployments.http.key_source import is_loopback
 from deployments.loopback_ray import LOOPBACK
+from deployments.metrics import GAUGES_PREFIX
+from deployments.router_addresses import RouterAddress, told_addresses
 from deployments.run_file import http_url
 
 OBJECT_STORE_BYTES = 150 * 2**20
@@ -45,6 +62,8 @@ _POLL_S = 0.25
 _CALM_POLL_S = 2.0
 """The same once it is ready: nobody looks at a table any more, and two cores are not many."""
 _PROBE_TIMEOUT_S = 2.0
+_TELL_S = 15.0
+"""How long the router replicas of a foreign cluster get to tell where they answer."""
 
 _log = logging.getLogger(__name__)
 
@@ -161,6 +180,7 @@ class FleetProcess:
             if not self._ready:
                 await asyncio.to_thread(self._check_boot)
                 if self._ready and self._job.address is not None:
+                    self._report(Ready(addresses=await self._addresses(directory)))
                     return
             await asyncio.to_thread(self._stop.wait, _CALM_POLL_S if self._ready else _POLL_S)
 
@@ -182,8 +202,27 @@ class FleetProcess:
         is_closed = (tls is not None and tls.client_ca is not None) or self._fleet.http.keys.pushed
         out_of_reach = self._job.address is not None or is_closed
         self._ready = application.status == "RUNNING" if out_of_reach else self._answers()
-        if self._ready:
+        if self._ready and self._job.address is None:
             self._report(Ready())
+
+    async def _addresses(self, directory: DirectoryClient) -> list[Answering]:
+        """Where the router replicas answer. Those that run have told it, or do so in a moment."""
+        settings, deadline_s = self._fleet.http, time.monotonic() + _TELL_S
+        told: list[RouterAddress] = []
+        while len(told) < self._fleet.router.least_replicas and time.monotonic() < deadline_s:
+            await asyncio.to_thread(self._stop.wait, _POLL_S)
+            # The directory comes back by itself.
+            with suppress(RayError, TimeoutError):
+                told = told_addresses(await directory.board(GAUGES_PREFIX))
+        nodes = {node.id: node.address for node in await asyncio.to_thread(living_nodes)}
+        scheme = "http" if settings.tls is None else "https"
+        # Those of one node share its port.
+        found = sorted({(f"{scheme}://{one.address}", nodes.get(one.node, "")) for one in told})
+        # At an address of loopback, somebody else may answer here.
+        hidden = "" if not is_loopback(settings.host) else ray.util.get_node_ip_address()
+        tried = [url for url, node in found if node == hidden or not hidden]
+        answer = await asyncio.to_thread(answering, tried)
+        return [Answering(url=url, node=node, answers=url in answer and hidden in ("", node)) for url, node in found]
 
     def _answers(self) -> bool:
         settings = self._fleet.http

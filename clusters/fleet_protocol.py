@@ -88,10 +88,29 @@ class Instances(_Message):
     rows: list[InstanceRow]
 
 
+class Answering(_Message):
+    """Where router replicas answer, or should.
+
+    Attributes:
+        url: The address.
+        node: That of the replica's node on the cluster's network.
+        answers: Whether it answered this machine.
+    """
+
+    url: str
+    node: str
+    answers: bool
+
+
 class Ready(_Message):
-    """The fleet answers."""
+    """The fleet answers.
+
+    Attributes:
+        addresses: Where it does so in a foreign cluster; a local one answers where it was told to.
+    """
 
     kind: Literal["ready"] = "ready"
+    addresses: list[Answering] = []
 
 
 class Failed(_Message):

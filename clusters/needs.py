@@ -1,6 +1,5 @@
 """What a fleet needs of this machine before Ray is asked: packages, adapters and memory."""
 
-import importlib.util
 import math
 from itertools import chain
 from pathlib import Path
@@ -8,7 +7,8 @@ from pathlib import Path
 import psutil
 
 from clusters.errors import ClusterError
-from deployments.fleet_settings import FleetSettings
+from clusters.node_probe import is_installed
+from deployments.fleet_settings import FleetSettings, HttpSettings
 from deployments.model_settings import ModelSettings
 from engines.adapters.adapter_files import AdapterFilesError
 from engines.registry import options_type, parse_options
@@ -25,7 +25,7 @@ def logical_cpus(fleet: FleetSettings, cores: int) -> int:
     """
     needed = 2 * fleet.router.cpus * fleet.router.most_replicas
     for model in fleet.deployed:
-        needed += model.cpus * math.ceil(model.most_replicas * (100 + model.surge_percent) / 100)
+        needed += model.cpus * model.most_in_upgrade
     return max(cores, math.ceil(needed) + 1)
 
 
@@ -40,19 +40,20 @@ def check_packages(fleet: FleetSettings) -> None:
         if isinstance(model, ModelSettings):
             needed.append(options_type(model.engine).packages)
         for package, remedy in chain.from_iterable(packages.items() for packages in needed):
-            if not _is_installed(package):
+            if not is_installed(package):
                 raise ClusterError(f"The model {model.name!r} needs {package}, which is not installed: {remedy}.")
 
-    if fleet.database is not None and fleet.database.file is None and not _is_installed("asyncpg"):
+    if fleet.database is not None and fleet.database.file is None and not is_installed("asyncpg"):
         remedy = "`pip install 'penstock[postgresql]'`"
         raise ClusterError(f"The database needs asyncpg, which is not installed: {remedy}.")
 
 
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # what it is a part of is not installed
-        return False
+def http_files(http: HttpSettings) -> dict[str, str]:
+    """The files that routers read, by their keys in the fleet file."""
+    named = {"http.keys.file": http.keys.file, "http.secret.file": http.secret.file}
+    if http.tls is not None:
+        named |= {f"http.tls.{key}": getattr(http.tls, key) for key in ("certificate", "key", "client_ca")}
+    return {key: path for key, path in named.items() if path is not None}
 
 
 def check_adapters(fleet: FleetSettings) -> None:

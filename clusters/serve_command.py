@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -18,12 +18,12 @@ from rich.console import Console
 from clusters.api_client import status_without_key
 from clusters.boot_screen import BootScreen
 from clusters.errors import ClusterError
-from clusters.fleet_protocol import ClusterUp, Failed, Instances, Job, Phase, Ready, Report
+from clusters.fleet_protocol import Answering, ClusterUp, Failed, Instances, Job, Phase, Ready, Report
 from clusters.needs import check_adapters, check_memory, check_packages, free_memory_bytes
 from clusters.run_folder import new_folder
 from clusters.spawned_fleet import SpawnedFleet
 from deployments.fleet_settings import DatabaseSettings, FleetSettings
-from deployments.http.key_source import key_source
+from deployments.http.key_source import is_loopback, key_source
 from deployments.http.server.refusals import CannotListen
 from deployments.loopback_ray import CLUSTER
 from deployments.run_file import RunFile, running_fleets
@@ -181,11 +181,16 @@ class _Serving:
                     self._run.write()
             case Instances(rows=rows):
                 self._screen.instances(rows)
-            case Ready():
+            case Ready(addresses=addresses):
                 self._was_ready = True
                 self._screen.close()
-                status = status_without_key(self._run.url)
-                print_welcome(self._console, self._fleet, self._run, is_local=self._is_local, without_key=status)
+                url = self._run.url if self._is_local else _first_url(self._run.url, addresses)
+                # One that is not heard of here would only be waited for.
+                is_heard = self._is_local or any(one.answers for one in addresses)
+                status = status_without_key(url) if is_heard else None
+                print_welcome(self._console, self._fleet, self._run, url, is_local=self._is_local, without_key=status)
+                for line in address_lines(addresses, self._fleet):
+                    self._console.print(line, markup=False, highlight=False, soft_wrap=True)
             case Failed(message=message):
                 self._screen.close()
                 raise ClusterError(f"{message}\nIts logs: {self._run.logs}")
@@ -198,27 +203,52 @@ class _Serving:
         asked = self._stops.count
         self._console.print("Ending the fleet; Ctrl-C again ends it without draining.")
         self._process.stop()
-        drain_s = max((model.drain_timeout_s for model in self._fleet.deployed), default=0.0)
+        fleet = self._fleet
+        drain_s = max(fleet.http.drain_s, *(model.drain_timeout_s for model in fleet.deployed), 0.0)
         deadline = time.monotonic() + _SHUTDOWN_S + drain_s
         while not self._process.has_ended() and self._stops.count == asked and time.monotonic() < deadline:
             with suppress(queue.Empty):
                 self._process.reports.get(timeout=_POLL_S)
 
 
+def _first_url(otherwise: str, addresses: Sequence[Answering]) -> str:
+    """The first address that answers; where none does, the first one."""
+    return next((one.url for one in sorted(addresses, key=lambda one: not one.answers)), otherwise)
+
+
+def address_lines(addresses: Sequence[Answering], fleet: FleetSettings) -> list[str]:
+    """Where the router replicas of a fleet in a foreign cluster answer, for a person."""
+    if not addresses:
+        return []
+    heard = sorted({one.url for one in addresses if one.answers})
+    lines = [f"Answers at {', '.join(heard)}."] if heard else []
+    silent = [one for one in addresses if not one.answers]
+    if silent and is_loopback(fleet.http.host):
+        nodes = ", ".join(sorted({one.node for one in silent}))
+        lines.append(
+            f"On {nodes} it answers programs of that node only: http.host is {fleet.http.host}. "
+            "`--host 0.0.0.0` makes it answer others, too; think of API keys."
+        )
+    elif silent:
+        lines.append(f"No answer came here from {', '.join(sorted({one.url for one in silent}))}.")
+    return lines
+
+
 def print_welcome(
-    console: Console, fleet: FleetSettings, run: RunFile, *, is_local: bool, without_key: int | None
+    console: Console, fleet: FleetSettings, run: RunFile, url: str, *, is_local: bool, without_key: int | None
 ) -> None:
     """Says where the fleet answers, what a request without a key gets there, and how to ask: to be pasted.
 
     Args:
         console: Where to say it.
         fleet: What is served.
-        run: Where.
+        run: Which run that is.
+        url: Where it answers.
         is_local: Whether its Ray is a local one, of its own.
         without_key: The HTTP status that a request without a key got; None: it came to none.
     """
     model = fleet.models[0].name
-    base = f"{run.url}/v1"
+    base = f"{url}/v1"
     keys = fleet.http.keys
     keyed = keys.file is not None or keys.pushed or bool(os.environ.get(fleet.http.keys_env))
     # The first of them, and by way of the input: arguments of a command are shown to every user of the machine.

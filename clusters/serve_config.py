@@ -1,4 +1,4 @@
-"""`penstock build`: a fleet as Ray Serve's own config file, for `serve deploy` and for KubeRay's RayService."""
+"""A fleet as Ray Serve's own config file, for `serve deploy`, and within KubeRay's RayService."""
 
 import yaml
 

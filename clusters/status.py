@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console, Group
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from actors.directory.known_instance import InstanceState
@@ -18,6 +19,23 @@ from clusters.errors import ClusterError
 from clusters.fleet_protocol import InstanceRow
 
 _PERIOD_S = 1.0
+
+
+@dataclass(slots=True)
+class NodeRow:
+    """One node, as far as a person wants to know.
+
+    Attributes:
+        address: On the cluster's network.
+        cpus: CPUs that it has, reserved or not.
+        gpus: GPUs likewise.
+        routers: Where router replicas on it answer.
+    """
+
+    address: str = ""
+    cpus: float = 0.0
+    gpus: float = 0.0
+    routers: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -34,6 +52,7 @@ class Scrape:
         targets: How many instances a model is to have that follows its load, by model.
         reasons: Why it is to have so many, likewise.
         is_silent: Whether the autoscaling policy is not run.
+        nodes: The nodes of the cluster, by Ray's id.
     """
 
     at_s: float
@@ -45,6 +64,11 @@ class Scrape:
     targets: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     is_silent: bool = False
+    nodes: dict[str, NodeRow] = field(default_factory=dict)
+
+    def node(self, id: str) -> "NodeRow":
+        """The node with this id, made where it was not told of yet."""
+        return self.nodes.setdefault(id, NodeRow())
 
     def tokens_per_s(self, before: "Scrape") -> dict[str, float]:
         """Tokens per second since an earlier scrape, by model."""
@@ -65,14 +89,14 @@ def show_status(url: str, console: Console, *, watch: bool) -> None:
     time.sleep(_PERIOD_S)
     latest = scrape(client)
     if not watch:
-        console.print(_view(latest, before))
+        console.print(view(latest, before))
         return
     try:
-        with Live(_view(latest, before), console=console, auto_refresh=False) as live:
+        with Live(view(latest, before), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(_PERIOD_S)
                 before, latest = latest, scrape(client)
-                live.update(_view(latest, before), refresh=True)
+                live.update(view(latest, before), refresh=True)
     except KeyboardInterrupt:
         return
 
@@ -122,7 +146,8 @@ def parse_metrics(text: str, at_s: float) -> Scrape:
                     model = sample.labels["model"]
                     result.tokens[model] = result.tokens.get(model, 0.0) + sample.value
                 case "penstock_migrations_total" if sample.labels["outcome"] == "continued":
-                    result.moved[sample.labels["model"]] = int(sample.value)
+                    model = sample.labels["model"]
+                    result.moved[model] = result.moved.get(model, 0) + int(sample.value)
                 case "penstock_held_requests":
                     result.held[sample.labels["model"]] = int(sample.value)
                 case "penstock_autoscaling_target_instances":
@@ -131,6 +156,14 @@ def parse_metrics(text: str, at_s: float) -> Scrape:
                     result.reasons[sample.labels["model"]] = sample.labels["reason"]
                 case "penstock_autoscaling_silent":
                     result.is_silent = bool(sample.value)
+                case "penstock_node_info":
+                    result.node(sample.labels["node"]).address = sample.labels["address"]
+                case "penstock_node_capacity" if sample.labels["resource"] == "cpu":
+                    result.node(sample.labels["node"]).cpus = sample.value
+                case "penstock_node_capacity" if sample.labels["resource"] == "gpu":
+                    result.node(sample.labels["node"]).gpus = sample.value
+                case "penstock_router_info":
+                    result.node(sample.labels["node"]).routers.append(sample.labels["address"])
                 case "penstock_requests_in_flight":
                     result.in_flight += int(sample.value)
     for id, labels in sorted(info.items()):
@@ -151,7 +184,8 @@ def parse_metrics(text: str, at_s: float) -> Scrape:
     return result
 
 
-def _view(latest: Scrape, before: Scrape) -> Group:
+def view(latest: Scrape, before: Scrape) -> Group:
+    """What `penstock status` shows of a look at the fleet, and of one before it."""
     rates = latest.tokens_per_s(before)
     models = plain_table()
     models.add_column("model")
@@ -173,7 +207,23 @@ def _view(latest: Scrape, before: Scrape) -> Group:
     waits = [Text(f"{row.id} {row.detail}", style="yellow") for row in latest.rows if row.detail]
     if latest.is_silent:
         waits.append(Text("the autoscaling policy does not run: no model grows or shrinks", style="yellow"))
-    return Group(instance_table(latest.rows, loads=True), *waits, Text(), models, flight)
+    # Of a fleet on one machine there is nothing to say.
+    nodes: list[Text | Table] = [Text(), _node_table(latest)] if len(latest.nodes) > 1 else []
+    return Group(instance_table(latest.rows, loads=True), *waits, Text(), models, *nodes, flight)
+
+
+def _node_table(latest: Scrape) -> Table:
+    table = plain_table()
+    for heading in ("node", "address"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("CPUs", "GPUs", "instances"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("router answers at", overflow="fold")
+    for id, node in sorted(latest.nodes.items(), key=lambda pair: pair[1].address):
+        instances = sum(row.node == id for row in latest.rows)
+        counts = (f"{node.cpus:g}", f"{node.gpus:g}", str(instances))
+        table.add_row(Text(id[:12]), Text(node.address), *counts, Text(", ".join(sorted(set(node.routers)))))
+    return table
 
 
 def _is_asleep(model: str, latest: Scrape) -> bool:

@@ -16,6 +16,7 @@ from deployments.fleet_settings import FleetSettings
 from deployments.model_settings import ModelSettings
 from deployments.names import ROUTER, engine_deployments
 from deployments.router_deployment import RouterDeployment
+from deployments.serve_private import one_on_a_node
 from engines.registry import engine_kind
 
 MAX_ONGOING_REQUESTS = 10_000
@@ -45,12 +46,17 @@ def build(args: Mapping[str, Any] | FleetSettings) -> Application:
         _engine_deployment(name, model, settings) for name, model in engine_deployments(settings.deployed).items()
     ]
     routers = settings.router
+    resources = {**routers.resources, **(one_on_a_node() if routers.per_node else {})}
     router = serve.deployment(
         RouterDeployment,
         name=ROUTER,
         # What the routers report arrives only where their own number may change, be it within a single one.
         **_replicas(routers.least_replicas, routers.most_replicas, has_policy=settings.has_policy),
-        ray_actor_options={"num_cpus": settings.router.cpus, "runtime_env": {"env_vars": ROUTER_ENVIRONMENT}},
+        ray_actor_options={
+            "num_cpus": routers.cpus,
+            "resources": resources,
+            "runtime_env": {"env_vars": ROUTER_ENVIRONMENT},
+        },
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         # The port is shared, so an upgrade need not close it: each replica's successor listens before it ends.
         max_surge_percent=100,
@@ -121,7 +127,7 @@ def _footprint(model: ModelSettings) -> Footprint:
     return footprint(
         gpus=model.gpus,
         cpus=model.cpus,
-        resources=model.resources,
+        resources=model.custom_resources,
         tensor_parallel_size=model.tensor_parallel_size,
         engine_uses_gpus=uses_gpus,
         # Only a model that leaves its GPUs open needs a cluster to be there by now.

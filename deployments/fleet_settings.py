@@ -5,7 +5,7 @@ what is wrong with it and where, is `clusters.fleet_file`'s work.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from ipaddress import ip_address
 from itertools import pairwise
@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from actors.settings import ChannelSettings, Settings
 from deployments.model_settings import AnyModelSettings, FallbackSettings, ModelSettings, PoolSettings
 from deployments.replica_settings import RouterBounds, RouterReplicas, least, most
+from deployments.resource_settings import CustomResources
 from engines.nearest import did_you_mean
 
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
@@ -56,11 +57,21 @@ class RouterSettings(Settings):
 
     Attributes:
         replicas: How many: a number, or bounds between which they follow the number of nodes.
+        per_node: Whether no two of them are on one node (but for the time of an upgrade, when each stands beside its
+            successor).
         cpus: CPUs that one reserves in Ray.
+        resources: Custom Ray resources that one reserves: those of the nodes that take traffic.
     """
 
     replicas: RouterReplicas = 1
+    per_node: bool = False
     cpus: float = Field(0.5, ge=0)
+    resources: CustomResources = {}
+
+    @property
+    def needs(self) -> Mapping[str, float]:
+        """What one reserves in Ray, by resource."""
+        return {name: amount for name, amount in {"CPU": self.cpus, **self.resources}.items() if amount}
 
     @property
     def least_replicas(self) -> int:
@@ -296,6 +307,7 @@ class HttpSettings(Settings):
         responses: Bounds of stored responses and conversations.
         notice_s: How long a router replica that ends still takes connections, while `/ready` says 503 already: what
             load balancers need to notice.
+        drain_s: What the requests that it has get after that. A longer stream is cut.
     """
 
     host: str = "127.0.0.1"
@@ -325,6 +337,7 @@ class HttpSettings(Settings):
     chat_completions: ChatCompletionsSettings = ChatCompletionsSettings()
     responses: ResponsesSettings = ResponsesSettings()
     notice_s: float = Field(1.0, ge=0, le=600)
+    drain_s: float = Field(30.0, ge=0, le=86_400)
 
     @property
     def keys_env(self) -> str:

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from actors.directory.known_instance import Instance
 from actors.loop_lag import LoopLag
+from deployments.field_metrics import field_metrics
 from engines.errors import Unavailable
 from engines.events import Usage
 from engines.operators.breaker import BreakerTurned
@@ -177,8 +178,8 @@ class Metrics:
         )
         self._moves = Counter(
             "penstock_migrations",
-            "Streams that broke, by what became of them.",
-            ["model", "outcome"],
+            "Streams that broke, by what became of them, and why they broke.",
+            ["model", "outcome", "cause"],
             registry=self._cumulative,
         )
         self._move_pause = Histogram(
@@ -360,7 +361,7 @@ class Metrics:
         """An operator of a model says that something happened."""
         match said:
             case Move():
-                self._moves.labels(model, said.outcome).inc()
+                self._moves.labels(model, said.outcome, said.cause).inc()
                 if said.outcome == "continued":
                     self._move_pause.labels(model).observe(said.pause_s)
             case Recovered():
@@ -427,11 +428,8 @@ class Metrics:
             for prefix in (CUMULATIVE_PREFIX, GAUGES_PREFIX):
                 posted = await self._board.read(prefix)
                 others.extend(value for key, value in posted.items() if key != prefix + self.replica)
-        return (
-            merge([*self.snapshots(), *others, _instance_lags(instances)])
-            + _instance_text(instances)
-            + _exposed(self.fleet_wide())
-        )
+        ours = [*_added([*self.snapshots(), *others, _instance_lags(instances)]), *_of_instances(instances)]
+        return _exposed([*ours, *self.fleet_wide(), *field_metrics(ours)])
 
     def snapshots(self) -> tuple[bytes, bytes]:
         """This replica's figures now: those that only grow, and its gauges."""
@@ -457,11 +455,6 @@ class Metrics:
         await board.post(ALIVE_PREFIX + self.replica, b"", GONE_AFTER_S)
         await board.post(CUMULATIVE_PREFIX + self.replica, cumulative, None)
         await board.post(GAUGES_PREFIX + self.replica, gauges, 3 * self._post_every_s)
-
-
-def merge(snapshots: Iterable[bytes]) -> str:
-    """The sum of snapshots, as Prometheus text."""
-    return _exposed(_added(snapshots))
 
 
 def _sum(snapshots: Iterable[bytes]) -> bytes:
@@ -509,7 +502,7 @@ def _instance_lags(instances: Sequence[Instance]) -> bytes:
     return _snapshot([lag])
 
 
-def _instance_text(instances: Sequence[Instance]) -> str:
+def _of_instances(instances: Sequence[Instance]) -> list[Metric]:
     labels = ["instance", "model"]
     up = GaugeMetricFamily("penstock_instances", "Instances, by state.", labels=["model", "state"])
     running = GaugeMetricFamily("penstock_instance_running_requests", "Requests in the engine.", labels=labels)
@@ -545,7 +538,7 @@ def _instance_text(instances: Sequence[Instance]) -> str:
             waits.add_metric([instance.id, instance.model, instance.detail], 1)
     for (model, state_name), count in states.items():
         up.add_metric([model, state_name], count)
-    return _exposed([up, running, queued, kv_use, prompts, cached, info, waits, adapters])
+    return [up, running, queued, kv_use, prompts, cached, info, waits, adapters]
 
 
 class _Fixed(Collector):

@@ -1,13 +1,15 @@
 """What a fleet file says of one model: its instances or its provider, or the models that it is made of."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 
-from actors.settings import AdmissionSettings, PatienceSettings, Settings
+from actors.settings import ACCELERATOR, AdmissionSettings, PatienceSettings, Settings
 from deployments.fill_in_the_middle import check_template
 from deployments.replica_settings import ReplicaBounds, Replicas, least, most
+from deployments.resource_settings import ACCELERATOR_SHARE, AcceleratorType, CustomResources
 from engines.adapters.adapter import Adapter
 from engines.attachments.reader import AttachmentLimits
 from engines.attachments.url_fetcher import UrlSettings
@@ -136,6 +138,7 @@ class ModelSettings(ServedModel):
             else 0. A fraction (0.5) shares one GPU among instances; give each its `gpu_memory_utilization`, then.
         cpus: CPUs that one instance reserves in Ray.
         resources: Custom Ray resources that one instance reserves.
+        accelerator_type: Its nodes have this kind of accelerator, by Ray's name (`H100`, `A100-80G`, `TPU-V6E`).
         runtime_env: Ray runtime environment of the instances.
         start_timeout_s: An instance that has not booted after so long has failed.
         drain_timeout_s: What a draining instance gets to finish its requests.
@@ -149,7 +152,8 @@ class ModelSettings(ServedModel):
     tensor_parallel_size: int = Field(1, ge=1)
     gpus: float | None = Field(None, ge=0)
     cpus: float = Field(1.0, ge=0)
-    resources: dict[str, float] = {}
+    resources: CustomResources = {}
+    accelerator_type: AcceleratorType | None = None
     runtime_env: dict[str, Any] = {}
     admission: AdmissionSettings = AdmissionSettings()
     routing: RoutingSettings = RoutingSettings()
@@ -167,6 +171,12 @@ class ModelSettings(ServedModel):
     def bounds(self) -> ReplicaBounds | None:
         """Between which its instances follow the load; None: their number is fixed."""
         return self.replicas if isinstance(self.replicas, ReplicaBounds) else None
+
+    @property
+    def custom_resources(self) -> Mapping[str, float]:
+        """What one instance reserves besides CPUs and GPUs, its kind of accelerator among it."""
+        kind = {} if self.accelerator_type is None else {ACCELERATOR + self.accelerator_type: ACCELERATOR_SHARE}
+        return {**self.resources, **kind}
 
     @property
     def least_replicas(self) -> int:
@@ -189,6 +199,11 @@ class ModelSettings(ServedModel):
     def most_replicas(self) -> int:
         """Instances that it may have at a time, but for those that an upgrade makes besides."""
         return most(self.replicas)
+
+    @property
+    def most_in_upgrade(self) -> int:
+        """Instances that it may have at a time while an upgrade makes new ones before the old ones end."""
+        return math.ceil(self.most_replicas * (100 + self.surge_percent) / 100)
 
     @model_validator(mode="after")
     def _waits_where_it_may_sleep(self) -> Self:

@@ -7,7 +7,6 @@ import asyncio
 import logging
 import math
 import os
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +24,9 @@ from actors.directory.client import DirectoryClient
 from actors.directory.kept_values import KeptValues
 from actors.directory.known_instance import Instance
 from actors.frozen_heap import freeze_heap
-from actors.instance.placement import cluster_nodes
 from deployments.application_config import policy_arguments
 from deployments.cluster_fleet import cluster_fleet
+from deployments.cluster_nodes import ClusterNodes
 from deployments.database.storage import Storage
 from deployments.event_batches import in_batches
 from deployments.fleet import Fleet, ModelCard
@@ -40,6 +39,7 @@ from deployments.loopback_ray import keep_replica_on_loopback
 from deployments.metrics import Metrics
 from deployments.names import engine_deployments
 from deployments.replica_settings import RouterBounds
+from deployments.router_addresses import RouterAddress, RouterInfo, reachable
 from deployments.router_scaling import RouterScaler, ServeNumbers
 from deployments.routing.demand_meter import DemandMeter
 from deployments.routing_metrics import RoutingFigures
@@ -69,19 +69,15 @@ logger = logging.getLogger(__name__)
 
 Request = TypeVar("Request", bound=BaseModel)
 
-DRAIN_S = 30.0
-"""What requests under way get when a replica ends."""
 LEND_S = 3.0
 """How long a request waits for the directory to say whether its tenant may."""
-NODES_S = 10.0
-"""How often the nodes of the cluster are counted."""
 MARGIN_S = 10.0
 """What closing listeners and channels may take besides."""
 
 
 def shutdown_timeout_s(settings: FleetSettings) -> float:
     """Seconds after which Serve may kill a replica that was asked to end."""
-    return settings.http.notice_s + DRAIN_S + MARGIN_S
+    return settings.http.notice_s + settings.http.drain_s + MARGIN_S
 
 
 class RouterDeployment:
@@ -104,6 +100,7 @@ class RouterDeployment:
     _http: HttpIngress | None = None
     _news: asyncio.Task[None] | None = None
     _policy_news: PolicyNews | None = None
+    _following: asyncio.Task[None] | None = None
     _scaling: asyncio.Task[None] | None = None
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -111,7 +108,8 @@ class RouterDeployment:
     ) -> None:
         keep_replica_on_loopback()
         self._settings = settings
-        self._nodes = _Nodes(settings.router.cpus)
+        self._nodes = nodes = ClusterNodes()
+        self._following = asyncio.create_task(nodes.follow())
         directory = DirectoryClient(settings.name)
         board = _DirectoryBoard(directory)
         metrics = Metrics(serve.get_replica_context().replica_tag, board)
@@ -128,6 +126,7 @@ class RouterDeployment:
         quotas, pushed = Quotas(_lender(directory)), _pushed(directory)
         self._http = HttpIngress(self._fleet, settings.http, metrics, quotas, pushed, storage, _secret(settings))
         await self._http.start()
+        metrics.add(RouterInfo(self._address(self._http.port)))
         if settings.is_scaled and not settings.has_policy:
             replica, numbers = serve.get_replica_context().replica_tag, ServeNumbers(settings.name)
             scaler = RouterScaler(replica, policy_arguments(settings), self.record_autoscaling_stats, board, numbers)
@@ -232,7 +231,7 @@ class RouterDeployment:
             for name, rate in self._policy_news.measured().items():
                 stats |= rate_stats(name, rate)
         if isinstance(self._settings.router.replicas, RouterBounds):
-            stats[NODES] = await self._nodes.count()
+            stats[NODES] = self._nodes.with_room(self._settings.router.needs)
         return stats
 
     async def settings(self) -> FleetSettings:
@@ -259,20 +258,25 @@ class RouterDeployment:
     def _tell_of_scaling(self, metrics: Metrics, board: "_DirectoryBoard") -> None:
         models = {name: model for name, (model, _) in self._meters.items()}
         held = {model: self._serving.held[model] for model in models.values()}
+        metrics.fleet_wide = nodes = self._nodes.families
         if models:
             self._policy_news = news = PolicyNews(models, board.read)
             metrics.add(held_requests(held))
             metrics.add(cold_starts(held), is_cumulative=True)
-            metrics.fleet_wide = news.families
+            metrics.fleet_wide = lambda: [*nodes(), *news.families()]
             self._news = asyncio.create_task(news.follow())
+
+    def _address(self, port: int) -> RouterAddress:
+        at = reachable(self._settings.http.host, port, ray.util.get_node_ip_address())
+        return RouterAddress(at, ray.get_runtime_context().get_node_id(), serve.get_replica_context().replica_tag)
 
     async def __del__(self) -> None:
         """Accepts no more, lets requests end, closes the channels."""
-        for task in (self._news, self._scaling):
+        for task in (self._news, self._following, self._scaling):
             if task is not None:
                 task.cancel()
         if self._http is not None:
-            await self._http.stop(DRAIN_S, self._settings.http.notice_s)
+            await self._http.stop(self._settings.http.drain_s, self._settings.http.notice_s)
         if self._fleet is not None:
             await self._fleet.stop(0)
 
@@ -293,23 +297,6 @@ def _reaching(otherwise: str) -> Iterator[None]:
         yield
     except (RayError, TimeoutError, ValueError) as error:
         raise Unavailable(otherwise, retry_after_s=1.0) from error
-
-
-class _Nodes:
-    """How many nodes of the cluster have room for a router replica, asked now and then."""
-
-    def __init__(self, cpus: float) -> None:
-        self._cpus = cpus
-        self._asked_s = -math.inf
-        self._count = 0
-
-    async def count(self) -> int:
-        """So many, as of the last seconds."""
-        if time.monotonic() - self._asked_s > NODES_S:
-            nodes = await in_daemon_thread(cluster_nodes)
-            self._count = sum(node.get("CPU", 0.0) >= self._cpus for node in nodes)
-            self._asked_s = time.monotonic()
-        return self._count
 
 
 def _secret(settings: FleetSettings) -> FleetSecret:

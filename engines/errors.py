@@ -339,10 +339,25 @@ class StreamBroken(PenstockError):
     code = "stream_broken"
 
 
+LossCause = Literal["died", "silent", "hung", "ended", "stalled", "other"]
+"""Why a stream broke: its instance or engine died; nothing is heard of it; its engine takes no step; it was told to end
+(scale-down, upgrade, a node that goes away); the engine steps, and this stream does not advance."""
+
+
 class InstanceLost(StreamBroken):
-    """The instance died, or cannot be reached any more."""
+    """The instance died, or cannot be reached any more.
+
+    Attributes:
+        cause: Why.
+    """
 
     code = "instance_lost"
+    cause: LossCause = "other"
+
+    def because(self, cause: LossCause) -> Self:
+        """Says why; returns the error itself."""
+        self.cause = cause
+        return self
 
     @classmethod
     def given_up(cls, lost: PenstockError, why: str, refusal: PenstockError) -> Self:
@@ -388,6 +403,15 @@ class Timeout(PenstockError):
         super().__init__(f"{what[phase]} within {timeout_s:g} s.")
         self.phase: TimeoutPhase = phase
         self.timeout_s = timeout_s
+
+
+def loss_cause(error: PenstockError) -> LossCause:
+    """Why a stream broke that failed with this."""
+    if isinstance(error, InstanceLost):
+        return error.cause
+    if isinstance(error, EngineDead):
+        return "died"
+    return "stalled" if isinstance(error, Timeout) else "other"
 
 
 class EngineFailed(PenstockError):

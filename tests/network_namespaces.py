@@ -43,6 +43,10 @@ class Namespace:
         """Cuts its cable: nothing is heard of it any more."""
         _ip("link", "set", self.outside, "down")
 
+    def mend(self) -> None:
+        """Mends its cable: what was sent meanwhile is sent again by who still waits for an answer to it."""
+        _ip("link", "set", self.outside, "up")
+
 
 class NamespaceNetwork:
     """A bridge with an address, and namespaces on it. Removes what an earlier run with the same prefix has left.

@@ -42,5 +42,5 @@ def translate(error: BaseException, instance: str) -> PenstockError:
     if isinstance(error, TaskCancelledError):
         return Cancelled("The call was cancelled.", instance=instance)
     if isinstance(error, RayActorError):
-        return InstanceLost(f"The instance {instance} died or cannot be reached.", instance=instance)
+        return InstanceLost(f"The instance {instance} died or cannot be reached.", instance=instance).because("died")
     return InstanceLost(f"The way to instance {instance} broke: {type(error).__name__}.", instance=instance)

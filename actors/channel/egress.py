@@ -331,7 +331,8 @@ class Egress(PushEngine):
         self._silent_ticks = self._silent_ticks + 1 if self._received == self._received_at_tick else 0
         self._received_at_tick = self._received
         if self._silent_ticks * self._settings.heartbeat_s >= self._settings.silence_s:
-            self._lose(InstanceLost(f"The instance {self.name} fell silent.", instance=self.name), is_dead=False)
+            silent = InstanceLost(f"The instance {self.name} fell silent.", instance=self.name).because("silent")
+            self._lose(silent, is_dead=False)
             return
         self._timer = asyncio.get_running_loop().call_later(self._settings.heartbeat_s, self._tick)
         self._acknowledge()
@@ -370,7 +371,8 @@ class Egress(PushEngine):
                 self._deliver(stream, entry)
         for news in frame.news:
             if news.topic == ENGINE_DIED:
-                self._lose(InstanceLost(f"The engine of instance {self.name} died.", instance=self.name))
+                died = InstanceLost(f"The engine of instance {self.name} died.", instance=self.name)
+                self._lose(died.because("died"))
                 return
             if news.topic == DRAINING:
                 self.is_draining = True
@@ -422,7 +424,7 @@ class Egress(PushEngine):
         elif must_step:  # Where its work has gone without a step, that says nothing.
             self._still_pulses += 1
         if self._still_pulses >= self._stall_pulses:
-            self._lose(InstanceLost(f"The instance {self.name} hangs.", instance=self.name))
+            self._lose(InstanceLost(f"The instance {self.name} hangs.", instance=self.name).because("hung"))
             return
         told = {number: (tokens, is_scheduled) for number, tokens, is_scheduled in pulse.streams}
         stalled: list[int] = []

@@ -190,8 +190,9 @@ class EngineHost(Host):
             self._become(InstanceState.GONE, error.message)
             # In one word, and not request by request: all of them have died of one cause.
             self.broadcast(News(ENGINE_DIED))
+            died = InstanceLost(f"The engine of instance {self.id} died.", instance=self.id).because("died")
             for waiting in (self.gate, self._embeddings, self._texts):
-                waiting.clear(InstanceLost(f"The engine of instance {self.id} died.", instance=self.id))
+                waiting.clear(died)
 
     def pulse(self) -> tuple[int | None, bool]:
         """The engine's steps so far, None where it cannot tell; and whether it has work."""
@@ -374,8 +375,9 @@ class EngineHost(Host):
             for waiting in (self.gate, self._embeddings):
                 waiting.clear(Draining(f"The instance {self.id} takes no new work.", instance=self.id))
         await self._until(lambda: self.gate.running + self._embeddings.running == 0, timeout_s)
+        ended = InstanceLost(f"The instance {self.id} shuts down.", instance=self.id).because("ended")
         for channel in list(self._channels.values()):
-            channel.hand_over(InstanceLost(f"The instance {self.id} shuts down.", instance=self.id))
+            channel.hand_over(ended)
         await self._until(self._is_flushed, _FLUSH_S)
 
     async def stop(self, timeout_s: float) -> None:

@@ -13,6 +13,8 @@ import ray
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.settings import ACCELERATOR
+
 Resources = Mapping[str, float]
 
 
@@ -93,6 +95,14 @@ def missing(bundle: Resources, instances: int, nodes: Sequence[Resources]) -> st
     It looks at what nodes have in all, not at what is free now, so it says what can never work, not what must wait.
     """
     for name, amount in bundle.items():
+        if name.startswith(ACCELERATOR) and not any(node.get(name) for node in nodes):
+            kinds = sorted(
+                {key.removeprefix(ACCELERATOR) for node in nodes for key in node if key.startswith(ACCELERATOR)}
+            )
+            return (
+                f"one instance needs a node with an accelerator of type {name.removeprefix(ACCELERATOR)}, "
+                f"and the nodes have {', '.join(kinds) if kinds else 'none that Ray knows'}"
+            )
         most = max((node.get(name, 0.0) for node in nodes), default=0.0)
         if most < amount:
             return (
@@ -114,6 +124,11 @@ def room(bundle: Resources, nodes: Sequence[Resources]) -> int:
     return sum(_fits(bundle, node) for node in nodes)
 
 
+def nodes_with_room(bundle: Resources, nodes: Sequence[Resources]) -> int:
+    """How many of the nodes can hold the bundle, when they hold nothing else."""
+    return sum(_fits(bundle, node) > 0 for node in nodes)
+
+
 def _fits(bundle: Resources, node: Resources) -> int:
     """How many bundles a node can hold, when it holds nothing else."""
     return min((_places(name, amount, node.get(name, 0.0)) for name, amount in bundle.items()), default=1_000_000)
@@ -131,6 +146,8 @@ def words(name: str, amount: float) -> str:
     """An amount of a resource, for a person."""
     unit = {"CPU": "CPU", "GPU": "GPU"}.get(name)
     number = f"{amount:g}"
+    if name.startswith(ACCELERATOR):
+        return f"type {name.removeprefix(ACCELERATOR)}"
     if unit is None:
         return f"{number} of the resource {name!r}"
     return f"{number} {unit}" if amount == 1 else f"{number} {unit}s"

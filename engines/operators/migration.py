@@ -25,9 +25,11 @@ from engines.errors import (
     EngineFailed,
     EngineFault,
     InstanceLost,
+    LossCause,
     PenstockError,
     StreamBroken,
     Timeout,
+    loss_cause,
 )
 from engines.events import Event, Finished, Started, TextDelta, Usage
 from engines.operators.operator import OperatorOptions, Transparent
@@ -49,10 +51,12 @@ class Move:
     Attributes:
         outcome: Another instance went on with it, none could, or its caller gave up.
         pause_s: Seconds from the break to that.
+        cause: Why it broke.
     """
 
     outcome: MoveOutcome
     pause_s: float
+    cause: LossCause = "other"
 
 
 class MigrationOptions(OperatorOptions):
@@ -106,7 +110,7 @@ class Migration(Transparent):
         began_s = time.monotonic()
         deadline_s = min(stream.broke_s + self.options.wait_s, stream.context.deadline_s)
         outcome = await self._find_another(stream, lost, deadline_s)
-        self.report(Move(outcome, time.monotonic() - began_s))
+        self.report(Move(outcome, time.monotonic() - began_s, loss_cause(lost)))
 
     async def _find_another(self, stream: "_MovableStream", lost: PenstockError, deadline_s: float) -> MoveOutcome:
         pause_s = _FIRST_PAUSE_S

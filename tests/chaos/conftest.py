@@ -60,12 +60,16 @@ def table(output: str) -> list[Row]:
     for line in output.splitlines():
         cells = re.split(r"\s{2,}", line.strip())
         if len(cells) > 11 and all(cell.isdecimal() for cell in cells[1:11]):
-            times, open_, moved, served, _, *ends = map(int, cells[1:11])
+            counts = map(int, cells[1:11])
+            times, open_, moved, served, _, broken, cut, taken_up, lost, repeated = counts
             # What follows them may be empty, but for the last three.
             pause, first, whole = cells[-3:]
             pause_s, first_s = (float(cell.removesuffix(" ms")) / 1e3 for cell in (pause, first))
             whole_s = None if whole == "never" else float(whole.removesuffix(" s"))
-            rows.append(Row(cells[0], times, open_, moved, served, *ends, pause_s, first_s, whole_s))
+            row = Row(
+                cells[0], times, open_, moved, served, broken, cut, taken_up, lost, repeated, pause_s, first_s, whole_s
+            )
+            rows.append(row)
     return rows
 
 

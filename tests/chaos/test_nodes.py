@@ -18,7 +18,8 @@ def test_a_node_that_dies_with_all_its_processes_takes_no_stream_along() -> None
     assert run("node_kill", "--times", "1", "--pause", "60").count("broken 0, cut 0, lost 0, repeated 0") == 1
 
 
-@pytest.mark.parametrize("scaler", ["serve", pytest.param("routers", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("scaler", ["serve", "routers"])
 def test_from_none_to_three_and_back_no_token_is_lost_though_controller_and_router_die(scaler: str) -> None:
     said = run("scaling", scaler)
     assert "failed=0" in said and "lost=0, repeated=0" in said

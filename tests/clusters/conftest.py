@@ -51,7 +51,7 @@ class Terminal:
         self.started.append(process)
         return process
 
-    def run(self, *arguments: str, text: str = "", timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, text: str = "", timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
         """Runs it to its end."""
         command = [sys.executable, "-m", "clusters", *arguments]
         return subprocess.run(

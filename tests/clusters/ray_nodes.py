@@ -38,14 +38,22 @@ takes = [
 print(json.dumps([(psutil.Process(one.pid).name() if one.pid else "", one.laddr) for one in takes]))
 """
 _TRIES = 5
+ON_HEAD = "on-head"
+"""A resource that only the head has."""
 _STORE_BYTES = 80 * 2**20
 
 
 @contextlib.contextmanager
-def ray_nodes(home: Path) -> Iterator["RayNodes"]:
-    """A cluster without nodes yet, with a network of its own; skips the test where there can be none."""
+def ray_nodes(home: Path, prefix: str = "psp", subnet: str = "10.78.0") -> Iterator["RayNodes"]:
+    """A cluster without nodes yet, with a network of its own; skips the test where there can be none.
+
+    Args:
+        home: Of the person who starts it.
+        prefix: As `NamespaceNetwork` takes it; another one for each module, since several may run at a time.
+        subnet: Likewise.
+    """
     try:
-        network = NamespaceNetwork("psp", "10.78.0")
+        network = NamespaceNetwork(prefix, subnet)
     except NoNamespaces as error:
         pytest.skip(str(error))
     nodes = RayNodes(home, network)
@@ -82,6 +90,7 @@ class RayNodes:
     Attributes:
         network: As given.
         nodes: Its nodes; the first is the head.
+        environment: Of all that is started there.
     """
 
     def __init__(self, home: Path, network: NamespaceNetwork) -> None:
@@ -94,7 +103,7 @@ class RayNodes:
         token.parent.mkdir()
         token.write_text(TOKEN)
         token.chmod(0o600)
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
             "HOME": str(home),
             "XDG_STATE_HOME": str(home / "state"),
             "PYTHONPATH": str(ROOT),
@@ -102,40 +111,62 @@ class RayNodes:
             "PENSTOCK_API_KEYS": KEY,
         }
 
-    def add(self, node: Namespace, environment: dict[str, str]) -> None:
+    def add(self, node: Namespace, environment: dict[str, str], cpus: int = 4) -> None:
         """Starts Ray there, the head's first, with more in its environment, and returns once it has joined."""
+        self._boot(node, environment, cpus, is_head=not self.nodes)
+        self.nodes.append(node)
+
+    def kill_gcs(self) -> None:
+        """Kills Ray's control service (`kill -9`); the head's other processes then end by themselves."""
+        (gcs,) = (process for process in self.nodes[0].processes() if process.name() == "gcs_server")
+        gcs.kill()
+        end = time.monotonic() + BOOT_S
+        while running := [process for process in self.nodes[0].processes() if process.name() == "raylet"]:
+            assert time.monotonic() < end, running
+            time.sleep(0.1)
+
+    def revive_head(self, environment: dict[str, str], cpus: int = 4) -> None:
+        """Starts a head anew in the place of the one that ended, as whatever watches over it does."""
+        for process in self.nodes[0].processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._boot(self.nodes[0], environment, cpus, is_head=True)
+
+    def _boot(self, node: Namespace, environment: dict[str, str], cpus: int, *, is_head: bool) -> None:
         options: dict[str, str | int] = {
             "node-ip-address": node.address,
-            "num-cpus": 4,
+            "num-cpus": cpus,
             "object-store-memory": _STORE_BYTES,
             **NODE_OPTIONS,
         }
-        if self.nodes:
+        if not is_head:
             options["address"] = f"{self.nodes[0].address}:{GCS}"
         else:
-            options |= {**HEAD_OPTIONS, "dashboard-host": "0.0.0.0"}
+            options |= {**HEAD_OPTIONS, "dashboard-host": "0.0.0.0", "resources": json.dumps({ON_HEAD: 1})}
         # Ray gives its daemons 30 s, which a busy machine may not have.
         for left in reversed(range(_TRIES)):
             output = self._start(node, options, environment)
             if output is None:
                 break
             assert left, output
-        self.nodes.append(node)
 
-    def serve(self, environment: dict[str, str]) -> None:
-        """Serves a fleet with an instance on each node, from the head's machine."""
-        (self._home / "fleet.yaml").write_text(FLEET.replace("REPLICAS", str(len(self.nodes))))
-        head = self.nodes[0]
-        command = [sys.executable, "-m", "clusters", "serve", "fleet.yaml", "--address", f"{head.address}:{GCS}"]
+    def serve(self, environment: dict[str, str], fleet: str = FLEET) -> str:
+        """Serves a fleet, by default with an instance on each node, from the head's machine; what that has said."""
+        (self._home / "fleet.yaml").write_text(fleet.replace("REPLICAS", str(len(self.nodes))))
+        return self.penstock("serve", "fleet.yaml", "--address", f"{self.nodes[0].address}:{GCS}", **environment)
+
+    def penstock(self, *arguments: str, **environment: str) -> str:
+        """Runs the command to its good end on the head's machine, with more in its environment; what it has said."""
         done = subprocess.run(
-            head.command(*command),
+            self.nodes[0].command(sys.executable, "-m", "clusters", *arguments),
             capture_output=True,
             text=True,
             timeout=BOOT_S,
-            env=self._environment | environment,
+            env=self.environment | environment,
             cwd=self._home,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def listeners(self) -> list[Listener]:
         """What takes connections or datagrams on its nodes, but for what is on loopback."""
@@ -162,7 +193,7 @@ class RayNodes:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=self._environment | environment,
+                env=self.environment | environment,
                 cwd=self._home,
             )
         end = time.monotonic() + BOOT_S

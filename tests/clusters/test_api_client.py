@@ -182,7 +182,7 @@ def test_the_curl_line_works_with_several_keys_and_shows_none(
     port = server.server_address[1]
     run = RunFile(name="f", pid=1, pid_created_s=0, host="127.0.0.1", port=port, logs=tmp_path)
     output = io.StringIO()
-    print_welcome(Console(file=output, width=500), fleet, run, is_local=True, without_key=401)
+    print_welcome(Console(file=output, width=500), fleet, run, server.url, is_local=True, without_key=401)
     lines = output.getvalue().splitlines()
     [line] = [line for line in lines if "curl " in line]
     subprocess.run(["sh", "-c", line], check=True, capture_output=True, timeout=60, env=dict(os.environ))

@@ -1,7 +1,7 @@
 import pytest
 
 from clusters.cluster_room import missing_resources, room_of, share_gpus
-from deployments.fleet_settings import FleetSettings
+from deployments.fleet_settings import FleetSettings, RouterSettings
 
 
 def fleet(**model: object) -> FleetSettings:
@@ -21,6 +21,14 @@ def test_a_model_that_follows_its_load_needs_room_for_its_least_and_for_one_at_l
     assert said.startswith("demo: the cluster has room for 2 of 3 instances")
 
 
+def test_router_replicas_need_their_custom_resources() -> None:
+    pinned = FleetSettings.model_validate(
+        {"models": [{"name": "demo", "engine": "simulated"}], "router": {"replicas": 2, "resources": {"edge": 1}}}
+    )
+    assert missing_resources(pinned, [{"CPU": 64, "edge": 2}]) == ""
+    assert "2 of the resource 'edge'" in missing_resources(pinned, [{"CPU": 64, "edge": 1}])
+
+
 def test_what_a_cluster_can_hold_is_said_for_each_model() -> None:
     nodes = [{"CPU": 64, "GPU": 8}, {"CPU": 64, "GPU": 8}]
     assert room_of(fleet(replicas={"min": 0, "max": 8}, gpus=4), nodes) == ["demo: room for 4 of 0 to 8"]
@@ -38,6 +46,30 @@ def test_gpus_that_are_asked_for_are_missing_where_there_are_none() -> None:
 def test_models_that_fit_one_by_one_may_be_too_much_together() -> None:
     both = FleetSettings.model_validate({"models": [{"name": "a", "gpus": 3}, {"name": "b", "gpus": 2}]})
     assert missing_resources(both, [{"CPU": 64, "GPU": 4}]) == "the fleet needs 5 GPUs, and the cluster has 4 GPUs"
+
+
+def test_routers_on_nodes_of_their_own_need_as_many_nodes() -> None:
+    settings = fleet(engine="simulated").model_copy(update={"router": RouterSettings(replicas=3, per_node=True)})
+    nodes = [{"CPU": 8.0}, {"CPU": 8.0}, {"CPU": 0.0}]
+    said = "router: per_node puts 3 replicas on as many nodes, and only 2 nodes have room for one (0.5 CPUs)"
+    assert missing_resources(settings, nodes) == said
+    assert missing_resources(settings, [*nodes, {"CPU": 1.0}]) == ""
+    assert room_of(settings, nodes)[0] == "router: room for one on each of 2 nodes"
+
+
+def test_routers_live_where_what_they_ask_for_is() -> None:
+    settings = fleet(engine="simulated").model_copy(update={"router": RouterSettings(resources={"edge": 1})})
+    said = "router: no node has what one replica needs (0.5 CPUs, 1 of the resource 'edge')"
+    assert missing_resources(settings, [{"CPU": 8.0}]) == said
+    assert missing_resources(settings, [{"CPU": 8.0, "edge": 1.0}]) == ""
+
+
+def test_a_kind_of_accelerator_that_no_node_has_is_said_with_those_there_are() -> None:
+    settings = fleet(gpus=1, accelerator_type="H200")
+    nodes = [{"CPU": 8.0, "GPU": 1.0, "accelerator_type:H100": 1.0}]
+    said = "demo: one instance needs a node with an accelerator of type H200, and the nodes have H100"
+    assert missing_resources(settings, nodes) == said
+    assert missing_resources(fleet(gpus=1, accelerator_type="H100"), nodes) == ""
 
 
 @pytest.mark.parametrize(

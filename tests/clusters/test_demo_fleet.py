@@ -489,4 +489,5 @@ def test_an_agent_loop_goes_on_through_the_death_of_an_engine(
         f"count from 1 to 400 {counted(1, 400)}",
         f"count from 2 to 400 {counted(2, 400)}",
     ]
-    assert sum(figures(served.port, 'penstock_migrations_total{model="demo",outcome="continued"')) >= 1
+    moved = 'penstock_migrations_total{cause="died",model="demo",outcome="continued"'
+    assert sum(figures(served.port, moved)) >= 1

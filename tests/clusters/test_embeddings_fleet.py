@@ -72,7 +72,7 @@ def test_embeds_beside_the_chat_model(client: openai.OpenAI) -> None:
 
 
 def test_embeds_for_langchain(port: int, client: openai.OpenAI) -> None:
-    embeddings = OpenAIEmbeddings(
+    embeddings = OpenAIEmbeddings(  # type: ignore[call-arg]  # by their aliases
         model="demo-embeddings",
         base_url=f"http://127.0.0.1:{port}/v1",
         api_key="none",  # type: ignore[arg-type]

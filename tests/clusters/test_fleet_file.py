@@ -48,6 +48,23 @@ def test_an_engines_options_are_checked_by_that_engine() -> None:
     assert line == "fleet.yaml:6: models[0].options.step_time.base: there is no such key; did you mean base_s?"
 
 
+@pytest.mark.parametrize(
+    ("resources", "said"),
+    [
+        ("{GPU: 1}", "GPU has a setting of its own: gpus"),
+        ("{'accelerator_type:H100': 1}", "accelerator_type:H100: give `accelerator_type: H100` instead"),
+        ("{'node:10.0.0.1': 1}", "'node:10.0.0.1' is no custom resource; its name is up to whoever starts the nodes"),
+        ("{edge: 0}", "edge must be from 0.0001 to 1e+06, not 0"),
+        ("{edge: 1.5}", "edge must be whole, or a share of one, not 1.5"),
+    ],
+)
+def test_resources_that_no_node_can_have_are_named(resources: str, said: str) -> None:
+    line = the_problem(f"models:\n  - name: s\n    engine: simulated\n    resources: {resources}\n")
+    assert line == f"fleet.yaml:4: models[0].resources: {said}"
+    line = the_problem(f"models: [{{name: s, engine: simulated}}]\nrouter:\n  resources: {resources}\n")
+    assert line == f"fleet.yaml:3: router.resources: {said}"
+
+
 def test_a_wrong_value_in_a_union_is_named_by_its_key() -> None:
     lines = problems("models:\n  - name: s\n    engine: simulated\n    options:\n      speed: fast\n")
     assert all(line.startswith("fleet.yaml:5: models[0].options.speed: ") for line in lines)

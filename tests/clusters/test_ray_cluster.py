@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,14 @@ def cluster(home: Path) -> Iterator[str]:
 
 def test_a_fleet_lives_on_a_cluster_that_asks_for_a_token(cluster: str, terminal: Terminal) -> None:
     port = free_port()
+    missing = "http: {host: 0.0.0.0, keys: {file: ./none.yaml}}\n"
+    checked = terminal.run("check", terminal.fleet_file(missing + SIMULATED), "--address", cluster, timeout_s=300)
+    assert checked.returncode == 1 and "1 of " in checked.stderr, checked.stdout + checked.stderr
+    states = {about: state for state, about in re.findall(r"^  (\w+) +(\w+):", checked.stdout, re.MULTILINE)}
+    assert states.pop("files") == "wrong" and "none.yaml (http.keys.file)" in checked.stdout
+    assert states.pop("head") == "note"
+    assert set(states) == {"nodes", "versions", "resources", "packages", "environment", "token"}
+    assert set(states.values()) == {"ok"}, checked.stdout
     file = terminal.fleet_file("name: guest\nrouter: {cpus: 0.1}\n" + SIMULATED)
     served = terminal.run("serve", file, "--address", cluster, "--port", str(port), timeout_s=300)
     assert served.returncode == 0, served.stdout + served.stderr

@@ -1,11 +1,15 @@
+import io
 import json
 from dataclasses import asdict
 
 import pytest
+from rich.console import Console
 
 from actors.directory.known_instance import Instance, InstanceState
-from clusters.status import parse_metrics
+from clusters.status import parse_metrics, view
+from deployments.cluster_nodes import ClusterNodes, Node
 from deployments.metrics import Metrics
+from deployments.router_addresses import RouterAddress, RouterInfo
 from deployments.routing.held_requests import HeldRequests
 from deployments.scaling.bulletin import KEY
 from deployments.scaling.scaler import Decision
@@ -68,6 +72,21 @@ async def test_it_reads_what_is_told_of_autoscaling() -> None:
     assert 'penstock_cold_starts_total{model="demo"} 1.0' in text
     assert 'penstock_autoscaling_tokens_per_second{kind="output",model="demo"} 200.0' in text
     assert not scrape.is_silent
+
+
+async def test_it_shows_the_nodes_and_who_answers_on_them() -> None:
+    metrics = Metrics()
+    metrics.add(RouterInfo(RouterAddress("10.0.0.2:8000", "n2", "router#1")))
+    nodes = ClusterNodes()
+    nodes.known = [Node("n1", "10.0.0.1", {"CPU": 2.0}), Node("n2", "10.0.0.2", {"CPU": 8.0, "GPU": 4.0})]
+    metrics.fleet_wide = nodes.families
+    instances = [Instance("demo-1", "demo", node="n2", state=InstanceState.READY)]
+    scrape = parse_metrics(await metrics.text(instances), at_s=1.0)
+    console = Console(width=120, file=io.StringIO())
+    console.print(view(scrape, scrape))
+    lines = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert ["n1", "10.0.0.1", "2", "0", "0"] in lines
+    assert ["n2", "10.0.0.2", "8", "4", "1", "10.0.0.2:8000"] in lines
 
 
 async def test_a_policy_that_nobody_runs_is_said_and_only_once_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

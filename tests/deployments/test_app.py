@@ -103,6 +103,24 @@ def test_takes_settings_as_well_as_what_a_file_says() -> None:
     assert deployments(FLEET).keys() == deployments(FleetSettings.model_validate(FLEET)).keys()
 
 
+def test_routers_on_nodes_of_their_own_are_kept_apart_from_their_like_and_from_no_others() -> None:
+    routers = [
+        deployments({**FLEET, "router": {"per_node": True, "resources": {"edge": 1}}})["router"].ray_actor_options  # type: ignore[attr-defined]
+        for _ in range(2)
+    ]
+    names = [{name for name, amount in one["resources"].items() if amount == 1.0} - {"edge"} for one in routers]
+    # Of an upgrade's replicas each stands beside the one that it replaces.
+    assert [len(of_one) for of_one in names] == [1, 1] and names[0] != names[1]
+    assert deployments(FLEET)["router"].ray_actor_options["resources"] == {}  # type: ignore[attr-defined]
+
+
+def test_an_instance_may_ask_for_a_kind_of_accelerator() -> None:
+    models = [{**FLEET["models"][0], "accelerator_type": "H100"}]  # type: ignore[index,dict-item]
+    (engine,) = [one for name, one in deployments({**FLEET, "models": models}).items() if name != "router"]
+    bundle = {"CPU": 4, "GPU": 2, "rack": 1, "accelerator_type:H100": 0.001}
+    assert engine._replica_config.placement_group_bundles == [bundle]  # type: ignore[attr-defined]
+
+
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValidationError):
         build({"models": []})

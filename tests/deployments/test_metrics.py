@@ -87,6 +87,29 @@ async def test_a_request_is_counted_once_in_every_figure() -> None:
     assert figures["penstock_requests_in_flight{}"] == 0
 
 
+async def test_figures_have_the_names_of_the_field_besides() -> None:
+    metrics = Metrics()
+    served(metrics)
+    meter = metrics.begin("/v1/completions")
+    meter.model = "demo"
+    metrics.end(meter, 200)
+    instance = Instance("demo-0", "demo", state=InstanceState.READY, load=Load(3, 1, 0.5))
+    figures = values(await metrics.text([instance]))
+    assert figures["vllm:prompt_tokens_total{model_name=demo}"] == 5
+    assert figures["vllm:generation_tokens_total{model_name=demo}"] == 3
+    assert figures["vllm:prefix_cache_queries_total{model_name=demo}"] == 5
+    assert figures["vllm:prefix_cache_hits_total{model_name=demo}"] == 2
+    assert figures["vllm:time_to_first_token_seconds_bucket{le=+Inf,model_name=demo}"] == 1
+    # Of both endpoints together, as vLLM has it; and apart, as OpenTelemetry does.
+    assert figures["vllm:e2e_request_latency_seconds_count{model_name=demo}"] == 2
+    for operation in ("chat", "text_completion"):
+        labels = f"gen_ai_operation_name={operation},gen_ai_provider_name=penstock,gen_ai_request_model=demo"
+        assert figures[f"gen_ai_server_request_duration_seconds_count{{{labels}}}"] == 1
+    assert figures["vllm:num_requests_running{engine=demo-0,model_name=demo}"] == 3
+    assert figures["vllm:num_requests_waiting{engine=demo-0,model_name=demo}"] == 1
+    assert figures["vllm:kv_cache_usage_perc{engine=demo-0,model_name=demo}"] == 0.5
+
+
 async def test_an_error_is_counted_by_its_code() -> None:
     metrics = Metrics()
     meter = metrics.begin("/v1/chat/completions")
@@ -96,13 +119,13 @@ async def test_an_error_is_counted_by_its_code() -> None:
     assert figures[key] == 1
 
 
-async def test_streams_that_broke_are_counted_by_what_became_of_them() -> None:
+async def test_streams_that_broke_are_counted_by_what_became_of_them_and_why() -> None:
     metrics = Metrics()
-    metrics.report("demo", Move("continued", pause_s=0.02))
-    metrics.report("demo", Move("failed", pause_s=30.0))
+    metrics.report("demo", Move("continued", pause_s=0.02, cause="ended"))
+    metrics.report("demo", Move("failed", pause_s=30.0, cause="silent"))
     figures = values(await metrics.text([]))
-    assert figures["penstock_migrations_total{model=demo,outcome=continued}"] == 1
-    assert figures["penstock_migrations_total{model=demo,outcome=failed}"] == 1
+    assert figures["penstock_migrations_total{cause=ended,model=demo,outcome=continued}"] == 1
+    assert figures["penstock_migrations_total{cause=silent,model=demo,outcome=failed}"] == 1
     # What a reader noticed is the pause of those that went on.
     assert figures["penstock_migration_pause_seconds_sum{model=demo}"] == 0.02
 

@@ -46,11 +46,12 @@ class Harm:
 
 HARM = {
     "kills": Harm({"kill": "poison"}, timeout_s=60.0, stall_s=30.0, settled_s=4.0),
-    "hangs": Harm({"hang": "poison"}, timeout_s=8.0, stall_s=4.0, settled_s=20.0),
+    "hangs": Harm({"hang": "poison"}, timeout_s=20.0, stall_s=10.0, settled_s=40.0),
 }
+"""On a busy machine an engine that is well takes no step for some seconds, too."""
 
 
-@pytest.mark.parametrize("harm", HARM)
+@pytest.mark.parametrize("harm", ["kills", pytest.param("hangs", marks=pytest.mark.long)])
 async def test_it_is_convicted_and_nobody_else_sees_anything_of_it(
     harm: str, deploy: Callable[[FleetSettings], Any]
 ) -> None:

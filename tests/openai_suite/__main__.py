@@ -45,8 +45,8 @@ def main() -> None:
     runs: list[list[dict[str, str]]] = []
     with tempfile.TemporaryDirectory(prefix="openai-suite-") as name:
         source = _source(Path(name))
-        for with_ids in (False, True):
-            for file in _files(source) if with_ids else ():
+        for is_changed in (False, True):
+            for file in _files(source) if is_changed else ():
                 put_into(file)
             outcomes = Path(name) / f"outcomes-{len(runs)}.json"
             said = asyncio.run(_run(source, outcomes))
@@ -54,8 +54,9 @@ def main() -> None:
                 raise SystemExit(said)
             runs.append(json.loads(outcomes.read_text()))
             if not only_table:
-                _print(runs[-1], "with ids of what there is" if with_ids else "as they are")
-    print(table(*runs, version("openai")))  # noqa: T201 - it is for that
+                _print(runs[-1], "with ids of what there is" if is_changed else "as they are")
+    as_they_are, with_ids = runs
+    print(table(as_they_are, with_ids, version("openai")))  # noqa: T201 - it is for that
 
 
 def _print(outcomes: list[dict[str, str]], what: str) -> None:

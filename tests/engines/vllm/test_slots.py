@@ -10,6 +10,7 @@ from engines.context import Context  # noqa: E402
 from engines.contract import Load, Progress  # noqa: E402
 from engines.events import Finished  # noqa: E402
 from engines.vllm.engine import VllmEngine  # noqa: E402
+from engines.vllm.slots import RequestSlots  # noqa: E402
 from tests.engines.vllm.asking import Recorder, ask, counted, counting, eventually  # noqa: E402
 from tests.engines.vllm.booted import DEMO_OPTIONS  # noqa: E402
 
@@ -61,7 +62,7 @@ async def test_requests_take_turns() -> None:
     free = slots.engine_slots(1)
     order: list[str] = []
 
-    async def answer(name: str, request: slots.RequestSlots) -> None:
+    async def answer(name: str, request: RequestSlots) -> None:
         for _ in range(3):
             assert await request.take()
             order.append(name)

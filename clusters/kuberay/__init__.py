@@ -1,0 +1,1 @@
+"""A fleet on Kubernetes, by KubeRay's RayService."""
