@@ -63,6 +63,7 @@ class KvEvents:
     def open(self) -> None:
         """Starts to follow them."""
         self._task = asyncio.get_running_loop().create_task(self._follow(), name="events of the KV cache")
+        self._task.add_done_callback(self._ended)
 
     def close(self) -> None:
         """Follows no more."""
@@ -70,8 +71,8 @@ class KvEvents:
             self._task.cancel()
 
     async def _follow(self) -> None:
-        socket = zmq.asyncio.Context.instance().socket(zmq.SUB)
-        try:
+        with zmq.asyncio.Context.instance().socket(zmq.SUB) as socket:
+            socket.linger = 0
             socket.subscribe(b"")
             socket.connect(self._endpoint)
             while True:
@@ -81,8 +82,12 @@ class KvEvents:
                         batches.append(await socket.recv_multipart(zmq.NOBLOCK))
                 for _, number, data in batches:
                     self.take(int.from_bytes(number, "big"), data)
-        finally:
-            socket.close(linger=0)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # What is not heard of any more must not be taken for cached for ever.
+            self._clear()
+            logger.error("What the KV cache holds is not followed any more.", exc_info=error)
 
     def take(self, number: int, data: bytes) -> None:
         """Takes a batch of events.

@@ -1,9 +1,13 @@
 """What vLLM's core says of its cache: batches as it packs them, and what a real one says."""
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import zmq
+import zmq.asyncio
 from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, KVEventBatch
 
 from deployments.routing.prompt_chain import ChainHasher
@@ -13,8 +17,10 @@ from engines.completion import collect
 from engines.context import Context
 from engines.messages import Message
 from engines.prefix_chunks import SentChain, pack
+from engines.vllm.arguments import engine_args
 from engines.vllm.engine import VllmEngine
 from engines.vllm.kv_events import KvEvents, root_key
+from engines.vllm.options import VllmOptions
 from tests.deployments.waiting import until
 from tests.engines.vllm.asking import chat
 
@@ -87,6 +93,34 @@ def test_events_that_are_lost_leave_nothing_known_that_may_be_gone() -> None:
     assert cache.say(stored(cache.tokens[:32], [b"a", b"b"])) == [1, 2]
     assert cache.say(stored(cache.tokens[32:], [b"c", b"d"], b"b"), lost=1) == []
     assert cache.events.lost == 1
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_when_they_cannot_be_followed_any_more_nothing_is_taken_for_cached(tmp_path: Path) -> None:
+    cache = Cache()
+    assert cache.say(stored(cache.tokens[:32], [b"a", b"b"])) == [1, 2]
+    endpoint = f"ipc://{tmp_path}/events"
+    with zmq.asyncio.Context.instance().socket(zmq.PUB) as core:
+        core.linger = 0
+        core.bind(endpoint)
+        events = KvEvents(endpoint, cache.chunks)
+        events.open()
+        try:
+            async with asyncio.timeout(30):
+                while cache.chunks.all():  # It may not have subscribed yet.
+                    await core.send_multipart([b"", bytes(8), b"no batch at all"])
+                    await asyncio.sleep(0.01)
+        finally:
+            events.close()
+
+
+def test_several_ranks_of_data_are_not_followed() -> None:
+    followed = [
+        engine_args(VllmOptions(model="demo", engine_args={"data_parallel_size": ranks}), 1).kv_events_config
+        is not None
+        for ranks in (1, 2)
+    ]
+    assert followed == [True, False]
 
 
 @pytest.mark.asyncio(loop_scope="session")
