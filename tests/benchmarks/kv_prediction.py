@@ -1,15 +1,19 @@
 """What the routers of a running fleet expect in its prefix caches, beside what is found there: conversations of many
-turns over HTTP, and the counters of `/metrics` before and after.
+turns over HTTP, and the counters of `/metrics` before and after. Also how long the first token of each turn takes: to
+be held against the same fleet with another policy.
 """
 
 import argparse
 import re
 import sys
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
 from rich.console import Console
+
+from tests.benchmarks.quantiles import quantile
 
 TURNS = 5
 AT_ONCE = 8
@@ -26,9 +30,14 @@ def main() -> int:
     before = cached_tokens(arguments.url, arguments.model)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         conversations = range(-(-arguments.requests // TURNS))
-        prompts = sum(pool.map(lambda number: talk(arguments.url, arguments.model, number), conversations))
+        talks = list(pool.map(lambda number: talk(arguments.url, arguments.model, number), conversations))
     after = cached_tokens(arguments.url, arguments.model)
     predicted, real = (after[kind] - before.get(kind, 0.0) for kind in ("predicted", "real"))
+    prompts = sum(tokens for tokens, _ in talks)
+    for turn in range(TURNS):
+        first_s = [waits[turn] for _, waits in talks]
+        p50, p99 = (1e3 * quantile(first_s, share) for share in (0.5, 0.99))
+        console.print(f"turn {turn + 1}: first token p50 {p50:.0f} ms, p99 {p99:.0f} ms")
     console.print(
         f"{TURNS * len(conversations)} requests, {prompts:.0f} tokens of prompts: {real:.0f} of them were cached, "
         f"{predicted:.0f} expected ({predicted / real - 1:+.1%})"
@@ -38,23 +47,36 @@ def main() -> int:
     return 0 if real and abs(predicted / real - 1) < 0.05 else 1
 
 
-def talk(url: str, model: str, number: int) -> int:
-    """One conversation; the tokens of its prompts."""
+def talk(url: str, model: str, number: int) -> tuple[int, list[float]]:
+    """One conversation: the tokens of its prompts, and the seconds to the first token of each turn."""
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=600)
     messages: list[dict[str, str]] = []
     tokens = 0
+    waits: list[float] = []
     for turn in range(TURNS):
         first = 7 * number + turn
         messages.append({"role": "user", "content": f"count from {first} to {first + 60}"})
-        answer = client.chat.completions.create(
+        asked_s = time.perf_counter()
+        stream = client.chat.completions.create(
             model=model,
             messages=messages,  # type: ignore[arg-type]
             temperature=0,
             max_tokens=150,
+            stream=True,
+            stream_options={"include_usage": True},
         )
-        tokens += answer.usage.prompt_tokens if answer.usage is not None else 0
-        messages.append({"role": "assistant", "content": answer.choices[0].message.content or ""})
-    return tokens
+        said: list[str] = []
+        for chunk in stream:
+            if chunk.usage is not None:
+                tokens += chunk.usage.prompt_tokens
+            if chunk.choices and (text := chunk.choices[0].delta.content):
+                if not said:
+                    waits.append(time.perf_counter() - asked_s)
+                said.append(text)
+        if not said:
+            waits.append(time.perf_counter() - asked_s)
+        messages.append({"role": "assistant", "content": "".join(said)})
+    return tokens, waits
 
 
 def cached_tokens(url: str, model: str) -> dict[str, float]:

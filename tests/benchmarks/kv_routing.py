@@ -9,7 +9,7 @@ are written by their documentation (`tests.benchmarks.peer_rules`). Times are in
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +23,9 @@ from tests.benchmarks.report import table
 
 ENGINES = 8
 CACHED_SHARE = 1 / 4
+_UNBOUNDED = 10**7
+_IDLE = 0.002
+"""Of the capacity: hardly ever are two requests there at once."""
 _OURS = ("kv_aware", "kv_aware, approximate", "least_loaded")
 
 
@@ -32,6 +35,7 @@ def main() -> int:
     parser.add_argument("trace", nargs="?", type=Path, help="a file as Mooncake's; without it, a synthetic one")
     parser.add_argument("--loads", nargs="+", type=float, default=[0.5, 0.7, 0.9], help="shares of capacity")
     parser.add_argument("--only", nargs="+", metavar="RULE", help="rules, by the beginning of their names")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draws the first tokens; needs matplotlib")
     arguments = parser.parse_args()
     console = Console(file=sys.stdout, width=160)
     rows = read_rows(arguments.trace) if arguments.trace else synthetic_rows()
@@ -43,7 +47,13 @@ def main() -> int:
         f"{ENGINES} caches; one cache without a bound would have {infinite_share(rows):.1%} of the prompts' tokens\n",
         markup=False,
     )
-    _compare(console, rows, cache_blocks, arguments.loads, arguments.only)
+    outcomes = _compare(console, rows, cache_blocks, arguments.loads, arguments.only)
+    floor = CachedFleet(rules()[0], _UNBOUNDED, 1).run(calls_of(rows, capacity(rows) * _IDLE))
+    console.print(
+        f"An idle engine that forgets nothing: TTFT p50 {floor.ttft_at(0.5):.3f}, p99 {floor.ttft_at(0.99):.2f}"
+    )
+    if arguments.plot:
+        _plot(arguments.plot, arguments.loads, outcomes, floor)
     return 0
 
 
@@ -86,8 +96,10 @@ def capacity(rows: Rows) -> float:
 
 def _compare(
     console: Console, rows: Rows, cache_blocks: int, loads: Sequence[float], only: Sequence[str] | None
-) -> None:
+) -> dict[str, list[Outcome]]:
+    """Prints a table for each load; returns what became of each rule with one router, by its name."""
     fastest, best = capacity(rows), infinite_share(rows)
+    outcomes: dict[str, list[Outcome]] = {}
     for load in loads:
         made = table("rule", "routers", "TTFT p50", "TTFT p99", "end to end p50", "cached", "of the best", "spread")
         began_s = time.monotonic()
@@ -96,9 +108,31 @@ def _compare(
                 continue
             for routers in (1, 4) if rule.name in _OURS else (1,):
                 outcome = CachedFleet(rule, cache_blocks, ENGINES, routers).run(calls_of(rows, fastest * load))
+                if routers == 1:
+                    outcomes.setdefault(rule.name, []).append(outcome)
                 made.add_row(rule.name, str(routers), *_figures(outcome, best))
         console.print(f"{load:.0%} of capacity, simulated in {time.monotonic() - began_s:.0f} s", markup=False)
         console.print(made)
+    return outcomes
+
+
+def _plot(file: Path, loads: Sequence[float], outcomes: Mapping[str, Sequence[Outcome]], floor: Outcome) -> None:
+    from matplotlib import pyplot  # type: ignore[import-not-found]  # not needed for anything else
+
+    figure, (middle, late, whole) = pyplot.subplots(1, 3, figsize=(13, 4.5), layout="constrained")
+    shares = [100 * load for load in loads]
+    for name, ran in outcomes.items():
+        style = {"linewidth": 3, "color": "black"} if name == "kv_aware" else {"linewidth": 1.2}
+        middle.plot(shares, [outcome.ttft_at(0.5) for outcome in ran], marker="o", markersize=3, label=name, **style)
+        late.plot(shares, [outcome.ttft_at(0.99) for outcome in ran], marker="o", markersize=3, **style)
+        whole.plot(shares, [outcome.total_at(0.5) for outcome in ran], marker="o", markersize=3, **style)
+    for axes, at in ((middle, 0.5), (late, 0.99)):
+        axes.axhline(floor.ttft_at(at), linestyle=":", color="gray", label="an idle engine that forgets nothing")
+    for axes, title in ((middle, "TTFT p50"), (late, "TTFT p99"), (whole, "end to end p50")):
+        axes.set(title=f"{title}, s", xlabel="% of capacity", yscale="log", xticks=shares)
+        axes.grid(visible=True, which="both", alpha=0.2)
+    figure.legend(loc="outside right upper", fontsize="small")
+    figure.savefig(file, metadata={"Date": None})
 
 
 def _figures(outcome: Outcome, best: float) -> Sequence[str]:
