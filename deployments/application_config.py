@@ -40,6 +40,7 @@ def policy_arguments(settings: FleetSettings) -> dict[str, Any]:
         "router": ROUTER,
         "engines": {name: _goal(one) for name, one in bounds.items() if one is not None},
         "routers": routers.model_dump() if isinstance(routers, RouterBounds) else None,
+        "leave_s": settings.http.notice_s + settings.http.drain_s,
     }
 
 

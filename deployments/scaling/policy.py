@@ -63,6 +63,7 @@ class FleetPolicy:
         engines: Of each engine deployment that it sets, the goal: `min`, `max`, `wait_s`, `counts_prefill`, `idle_s`,
             `prompt_tokens_per_s` and `output_tokens_per_s`.
         routers: `min` and `max` of the router replicas; None: their number is fixed.
+        leave_s: How long a router replica that ends goes on with what it has: of that nothing is heard any more.
         fleet: Name of the fleet, which is told what was decided; None: nobody is.
         generation: Tells deployments of the same config apart: Serve takes up one that differs in nothing as it is.
         clock: Monotonic time in seconds; for tests.
@@ -73,6 +74,7 @@ class FleetPolicy:
         router: str,
         engines: Mapping[str, Mapping[str, Any]],
         routers: Mapping[str, int] | None = None,
+        leave_s: float = 0.0,
         fleet: str | None = None,
         generation: str = "",
         clock: Callable[[], float] = time.monotonic,
@@ -85,6 +87,10 @@ class FleetPolicy:
         self._scalers = {name: Scaler(goal_of(goal)) for name, goal in engines.items()}
         self._sums = {name: DemandSum() for name in engines}
         self._seen: tuple[Any, ...] | None = None
+        self._leave_s = leave_s
+        self._heard: set[str] = set()
+        # Until then some may be leaving: an upgrade, which ends routers, begins with a policy of its own.
+        self._left_until_s = clock() + leave_s
         self._complained_s = -_COMPLAIN_EVERY_S
         self.decisions: dict[str, Decision] = {}
 
@@ -115,6 +121,10 @@ class FleetPolicy:
         if not fresh or seen == self._seen:
             return {}
         self._seen = seen
+        if not self._heard <= fresh.keys():
+            self._left_until_s = now_s + self._leave_s
+        self._heard = set(fresh)
+        is_whole = is_whole and now_s >= self._left_until_s
         wanted: dict[Any, int] = {}
         for name, scaler in self._scalers.items():
             if name in by_name:

@@ -103,7 +103,7 @@ async def test_another_goes_on_and_ends_nothing_before_it_has_watched() -> None:
     await world.seconds(15)
     assert world.scalers["b"].decides
     assert world.numbers.engines == 3
-    await world.seconds(15)
+    await world.seconds(30)  # By then what the other one had has ended, too.
     assert world.numbers.engines == 0
 
 

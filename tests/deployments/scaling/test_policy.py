@@ -22,6 +22,7 @@ FLEET = FleetSettings.model_validate(
         ],
     }
 )
+LEAVES_S = FLEET.http.notice_s + FLEET.http.drain_s
 KWARGS = application_config(FLEET)["autoscaling_policy"]["policy_kwargs"] | {"fleet": None}
 
 
@@ -48,9 +49,9 @@ class Context:
 class Serve:
     """Serve's controller, with one model and routers that report."""
 
-    def __init__(self) -> None:
+    def __init__(self, arguments: dict[str, Any] = KWARGS) -> None:
         self.clock = Clock()
-        self.policy = FleetPolicy(**KWARGS, clock=self.clock)
+        self.policy = FleetPolicy(**arguments, clock=self.clock)
         self.router = Context("router", 1, ["r1"])
         self.engine = Context("engine-m")
         self._at_s = 0.0
@@ -107,6 +108,37 @@ def test_nothing_shrinks_while_one_router_says_nothing(serve: Serve) -> None:
     for _ in range(200):
         serve.report(Demand())
         assert serve.tick().get("e", 3) == 3
+
+
+def test_nothing_shrinks_while_a_router_that_ends_may_have_streams(serve: Serve) -> None:
+    serve.engine.target_num_replicas = 3
+    serve.router.running_replicas = ["r1", "r2"]
+    for _ in range(70):
+        for router in ("r1", "r2"):
+            serve.report(Demand(running=9, arrived=1), router)
+        serve.tick()
+    there = serve.engine.target_num_replicas
+    assert there >= 1
+    serve.router.running_replicas = ["r1"]
+    left_s = serve.clock.now_s
+    while serve.engine.target_num_replicas == there:
+        serve.report(Demand(arrived=1), "r1")
+        serve.tick()
+        assert serve.clock.now_s < left_s + 300
+    assert serve.clock.now_s > left_s + LEAVES_S
+
+
+def test_nothing_shrinks_after_an_upgrade_before_the_routers_that_it_ends_are_gone() -> None:
+    model = {"name": "m", "engine": "simulated", "replicas": {"min": 0, "max": 8, "idle_s": 1}}
+    fleet = FleetSettings.model_validate({"models": [model]})
+    serve = Serve(application_config(fleet)["autoscaling_policy"]["policy_kwargs"] | {"fleet": None})
+    serve.engine.target_num_replicas = 2
+    began_s = serve.clock.now_s
+    while serve.engine.target_num_replicas:
+        serve.report(Demand())
+        serve.tick()
+        assert serve.clock.now_s < began_s + 300
+    assert serve.clock.now_s >= began_s + LEAVES_S
 
 
 def test_nothing_shrinks_after_the_reports_have_stopped(serve: Serve) -> None:
