@@ -126,11 +126,13 @@ def _plot(file: Path, loads: Sequence[float], outcomes: Mapping[str, Sequence[Ou
         middle.plot(shares, [outcome.ttft_at(0.5) for outcome in ran], marker="o", markersize=3, label=name, **style)
         late.plot(shares, [outcome.ttft_at(0.99) for outcome in ran], marker="o", markersize=3, **style)
         whole.plot(shares, [outcome.total_at(0.5) for outcome in ran], marker="o", markersize=3, **style)
-    for axes, at in ((middle, 0.5), (late, 0.99)):
-        axes.axhline(floor.ttft_at(at), linestyle=":", color="gray", label="an idle engine that forgets nothing")
+    middle.axhline(floor.ttft_at(0.5), linestyle=":", color="gray", label="an idle engine that forgets nothing")
+    late.axhline(floor.ttft_at(0.99), linestyle=":", color="gray")
     for axes, title in ((middle, "TTFT p50"), (late, "TTFT p99"), (whole, "end to end p50")):
         axes.set(title=f"{title}, s", xlabel="% of capacity", yscale="log", xticks=shares)
         axes.grid(visible=True, which="both", alpha=0.2)
+        for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            formatter("{x:g}")
     figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(file, metadata={"Date": None})
 
