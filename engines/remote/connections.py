@@ -13,7 +13,7 @@ from yarl import URL
 from engines.errors import EngineFailed, NotReady
 from engines.remote.options import RemoteOptions
 
-_STALE_S = 2.0
+_STALE_S = 5.0
 """A kept connection that is lost so soon after a request was sent was lost before: the server has not read it."""
 # By OpenSSL's number of what is wrong with a certificate.
 _UNKNOWN = "of an authority that is not trusted here; the option ca_file names others"

@@ -29,7 +29,7 @@ http: {{host: 0.0.0.0, port: {HTTP}}}
 models:
   - name: sim
     engine: simulated
-    replicas: {{min: 0, max: 2, idle_s: 20}}
+    replicas: {{min: 0, max: 2, idle_s: 3}}
     cpus: 1
     surge_percent: 100
     options: {{speed: 1}}

@@ -44,7 +44,9 @@ class Gateway(ABC):
         app.add_routes(self.routes())
         # Without the cancellation nobody would tell the server behind it that a client has left.
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
-        async with aiohttp.ClientSession(self._upstream, connector=aiohttp.TCPConnector(limit=0)) as self._session:
+        # The server behind it may close a connection that was idle just when it is used again.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        async with aiohttp.ClientSession(self._upstream, connector=connector) as self._session:
             await runner.setup()
             try:
                 await web.TCPSite(runner, "127.0.0.1", 0).start()

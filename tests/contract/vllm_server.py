@@ -25,7 +25,12 @@ def vllm_server(log: Path) -> Iterator[str]:
     command = [*plan.command, *PARSERS]
     with log.open("wb") as out:
         server = subprocess.Popen(
-            command, stdout=out, stderr=out, env={**os.environ, **plan.environment}, start_new_session=True
+            command,
+            stdout=out,
+            stderr=out,
+            # Between two tests no connection is to be closed just when the next one uses it.
+            env={**os.environ, **plan.environment, "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600"},
+            start_new_session=True,
         )
     url = f"http://{HOST}:{plan.port}"
     try:

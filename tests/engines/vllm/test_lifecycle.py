@@ -68,7 +68,7 @@ async def test_wrong_options_are_named_at_start() -> None:
         await make_vllm("vllm-1", engine_args={"enable_loras": True}).start()
     with pytest.raises(EngineFailed, match="nowhere"):
         await make_vllm("vllm-1", model="/nowhere/model").start()
-    assert descendants() == before
+    assert descendants() <= before  # Those of other tests may end.
 
 
 async def test_stop_in_the_middle_of_the_boot() -> None:
