@@ -166,6 +166,10 @@ def launcher_file(fleet: FleetSettings, file: Path, options: RayUpOptions) -> st
         config["available_node_types"] = types
         config["head_node_type"] = "head"
         config["max_workers"] = sum(one.get("max_workers", 0) for one in types.values())
+    if options.programs is not None:
+        # `ray down` has a command of its own for the head, for which a shell that logs in must find Ray.
+        line = f"export PATH={options.programs}:$PATH"
+        config["setup_commands"] = [f"grep -qsxF '{line}' ~/.bashrc || echo '{line}' >> ~/.bashrc"]
     begin = _beginning(options)
     head = "--head --port=6379 --autoscaling-config=~/ray_bootstrap_config.yaml"
     config["head_start_ray_commands"] = [f"{begin}ray stop", f"{begin}ray start {head} --disable-usage-stats"]
