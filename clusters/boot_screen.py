@@ -108,13 +108,14 @@ def instance_table(rows: list[InstanceRow], *, loads: bool = False) -> Table:
     table = plain_table()
     for heading in ("instance", "model", "state"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("running", "queued", "KV cache") if loads else ("seconds",):
+    for heading in ("running", "queued", "KV cache", "cached") if loads else ("seconds",):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("node" if loads else "", no_wrap=loads, overflow="fold")
     for row in rows:
         rest: list[str | Text]
         if loads:
-            rest = [str(row.running), str(row.queued), f"{row.kv_use:.0%}", Text(row.node[:12])]
+            cached = "" if row.cached_share is None else f"{row.cached_share:.0%}"
+            rest = [str(row.running), str(row.queued), f"{row.kv_use:.0%}", cached, Text(row.node[:12])]
         else:
             rest = [f"{max(0.0, time.time() - row.since_s):.0f}" if row.since_s else "", Text(row.detail)]
         table.add_row(Text(row.id), Text(row.model), Text(row.state.value, STATE_STYLES[row.state]), *rest)

@@ -47,7 +47,10 @@ class ClusterUp(_Message):
 
 
 class InstanceRow(_Message):
-    """One instance, as far as a person wants to know."""
+    """One instance, as far as a person wants to know.
+
+    `cached_share` is of the tokens of its prompts so far, how many came from its prefix cache; None before the first.
+    """
 
     id: str
     model: str
@@ -58,10 +61,12 @@ class InstanceRow(_Message):
     running: int = 0
     queued: int = 0
     kv_use: float = 0.0
+    cached_share: float | None = None
 
     @classmethod
     def of(cls, instance: Instance) -> "InstanceRow":
         """The row of an instance."""
+        load = instance.load
         return cls(
             id=instance.id,
             model=instance.model,
@@ -72,6 +77,7 @@ class InstanceRow(_Message):
             running=instance.load.running,
             queued=instance.load.queued,
             kv_use=instance.load.kv_use,
+            cached_share=load.cached_tokens / load.prompt_tokens if load.prompt_tokens else None,
         )
 
 

@@ -138,6 +138,10 @@ def parse_metrics(text: str, at_s: float) -> Scrape:
                     loads.setdefault(sample.labels["instance"], {})["queued"] = sample.value
                 case "penstock_instance_kv_cache_use_ratio":
                     loads.setdefault(sample.labels["instance"], {})["kv_use"] = sample.value
+                case "penstock_instance_prompt_tokens_total":
+                    loads.setdefault(sample.labels["instance"], {})["prompts"] = sample.value
+                case "penstock_instance_cached_prompt_tokens_total":
+                    loads.setdefault(sample.labels["instance"], {})["cached"] = sample.value
                 case "penstock_generation_tokens_total":
                     model = sample.labels["model"]
                     result.tokens[model] = result.tokens.get(model, 0.0) + sample.value
@@ -174,6 +178,7 @@ def parse_metrics(text: str, at_s: float) -> Scrape:
                 running=int(load.get("running", 0)),
                 queued=int(load.get("queued", 0)),
                 kv_use=load.get("kv_use", 0.0),
+                cached_share=load.get("cached", 0.0) / load["prompts"] if load.get("prompts") else None,
             )
         )
     return result

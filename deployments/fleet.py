@@ -10,6 +10,7 @@ from typing import Literal
 from actors.directory.known_instance import Instance
 from deployments.fill_in_the_middle import FillInTheMiddle
 from deployments.routing.held_requests import HeldRequests
+from deployments.routing.placements import Placements
 from deployments.routing.route import Route
 from deployments.routing.router import PushRouter
 from engines.contract import Capabilities, Engine
@@ -159,6 +160,11 @@ class Fleet:
     def held(self) -> Mapping[str, HeldRequests]:
         """The requests that wait here for an instance, by model."""
         return self._router.held
+
+    @property
+    def placements(self) -> Mapping[str, Placements]:
+        """What the prompts of each model are reckoned by where an instance is picked for them."""
+        return self._router.placements
 
     def cards(self) -> Sequence[ModelCard]:
         """What is served, as it is now."""

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -508,6 +508,11 @@ def _of_instances(instances: Sequence[Instance]) -> list[Metric]:
     running = GaugeMetricFamily("penstock_instance_running_requests", "Requests in the engine.", labels=labels)
     queued = GaugeMetricFamily("penstock_instance_queued_requests", "Requests that wait.", labels=labels)
     kv_use = GaugeMetricFamily("penstock_instance_kv_cache_use_ratio", "KV cache in use, 0 to 1.", labels=labels)
+    # They begin anew with each incarnation, as a counter may.
+    prompts = CounterMetricFamily("penstock_instance_prompt_tokens", "Tokens of prompts answered.", labels=labels)
+    cached = CounterMetricFamily(
+        "penstock_instance_cached_prompt_tokens", "Those of them that came from its prefix cache.", labels=labels
+    )
     info = GaugeMetricFamily(
         "penstock_instance_info", "State and node of an instance.", labels=[*labels, "state", "node"]
     )
@@ -526,12 +531,14 @@ def _of_instances(instances: Sequence[Instance]) -> list[Metric]:
         running.add_metric([instance.id, instance.model], instance.load.running)
         queued.add_metric([instance.id, instance.model], instance.load.queued)
         kv_use.add_metric([instance.id, instance.model], instance.load.kv_use)
+        prompts.add_metric([instance.id, instance.model], instance.load.prompt_tokens)
+        cached.add_metric([instance.id, instance.model], instance.load.cached_tokens)
         info.add_metric([instance.id, instance.model, instance.state.value, instance.node], 1)
         if instance.actor is None and instance.detail:
             waits.add_metric([instance.id, instance.model, instance.detail], 1)
     for (model, state_name), count in states.items():
         up.add_metric([model, state_name], count)
-    return [up, running, queued, kv_use, info, waits, adapters]
+    return [up, running, queued, kv_use, prompts, cached, info, waits, adapters]
 
 
 class _Fixed(Collector):

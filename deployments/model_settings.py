@@ -16,7 +16,7 @@ from engines.attachments.url_fetcher import UrlSettings
 from engines.operators.registry import OperatorSpec, check_order
 from engines.registry import KINDS, EngineSpec
 
-PolicyName = Literal["round_robin", "random", "power_of_two", "least_loaded"]
+PolicyName = Literal["round_robin", "random", "power_of_two", "least_loaded", "kv_aware"]
 StickyMode = Literal["off", "soft", "hard"]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[^\s/][^\s]{0,199}$")]
 
@@ -40,7 +40,8 @@ class RoutingSettings(Settings):
     """How one instance is picked out of several.
 
     Attributes:
-        policy: For requests without a session.
+        policy: For requests without a session; `kv_aware` for those of `soft` sessions, too, which it keeps where their
+            prompts are cached. None: `kv_aware` where the engine says what it has cached, else `least_loaded`.
         sticky: For requests with one.
         wait_s: How long a request waits for a first ready instance before it fails with NoInstance. None: as long
             as a boot may take (`start_timeout_s`) where the model may have no instances at all, else not at all.
@@ -49,7 +50,7 @@ class RoutingSettings(Settings):
         inhibit_s: How long an instance that failed is left alone before it is tried again.
     """
 
-    policy: PolicyName = "least_loaded"
+    policy: PolicyName | None = None
     sticky: StickySettings = StickySettings()
     wait_s: float | None = Field(None, ge=0)
     max_held: int = Field(1024, ge=1)

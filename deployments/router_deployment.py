@@ -42,6 +42,7 @@ from deployments.replica_settings import RouterBounds
 from deployments.router_addresses import RouterAddress, RouterInfo, reachable
 from deployments.router_scaling import RouterScaler, ServeNumbers
 from deployments.routing.demand_meter import DemandMeter
+from deployments.routing_metrics import RoutingFigures
 from deployments.scaling.demand import rate_stats
 from deployments.scaling.policy import NODES
 from deployments.scaling_metrics import PolicyNews, cold_starts, held_requests, target_instances
@@ -118,6 +119,7 @@ class RouterDeployment:
             if model.bounds is not None
         }
         self._fleet = cluster_fleet(settings, directory, metrics.report, dict(self._meters.values()))
+        self._tell_of_routing(metrics)
         self._tell_of_scaling(metrics, board)
         await self._fleet.start()
         storage = None if settings.database is None else Storage(settings.database, settings.http)
@@ -249,6 +251,9 @@ class RouterDeployment:
     async def check_health(self) -> None:
         """Returns while the replica can do its work; that there are no instances is not its illness."""
         self._serving.check()
+
+    def _tell_of_routing(self, metrics: Metrics) -> None:
+        metrics.add(RoutingFigures(self._serving.placements), is_cumulative=True)
 
     def _tell_of_scaling(self, metrics: Metrics, board: "_DirectoryBoard") -> None:
         models = {name: model for name, (model, _) in self._meters.items()}

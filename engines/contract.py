@@ -23,6 +23,7 @@ from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
+from engines.cached_chunks import CachedChunks
 from engines.call_requests import (
     Answer,
     CallRequest,
@@ -59,6 +60,9 @@ class Capabilities:
         vision, audio, documents: Which kinds of attachments it takes.
         guided: Can be held to a schema, regex, choice or grammar.
         max_loras: How many LoRA adapters it has loaded at a time; 0: it has none.
+        cache_tokens: How many tokens its KV cache holds; 0 when unknown.
+        cache_block_tokens: How many of them one block holds: what fills none is not cached.
+        reports_cache: Whether it says what is in there (`Engine.cached_chunks`).
     """
 
     generate: bool = True
@@ -78,6 +82,9 @@ class Capabilities:
     accelerator: str = "cpu"
     memory_bytes: int = 0
     max_loras: int = 0
+    cache_tokens: int = 0
+    cache_block_tokens: int = 1
+    reports_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,11 @@ class Load:
         lag_s: The longest that the event loop of its process stood still lately. No part of the comparison: it is
             different every time.
         adapters: The LoRA adapters that it has loaded, by name.
+        queued_tokens: Tokens of prompts that are to be computed, as far as routers can tell. Counted where requests
+            come in, not by engines; so are the next two, which are no part of the comparison.
+        prefill_rate: Tokens of prompts that it computes in a second, beside what else it does; 0: not known yet.
+        written_tokens: Tokens put into its KV cache so far.
+        prompt_tokens, cached_tokens: Tokens of the prompts that it has answered, and how many of them were cached.
     """
 
     running: int = 0
@@ -98,6 +110,11 @@ class Load:
     kv_use: float = 0.0
     lag_s: float = field(default=0.0, compare=False)
     adapters: tuple[str, ...] = ()
+    queued_tokens: int = 0
+    prefill_rate: float = field(default=0.0, compare=False)
+    written_tokens: int = field(default=0, compare=False)
+    prompt_tokens: int = field(default=0, compare=False)
+    cached_tokens: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +154,11 @@ class Engine(ABC, Generic[RequestT, EventT]):
     @property
     def slots(self) -> int | None:
         """How many choices one of its steps works on at most; None where it does not say. Known once it is ready."""
+        return None
+
+    @property
+    def cached_chunks(self) -> CachedChunks | None:
+        """What it has in its KV cache; None where it does not say. Known once it is ready."""
         return None
 
     def progress(self, context: Context) -> Progress | None:

@@ -22,6 +22,7 @@ from pydantic import (
 from engines.attachments.attachment import Attachment
 from engines.errors import InvalidRequest, OtherVocabulary, Unsupported
 from engines.messages import Message, NamedToolChoice, Tool, ToolChoice, media_parts
+from engines.prefix_chunks import SentChain
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 # Lists fail at their first wrong item: pydantic would report a million of them one by one, which takes minutes.
@@ -261,6 +262,10 @@ class GenerateRequest(RequestModel):
         resume: Set by Migration only.
         alone: Set by a router only: the request may be the end of engines, and an instance runs one such at a time.
         adapter: Set by a router only: the LoRA adapter of the model that answers, by name; None: the model itself.
+        prefill_tokens: Set by a router only: how many tokens it expects to be computed before the first one is
+            generated; None: it did not reckon.
+        prefixes: Set by a router only: by what other prompts begin alike, for the other routers, and for an engine that
+            says what it has cached.
     """
 
     model: str
@@ -286,6 +291,8 @@ class GenerateRequest(RequestModel):
     resume: Resume | None = None
     alone: bool = False
     adapter: str | None = None
+    prefill_tokens: int | None = Field(None, ge=0)
+    prefixes: SentChain | None = Field(None, repr=False)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -55,6 +55,7 @@ class _OpenStream:
         "tokens_at_start",
         "unsubscribe_kill",
         "unsubscribe_stop",
+        "waiting_tokens",
         "weight",
     )
 
@@ -67,6 +68,7 @@ class _OpenStream:
         self.tokens_at_start: int | None = None  # Of its prompt, and of what it goes on from.
         self.came_late = came_late  # The engine took no step any more by then: no step of it held this one.
         self.weight = request.sampling.n  # What it counts for in the load: its choices.
+        self.waiting_tokens = request.prefill_tokens or 0  # To be computed before its first token.
         self.accepted = accepted
         self.has_started = False
         # As the instance last said: tokens computed, and whether it is being worked on.
@@ -93,6 +95,7 @@ class Egress(PushEngine):
         is_draining: The instance said that it takes no new work.
         heard_s: When it last said anything, on the monotonic clock.
         spoke_s: When its engine last said something of a request.
+        waiting_tokens: Of the prompts that this process has sent there and that have got no token yet.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class Egress(PushEngine):
         self._numbers = 0
         self._streams: dict[int, _OpenStream] = {}
         self._in_flight = 0
+        self.waiting_tokens = 0
         self._upward: list[Upward] = []
         # Calls without a stream: what was asked, and what they wait for.
         self._calls: dict[asyncio.Future[Any], Request] = {}
@@ -188,6 +192,7 @@ class Egress(PushEngine):
         accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         stream = self._streams[number] = _OpenStream(sink, request, accepted, came_late=self._still_pulses > 1)
         self._in_flight += stream.weight
+        self.waiting_tokens += stream.waiting_tokens
         self._say(number, stream, (context.id, data, carried(request.attachments)))
         stream.unsubscribe_stop = context.on_stop(lambda context: self._stop_stream(number, context))
         stream.unsubscribe_kill = context.on_kill(lambda _: self._kill_stream(number))
@@ -203,10 +208,12 @@ class Egress(PushEngine):
         Meanwhile the request is counted, and has no number yet: the instance waits for each that has one.
         """
         self._in_flight += request.sampling.n
+        self.waiting_tokens += request.prefill_tokens or 0
         try:
             await put_large(request.attachments)
         finally:
             self._in_flight -= request.sampling.n
+            self.waiting_tokens -= request.prefill_tokens or 0
         if context.is_killed:
             raise Cancelled("The request was cancelled.")
 
@@ -386,7 +393,8 @@ class Egress(PushEngine):
             return
         stream.still_pulses = 0
         if item.__class__ is not Started:
-            stream.request = None
+            if stream.request is not None:
+                self._has_begun(stream)
             if item.__class__ is Finished:
                 self._forget(number)
             else:
@@ -400,6 +408,12 @@ class Egress(PushEngine):
             self._on_sink_error(number, stream, error)
         if item.__class__ is Started and not stream.accepted.done():
             stream.accepted.set_result(None)
+
+    def _has_begun(self, stream: _OpenStream) -> None:
+        """A stream has got its first token, or ended."""
+        stream.request = None
+        self.waiting_tokens -= stream.waiting_tokens
+        stream.waiting_tokens = 0
 
     def _on_pulse(self, pulse: Pulse) -> None:
         """Judges the engine and the streams by what they did since the last heartbeat, and by nothing else."""
@@ -417,7 +431,7 @@ class Egress(PushEngine):
         for number, stream in self._streams.items():
             before, stream.progress = stream.progress, told.get(number)
             if stream.progress is not None and stream.progress[0] > (stream.tokens_at_start or math.inf):
-                stream.request = None
+                self._has_begun(stream)
             if stream.progress is not None and (stream.progress != before or not stream.progress[1]):
                 stream.still_pulses = 0
             elif has_stepped or not must_step:
@@ -486,6 +500,7 @@ class Egress(PushEngine):
     def _forget(self, number: int) -> _OpenStream:
         stream = self._streams.pop(number)
         self._in_flight -= stream.weight
+        self._has_begun(stream)
         stream.unsubscribe_stop()
         stream.unsubscribe_kill()
         return stream

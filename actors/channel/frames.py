@@ -54,6 +54,18 @@ ENGINE_DIED = "engine died"
 """Topic: the engine is finished or hangs, and every request on the instance with it. Body: None."""
 SESSIONS = "sessions"
 """Topic: the instance has served these sessions. Body: a list of their ids, each with the seconds since."""
+PREFIXES = "prefixes"
+"""Topic: a prompt was sent to the instance. Body: its prefixes as packed numbers, the shortest first; and how many
+tokens had been put into the KV cache by then."""
+ALL_PREFIXES = "all prefixes"
+"""Topic: all that were sent there and may be cached. Body: the prefixes, the one that was used longest ago first; and
+for each of them what had been put in by then; both as packed numbers."""
+CHUNKS = "chunks"
+"""Topic: the engine has stored blocks, or removed some. Body: the number of this change; the prefixes that are cached
+now; those that are no more; both as packed numbers."""
+ALL_CHUNKS = "all chunks"
+"""Topic: all that the engine has cached. Body: the number of the last change; the prefixes, as packed numbers."""
+OF_PROMPTS = (PREFIXES, CHUNKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +99,18 @@ def encode(frame: Frame) -> bytes:
     load = frame.load
     news = [(item.topic, item.body) for item in frame.news]
     pulse = None if frame.pulse is None else (frame.pulse.steps, frame.pulse.is_busy, frame.pulse.streams)
-    busy = (load.running, load.queued, load.kv_use, load.lag_s, load.adapters)
+    busy = (
+        load.running,
+        load.queued,
+        load.kv_use,
+        load.lag_s,
+        load.adapters,
+        load.queued_tokens,
+        load.prefill_rate,
+        load.written_tokens,
+        load.prompt_tokens,
+        load.cached_tokens,
+    )
     return pickle.dumps((frame.sequence, wire, busy, news, pulse), 5)
 
 

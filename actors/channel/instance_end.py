@@ -13,9 +13,10 @@ from ray.exceptions import RayError
 from actors.admission import Gate, Ticket
 from actors.channel.calls import translate
 from actors.channel.carriage import Carried, arrived
-from actors.channel.frames import Frame, News, Pulse, encode
+from actors.channel.frames import OF_PROMPTS, Frame, News, Pulse, encode
 from actors.channel.outbox import Outbox
 from actors.channel.upstream import Message, Submission, Upstream, Upward
+from actors.prefill_meter import PrefillMeter
 from actors.settings import ChannelSettings
 from actors.shares import OUTPUT_COST, cost_of
 from engines.context import Context
@@ -38,10 +39,12 @@ class Host(ABC):
         id: The instance's id.
         gate: Its admission gate.
         engine: Its engine; only asked for while `refusal()` is None.
+        prefill: Counts its prompts.
     """
 
     id: str
     gate: Gate
+    prefill: PrefillMeter
     engine: Engine
 
     @abstractmethod
@@ -72,6 +75,14 @@ class Host(ABC):
     def served(self, session: Session, by: "Channel") -> None:
         """A request of a session, which came on this channel, was taken or has ended."""
 
+    @abstractmethod
+    def placed(self, prefixes: bytes, by: "Channel") -> None:
+        """A prompt of these prefixes came on this channel."""
+
+    @abstractmethod
+    def all_prompts(self) -> News:
+        """What is known of all prompts that may be cached."""
+
 
 class Call:
     """One request on a channel: its context, its place at the gate, and the sink of its events."""
@@ -84,6 +95,7 @@ class Call:
         "_goes_on",
         "_is_over",
         "_number",
+        "_prefill_tokens",
         "_prompt_cost",
         "_request",
         "_task",
@@ -106,6 +118,8 @@ class Call:
         self._context = context
         self._emit = channel.outbox.emit
         self._prompt_cost = size / _TOKEN_BYTES  # Until the engine says how many tokens it is.
+        expected = request.prefill_tokens
+        self._prefill_tokens = int(self._prompt_cost) if expected is None else expected
         self._ticket: Ticket | None = None
         self._task: asyncio.Task[None] | None = None
         self._goes_on = False  # Whether its first piece was emitted.
@@ -114,12 +128,13 @@ class Call:
     def enter(self) -> None:
         """Goes to the gate, unless the instance takes no new work."""
         host = self._channel.host
+        host.prefill.enter(self._prefill_tokens)
         refusal = host.refusal() or (host.enter_alone(self) if self._request.alone else None)
         if refusal is not None:
             self.fail(refusal)
             return
+        request = self._request
         try:
-            request = self._request
             self._ticket = host.gate.enter(
                 request.priority,
                 self._admit,
@@ -131,6 +146,9 @@ class Call:
             )
         except PenstockError as error:
             self.fail(error)
+            return
+        if request.prefixes is not None:
+            host.placed(request.prefixes.prefixes, self._channel)
 
     def emit(self, event: Event) -> None:
         """Takes the engine's next event."""
@@ -149,9 +167,12 @@ class Call:
         if event.__class__ is Finished:
             if self._ticket is not None:
                 self._ticket.charge(cost_of(event.usage), exactly=True)
+            self._channel.host.prefill.finish(event.usage)
             self._end(served=True)
         else:
             self._goes_on = True
+            if not self._is_over:
+                self._channel.host.prefill.begin(self._prefill_tokens)
 
     def fail(self, error: PenstockError) -> None:
         """Takes the error that ends the request, before or after `Started`."""
@@ -234,6 +255,8 @@ class Call:
     def _end(self, *, served: bool) -> None:
         if self._goes_on:
             self._note_session()
+        elif not self._is_over:
+            self._channel.host.prefill.leave(self._prefill_tokens)
         self._is_over = True
         if self._request.alone:
             self._channel.host.leave_alone(self)
@@ -261,6 +284,7 @@ class Channel:
 
     __slots__ = (
         "_calls",
+        "_is_behind",
         "_is_read",
         "_missing",
         "_missing_ticks",
@@ -281,6 +305,7 @@ class Channel:
         self._upstream = Upstream(first, self._hear)
         self._calls: dict[int, Call] = {}
         self._is_read = False
+        self._is_behind = False  # Its router has missed what became of prompts, and is to hear of all.
         self._silent_ticks = 0
         self._missing: tuple[int, int] | None = None
         self._missing_ticks = 0
@@ -307,6 +332,17 @@ class Channel:
     def broadcast(self, news: News) -> None:
         """Sends something that the router should know."""
         self.outbox.broadcast(news)
+
+    def tell_of_prompts(self, news: News) -> None:
+        """Tells the router what became of some prompts; later of all, where it takes no frames for now."""
+        if self.outbox.is_held:
+            self._is_behind = True
+        elif not self._is_behind:
+            self.outbox.broadcast_in_company(news)
+
+    def tell_all_prompts(self) -> None:
+        """Tells the router of all prompts, with the next frame."""
+        self._is_behind = True
 
     async def frames(self, after: int) -> AsyncIterator[bytes]:
         """The frames after that one, as bytes: the body of one streaming call.
@@ -394,6 +430,11 @@ class Channel:
 
     def _next_frame(self) -> bytes:
         sequence, entries, news = self.outbox.take()
+        if self._is_behind:
+            self._is_behind = False
+            # What was told of some of them before is in there, too.
+            news = [item for item in news if item.topic not in OF_PROMPTS]
+            news.append(self.host.all_prompts())
         pulse = None
         if self._pulse_is_due:
             self._pulse_is_due = False

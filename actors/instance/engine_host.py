@@ -9,7 +9,7 @@ from importlib import import_module
 from pydantic import ValidationError
 
 from actors.admission import Gate
-from actors.channel.frames import DRAINING, ENGINE_DIED, SESSIONS, News
+from actors.channel.frames import ALL_CHUNKS, ALL_PREFIXES, CHUNKS, DRAINING, ENGINE_DIED, PREFIXES, SESSIONS, News
 from actors.channel.instance_end import Call, Channel, Host
 from actors.channel.upstream import Upward
 from actors.daemon_thread import in_daemon_thread
@@ -19,7 +19,10 @@ from actors.instance.lane import Lane
 from actors.instance.sessions import Sessions
 from actors.loop_lag import LoopLag
 from actors.patience import within
+from actors.prefill_meter import PrefillMeter
+from actors.sent_prefixes import SentPrefixes
 from actors.settings import AdmissionSettings, ChannelSettings
+from engines.cached_chunks import CachedChunks
 from engines.call_requests import Answer, CallRequest
 from engines.context import Context
 from engines.contract import Load
@@ -34,6 +37,7 @@ from engines.errors import (
     QueueFull,
     Timeout,
 )
+from engines.prefix_chunks import pack
 from engines.registry import EngineSpec, engine_kind, make_engine
 from engines.requests import Session
 
@@ -64,6 +68,13 @@ class EngineHost(Host):
     ) -> None:
         self.id = instance.id
         self.gate = Gate(admission)
+        self.prefill = PrefillMeter()
+        # What was sent here, where the engine does not say what it has cached.
+        self._prefixes = SentPrefixes()
+        self._chunks: CachedChunks | None = None
+        self._changes = 0
+        self._cached: list[int] = []
+        self._evicted: list[int] = []
         self._texts = Lane(admission.texts)
         self._embeddings = Lane(admission.embeddings)
         self._instance = replace(instance, state=InstanceState.STARTING, since_s=time.time())
@@ -115,6 +126,10 @@ class EngineHost(Host):
             raise stopped
         self._instance = replace(self._instance, capabilities=self.engine.capabilities)
         self._has_booted = True
+        self._prefixes = SentPrefixes(self.engine.capabilities.cache_tokens)
+        self._chunks = self.engine.cached_chunks
+        if self._chunks is not None:
+            self._chunks.listen(self._hear_chunks)
         self.gate.fit(self.engine.slots)
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
         self._lag.start()
@@ -155,7 +170,19 @@ class EngineHost(Host):
         waiting_inside = min(engine.queued, running)
         queued = self.gate.queued + self._embeddings.queued
         lag_s = self._lag.longest_s()
-        return Load(running - waiting_inside, queued + waiting_inside, engine.kv_use, lag_s, engine.adapters)
+        prefill = self.prefill
+        return Load(
+            running - waiting_inside,
+            queued + waiting_inside,
+            engine.kv_use,
+            lag_s,
+            engine.adapters,
+            prefill.waiting_tokens,
+            prefill.rate,
+            prefill.written_tokens,
+            prefill.prompt_tokens,
+            prefill.cached_tokens,
+        )
 
     def engine_died(self, error: EngineDead) -> None:
         """The engine is finished, and so is the instance."""
@@ -182,6 +209,39 @@ class EngineHost(Host):
                 if channel is not by:
                     channel.outbox.broadcast_in_company(News(SESSIONS, [(session.id, 0.0)]))
 
+    def placed(self, prefixes: bytes, by: Channel) -> None:
+        """A prompt came: the routers that did not send it should know, too."""
+        written = self.prefill.written_tokens
+        if self._chunks is None:
+            self._prefixes.add(prefixes, written)
+        for channel in self._channels.values():
+            if channel is not by:
+                channel.tell_of_prompts(News(PREFIXES, (prefixes, written)))
+
+    def all_prompts(self) -> News:
+        """What the engine has cached, or what was sent to one that does not say."""
+        if self._chunks is None:
+            return News(ALL_PREFIXES, self._prefixes.all())
+        return News(ALL_CHUNKS, (self._changes, pack(self._chunks.all())))
+
+    def _hear_chunks(self, cached: list[int], evicted: list[int]) -> None:
+        """The engine says what has changed in its cache: what does in one turn of the event loop goes together."""
+        if not (self._cached or self._evicted):
+            asyncio.get_running_loop().call_soon(self._tell_chunks)
+        if evicted and self._cached:
+            # What was cached a moment ago, and is no more.
+            gone = set(evicted)
+            self._cached = [prefix for prefix in self._cached if prefix not in gone]
+        self._evicted += evicted
+        self._cached += cached
+
+    def _tell_chunks(self) -> None:
+        self._changes += 1
+        news = News(CHUNKS, (self._changes, pack(self._cached), pack(self._evicted)))
+        self._cached, self._evicted = [], []
+        for channel in self._channels.values():
+            channel.tell_of_prompts(news)
+
     # Channels.
 
     def open(self, channel_id: str, after: int, first: int = 1) -> AsyncIterator[bytes]:
@@ -199,6 +259,8 @@ class EngineHost(Host):
                     channel.broadcast(News(DRAINING))
                 elif sessions := self._sessions.all():
                     channel.broadcast(News(SESSIONS, sessions))
+                if self._prefixes or self._chunks is not None:
+                    channel.tell_all_prompts()
         return channel.frames(after)
 
     def send(self, channel_id: str, batch: Sequence[Upward]) -> None:

@@ -34,7 +34,7 @@ MEMORY_S = 300.0
 MAX_SUSPECTS = 10_000
 """Suspects that are remembered; beyond it the one that was suspect longest ago is forgotten."""
 
-_NOT_ASKED = {"session", "instance", "priority", "resume", "alone"}
+_NOT_ASKED = {"session", "instance", "priority", "resume", "alone", "prefill_tokens", "prefixes"}
 """Fields that say where and when, not what."""
 
 

@@ -49,8 +49,10 @@ class InstanceEgress(Protocol):
         is_draining: The instance said that it takes no new work.
         heard_s: When it last said anything, on the monotonic clock.
         spoke_s: When its engine last said something of a request.
+        waiting_tokens: Of the prompts that this process has sent there and that have got no token yet.
     """
 
+    waiting_tokens: int
     is_draining: bool
     heard_s: float
     spoke_s: float
@@ -108,6 +110,7 @@ class Member:
 
     __slots__ = (
         "_others",
+        "_others_tokens",
         "_refused",
         "_reported",
         "busy_until_s",
@@ -128,6 +131,7 @@ class Member:
         self._refused = False
         self._reported: Load | None = None
         self._others = 0
+        self._others_tokens = 0
 
     @property
     def id(self) -> str:
@@ -150,6 +154,41 @@ class Member:
         return self.capabilities.max_loras
 
     @property
+    def incarnation(self) -> int:
+        """Which of the instances that had this id it is."""
+        return self.instance.incarnation
+
+    @property
+    def accelerator(self) -> str:
+        """What it computes on."""
+        return self.capabilities.accelerator
+
+    @property
+    def cache_tokens(self) -> int:
+        """How many tokens its KV cache holds; 0: unknown."""
+        return self.capabilities.cache_tokens
+
+    @property
+    def cache_block_tokens(self) -> int:
+        """How many of them one block holds."""
+        return self.capabilities.cache_block_tokens
+
+    @property
+    def reports_cache(self) -> bool:
+        """Whether it says what is in there."""
+        return self.capabilities.reports_cache
+
+    @property
+    def written_tokens(self) -> int:
+        """How many were put into it so far, as it last said."""
+        return self.reported.written_tokens
+
+    @property
+    def prefill_rate(self) -> float:
+        """Tokens of prompts that it computes in a second, as it last said; 0: unknown."""
+        return self.reported.prefill_rate
+
+    @property
     def in_flight(self) -> int:
         """Requests of this replica that are under way on it."""
         return self.calls + (0 if self.egress is None else self.egress.in_flight)
@@ -160,14 +199,32 @@ class Member:
         egress = self.egress
         if egress is None:
             return 0
-        ours = egress.in_flight + self.calls
+        self._hear(egress)
+        return egress.in_flight + self.calls + self._others
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens of prompts that it has to compute, likewise."""
+        egress = self.egress
+        if egress is None:
+            return 0
+        self._hear(egress)
+        return egress.waiting_tokens + self._others_tokens
+
+    @property
+    def reported(self) -> Load:
+        """Its load, as it last said."""
+        return self.instance.load if self.egress is None else self.egress.reported
+
+    def _hear(self, egress: InstanceEgress) -> None:
+        """Takes what is not ours out of a new report."""
         reported = egress.reported
         if reported is not self._reported:
             # What was reported counts ours, too. Those that are still on their way to it are taken off too much; the
             # next report, a few milliseconds later, puts that right.
             self._reported = reported
-            self._others = max(0, reported.running + reported.queued - ours)
-        return ours + self._others
+            self._others = max(0, reported.running + reported.queued - egress.in_flight - self.calls)
+            self._others_tokens = max(0, reported.queued_tokens - egress.waiting_tokens)
 
     @property
     def is_draining(self) -> bool:

@@ -10,7 +10,8 @@ from deployments.routing.adapter_affinity import prefer
 from deployments.routing.affinity import Affinity
 from deployments.routing.faults import Faults, is_fault
 from deployments.routing.members import BUSY_S, InstanceEgress, Member
-from deployments.routing.policies import Direct, Policy, make_policy
+from deployments.routing.placements import Placement, Placements
+from deployments.routing.policies import Direct, Policy
 from engines.call_requests import Request
 from engines.errors import (
     AdapterFailed,
@@ -22,7 +23,7 @@ from engines.errors import (
     Overloaded,
     PenstockError,
 )
-from engines.requests import Session
+from engines.requests import GenerateRequest, Session
 
 STARTING_RETRY_S = 5.0
 """What a client is told to wait for an instance that boots: nobody knows how long it takes, and asking is cheap."""
@@ -36,6 +37,14 @@ class InstancePicker:
         settings: How it picks.
         faults: Which instances are inhibited.
         affinity: Where the model's sessions are.
+        placements: What its prompts are reckoned by.
+
+    Args:
+        model: The model's name.
+        settings: How it picks.
+        members: The instances of the model.
+        clock: Seconds that only grow.
+        placements: As above; None: new ones.
     """
 
     def __init__(
@@ -44,15 +53,17 @@ class InstancePicker:
         settings: RoutingSettings,
         members: Callable[[], Sequence[Member]],
         clock: Callable[[], float] = time.monotonic,
+        placements: Placements | None = None,
     ) -> None:
         self.model = model
         self.settings = settings
         self.faults = Faults(settings.inhibit_s, clock)
         self.affinity = Affinity(settings.sticky, clock)
+        self.placements = placements or Placements(model, settings.policy)
         self._members = members
         self._clock = clock
         # By adapter: each has the turn of its policy among other instances than the rest.
-        self._policies: defaultdict[str | None, Policy] = defaultdict(lambda: make_policy(settings.policy))
+        self._policies: defaultdict[str | None, Policy] = defaultdict(self.placements.policy)
         self._direct = Direct()
 
     def session(self, request: Request) -> Session | None:
@@ -95,9 +106,19 @@ class InstancePicker:
         adapter = request.adapter if request.runs_model else None
         if adapter is not None:
             candidates = self._with_adapter(candidates, adapter, session)
-        if session is not None:
+        looks_at_caches = any(map(self.placements.looks_at_caches, candidates))
+        if session is not None and not looks_at_caches:
             return self.affinity.choose(session.id, "soft", candidates, ())
         return self._policies[adapter].choose(candidates, request)
+
+    def place(self, request: Request, member: Member) -> Placement | None:
+        """Reckons a request in that is about to be sent to the instance that was chosen, in the same turn."""
+        if not isinstance(request, GenerateRequest):
+            return None
+        members = self._members()
+        if len(self.placements.prefixes) > len(members):
+            self.placements.prefixes.keep_only({member.id for member in members})
+        return self.placements.place(request, member)
 
     def _with_adapter(self, candidates: list[Member], adapter: str, session: Session | None) -> list[Member]:
         """Those that should have a request for an adapter, and the home of its session, which has its prefix cached."""

@@ -1,28 +1,26 @@
 """Policies: pick one instance out of several.
 
+Two of them weigh the work that a request finds and brings, in tokens (`deployments.routing.prefill_cost`); the others
+look at no more than the loads, or at nothing.
+
 A policy sees the candidates with their loads and the request, and answers at once: no I/O, no await, microseconds.
 Whoever calls it counts the request against the chosen instance before anything else runs (`InstanceEgress.submit`
 counts itself before it first waits), so that a burst does not pile onto one instance.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from deployments.model_settings import PolicyName
+from deployments.routing.cached_prefixes import CachedPrefixes, CachingInstance
+from deployments.routing.prefill_cost import LoadedInstance, prefill_costs
+from deployments.routing.prompt_chain import PromptChain
 from engines.call_requests import Request
+from engines.rendezvous import draw
 
 
-class Candidate(Protocol):
+class Candidate(LoadedInstance, CachingInstance, Protocol):
     """An instance that may be picked."""
-
-    @property
-    def id(self) -> str:
-        """Its instance id."""
-
-    @property
-    def load(self) -> int:
-        """Requests that it runs or queues, whoever sent them, as well as this process knows; n choices count as n."""
 
 
 C = TypeVar("C", bound=Candidate)
@@ -80,18 +78,83 @@ class PowerOfTwo:
 
 
 class LeastLoaded:
-    """The one with the least load; any of those that share it."""
+    """The one with the least work before it, in tokens of prompts, and in requests; any of those that share it.
 
-    def __init__(self, rng: random.Random | None = None) -> None:
+    Args:
+        rng: Chooses among equals.
+        tokens: How many tokens of prompt a request has.
+    """
+
+    def __init__(self, rng: random.Random | None = None, tokens: Callable[[Request], float] = lambda _: 0.0) -> None:
+        self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
+        self._tokens = tokens
+
+    def choose(self, candidates: Sequence[C], request: Request) -> C | None:
+        """One of the candidates; None where none will do."""
+        if not candidates:
+            return None
+        return _least(candidates, [self._tokens(request)] * len(candidates), request, self._rng)
+
+
+class KvAware:
+    """The one that answers soonest: where the least is to be computed first, of the request itself and before it.
+
+    Args:
+        prefixes: What the instances have cached.
+        chain: What routing knows of a request's prompt.
+        rng: Chooses among equals.
+    """
+
+    def __init__(
+        self,
+        prefixes: CachedPrefixes,
+        chain: Callable[[Request], PromptChain],
+        rng: random.Random | None = None,
+    ) -> None:
+        self._prefixes = prefixes
+        self._chain = chain
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
 
     def choose(self, candidates: Sequence[C], request: Request) -> C | None:
         """One of the candidates; None where none will do."""
         if not candidates:
             return None
-        loads = [candidate.load for candidate in candidates]
-        least = min(loads)
-        return self._rng.choice([candidate for candidate, load in zip(candidates, loads, strict=True) if load == least])
+        chain = self._chain(request)
+        tokens = self._prefixes.prompt_tokens(chain)
+        uncached = [tokens - cached for cached in self._prefixes.expected(chain, candidates)]
+        return _least(candidates, uncached, request, self._rng)
+
+
+class ByCache:
+    """One policy where a candidate says what it has cached, another one where none does.
+
+    Args:
+        exact: The one.
+        other: The other.
+    """
+
+    def __init__(self, exact: Policy, other: Policy) -> None:
+        self._exact = exact
+        self._other = other
+
+    def choose(self, candidates: Sequence[C], request: Request) -> C | None:
+        """One of the candidates; None where none will do."""
+        tells = any(candidate.reports_cache for candidate in candidates)
+        return (self._exact if tells else self._other).choose(candidates, request)
+
+
+def _least(candidates: Sequence[C], uncached: Sequence[float], request: Request, rng: random.Random) -> C:
+    """The one of the least cost, for a request of which each has so many tokens to compute.
+
+    Among equals, requests of one session go to the same, whichever router they come to.
+    """
+    costs = prefill_costs(candidates, uncached)
+    least = min(costs)
+    equals = [candidate for candidate, cost in zip(candidates, costs, strict=True) if cost == least]
+    session = request.session
+    if session is None or len(equals) == 1:
+        return rng.choice(equals)
+    return max(equals, key=lambda candidate: draw(session.id, candidate.id))
 
 
 class Direct:
@@ -100,19 +163,6 @@ class Direct:
     def choose(self, candidates: Sequence[C], request: Request) -> C | None:
         """One of the candidates; None where none will do."""
         return next((candidate for candidate in candidates if candidate.id == request.instance), None)
-
-
-def make_policy(name: PolicyName) -> Policy:
-    """The policy that the fleet file names."""
-    match name:
-        case "round_robin":
-            return RoundRobin()
-        case "random":
-            return Random()
-        case "power_of_two":
-            return PowerOfTwo()
-        case "least_loaded":
-            return LeastLoaded()
 
 
 def _id(candidate: Candidate) -> str:

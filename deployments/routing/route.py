@@ -140,14 +140,20 @@ class Route(PushEngine):
             asked, heard = request, sink
             if trial is not None:
                 asked, heard = request.model_copy(update={"alone": True}), TrialSink(sink, trial)
-            if session is None:
-                await egress.submit(asked, context, heard)
-                return
-            lease = self._picker.affinity.reserve(session.id, member.id)
+            placement = self._picker.place(request, member)
+            if placement is not None:
+                asked = asked.model_copy(update={"prefill_tokens": placement.tokens, "prefixes": placement.prefixes})
+                heard = placement.heard(heard)
+            lease = None if session is None else self._picker.affinity.reserve(session.id, member.id)
+            if lease is not None:
+                heard = LeasedSink(heard, lease)
             try:
-                await egress.submit(asked, context, LeasedSink(heard, lease))
+                await egress.submit(asked, context, heard)
             except BaseException:
-                lease.release()
+                if placement is not None:
+                    placement.refused()
+                if lease is not None:
+                    lease.release()
                 raise
 
         try:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
-from actors.channel.frames import SESSIONS, News
+from actors.channel import frames as topics
+from actors.channel.frames import News
 from actors.directory.known_instance import Instance
 from deployments.model_settings import RoutingSettings
 from deployments.routing.demand_meter import DemandMeter
@@ -18,7 +19,9 @@ from deployments.routing.fault_budget import FaultBudget
 from deployments.routing.held_requests import HeldRequests
 from deployments.routing.members import Connect, Member, Members, Watch
 from deployments.routing.picker import InstancePicker
+from deployments.routing.placements import Placements
 from deployments.routing.route import Route
+from engines.prefix_chunks import unpack
 
 
 class PushRouter:
@@ -52,10 +55,16 @@ class PushRouter:
         meters: Mapping[str, DemandMeter] | None = None,
     ) -> None:
         self._node = node
-        self._pickers = {
-            model: InstancePicker(model, routing, partial(self._members_of, model)) for model, routing in models.items()
-        }
         self.fault_budget = FaultBudget(self._node_lives, convict)
+        self._pickers = {
+            model: InstancePicker(
+                model,
+                routing,
+                partial(self._members_of, model),
+                placements=Placements(model, routing.policy, self._key),
+            )
+            for model, routing in models.items()
+        }
         faults = {model: picker.faults for model, picker in self._pickers.items()}
         self._members = Members(watch, connect, faults, self._heard, self.fault_budget)
         self.held = {
@@ -69,6 +78,11 @@ class PushRouter:
         routes = {model: route(model) for model in models}
         routes.update({adapter: route(model, adapter) for adapter, model in (adapters or {}).items()})
         self.routes: Mapping[str, Route] = routes
+
+    @property
+    def placements(self) -> Mapping[str, Placements]:
+        """What the prompts of each model are reckoned by, by the model's name."""
+        return {model: picker.placements for model, picker in self._pickers.items()}
 
     async def start(self) -> None:
         """Begins to follow the instances; returns when it knows which there are, ready or not."""
@@ -92,11 +106,30 @@ class PushRouter:
     def _members_of(self, model: str) -> list[Member]:
         return self._members.of(model)
 
+    def _key(self) -> bytes:
+        # All routers of a fleet have this one, once they have heard of the directory.
+        return self.fault_budget.key
+
     def _heard(self, instance: Instance, news: News) -> None:
-        if news.topic == SESSIONS:
-            affinity = self._pickers[instance.model].affinity
-            for session, idle_s in news.body:
-                affinity.hear(session, instance.id, idle_s)
+        picker = self._pickers[instance.model]
+        prefixes = picker.placements.prefixes
+        whose = instance.id, instance.incarnation
+        match news.topic:
+            case topics.PREFIXES:
+                data, written = news.body
+                prefixes.hear(*whose, unpack(data), written)
+            case topics.ALL_PREFIXES:
+                data, stamps = news.body
+                prefixes.hear_all(*whose, unpack(data), unpack(stamps))
+            case topics.CHUNKS:
+                number, cached, evicted = news.body
+                prefixes.hear_change(*whose, number, unpack(cached), unpack(evicted))
+            case topics.ALL_CHUNKS:
+                number, cached = news.body
+                prefixes.hear_cached(*whose, number, unpack(cached))
+            case topics.SESSIONS:
+                for session, idle_s in news.body:
+                    picker.affinity.hear(session, instance.id, idle_s)
 
     def _node_lives(self, node: str, since_s: float) -> bool:
         return node == self._node or self._members.heard_of(node) > since_s

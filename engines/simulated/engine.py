@@ -8,6 +8,8 @@ from itertools import count
 from typing import TypeVar
 
 from engines.adapters.residency import AdapterUse, ResidentAdapters
+from engines.block_keys import block_hashes, root_hash
+from engines.cached_chunks import AnswerReader, CachedChunks
 from engines.call_requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
 from engines.context import Context
 from engines.contract import Answers, Capabilities, Load, Progress, PushEngine, unsupported
@@ -28,7 +30,7 @@ from engines.requests import GenerateRequest
 from engines.simulated.answer import Writer, call_prefix, writer
 from engines.simulated.embedding import embeddings
 from engines.simulated.faults import Faults
-from engines.simulated.kv_cache import KVCache, block_hashes, root_hash
+from engines.simulated.kv_cache import KVCache
 from engines.simulated.options import SimulatedOptions
 from engines.simulated.output import Output
 from engines.simulated.pooling import check_pooled, pooled
@@ -71,10 +73,14 @@ class SimulatedEngine(PushEngine):
             resume=True,
             context_length=options.context_length,
             max_loras=min(options.max_loras, len(spec.adapters)),
+            cache_tokens=options.num_blocks * options.block_size if options.prefix_caching else 0,
+            cache_block_tokens=options.block_size,
+            reports_cache=options.prefix_caching,
         )
         self._model = spec.model
         self._options = options
-        self._cache = KVCache(options.num_blocks, caching=options.prefix_caching)
+        self._chunks = CachedChunks(options.block_size) if options.prefix_caching else None
+        self._cache = KVCache(options.num_blocks, caching=options.prefix_caching, chunks=self._chunks)
         self._scheduler = Scheduler(
             self._cache,
             block_size=options.block_size,
@@ -118,6 +124,11 @@ class SimulatedEngine(PushEngine):
     def preemptions(self) -> int:
         """How often a request had to give its KV blocks to another."""
         return self._scheduler.preemptions
+
+    @property
+    def cached_chunks(self) -> CachedChunks | None:
+        """What it has cached; None where it caches nothing."""
+        return self._chunks
 
     async def start(self) -> None:
         """Boots; returns when ready. Raises a PenstockError where it cannot."""
@@ -172,6 +183,8 @@ class SimulatedEngine(PushEngine):
                 sink.emit(started)
                 sink.emit(Finished.cancelled(n, self.name))
                 return
+        if self._chunks is not None and request.prefixes is not None and n == 1 and request.resume is None:
+            sink = AnswerReader(sink, self._chunks, request.prefixes, prompt, hashes, root)
         stream = SimulatedStream(self.name, context, sink, self._scheduler, lambda stream: self._ended(stream, use))
         try:
             sequences = self._sequences(stream, request, prompt, max_tokens, spoken, hashes, root)
@@ -180,6 +193,8 @@ class SimulatedEngine(PushEngine):
                 use.release()
             raise
         self._faults.accepted(sequences, prompt)
+        if self._chunks is not None and request.prefixes is not None:
+            self._chunks.read(request.prefixes, hashes, len(prompt))
         self._streams[stream] = None
         self._by_context[context] = stream
         sink.emit(started)

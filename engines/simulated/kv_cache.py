@@ -8,29 +8,7 @@ block that nobody uses any more keeps its contents until it is needed for someth
 from collections import OrderedDict
 from collections.abc import Sequence
 
-ROOT = 0
-"""The hash of the empty prefix."""
-
-
-def root_hash(salt: str, adapter: str = "") -> int:
-    """The hash of the empty prefix for requests that share nothing with those of another salt, or another adapter."""
-    if adapter:
-        return hash((ROOT, len(salt), *salt.encode(), *adapter.encode()))
-    return hash((ROOT, *salt.encode())) if salt else ROOT
-
-
-def block_hash(parent: int, token_ids: Sequence[int]) -> int:
-    """The hash of a full block after a prefix with the hash `parent`; the same in every process."""
-    return hash((parent, *token_ids))
-
-
-def block_hashes(token_ids: Sequence[int], size: int, parent: int = ROOT) -> list[int]:
-    """The hashes of the full blocks of `size` tokens after a prefix with the hash `parent`, in order."""
-    hashes = []
-    for start in range(0, len(token_ids) - size + 1, size):
-        parent = block_hash(parent, token_ids[start : start + size])
-        hashes.append(parent)
-    return hashes
+from engines.cached_chunks import CachedChunks
 
 
 class KVCache:
@@ -39,11 +17,13 @@ class KVCache:
     Args:
         num_blocks: Number of blocks.
         caching: Whether contents are kept and found again.
+        chunks: Hears of every change of what is known; None: nobody wants to know.
     """
 
-    def __init__(self, num_blocks: int, *, caching: bool = True) -> None:
+    def __init__(self, num_blocks: int, *, caching: bool = True, chunks: CachedChunks | None = None) -> None:
         self.num_blocks = num_blocks
         self._caching = caching
+        self._chunks = chunks
         self._users = [0] * num_blocks
         self._hash_of: list[int | None] = [None] * num_blocks
         self._block_of: dict[int, int] = {}
@@ -100,6 +80,8 @@ class KVCache:
         if self._caching and self._hash_of[block] is None and hash_ not in self._block_of:
             self._hash_of[block] = hash_
             self._block_of[hash_] = block
+            if self._chunks is not None:
+                self._chunks.stored([hash_])
 
     def close(self, blocks: Sequence[int]) -> None:
         """Gives the blocks of a sequence back; what is known of them stays until the room is needed."""
@@ -114,10 +96,14 @@ class KVCache:
 
     def _take(self, blocks: int) -> list[int]:
         taken = [self._free.popitem(last=False)[0] for _ in range(blocks)]
+        removed = []
         for block in taken:
             self._users[block] = 1
             known = self._hash_of[block]
             if known is not None:
                 del self._block_of[known]
                 self._hash_of[block] = None
+                removed.append(known)
+        if removed and self._chunks is not None:
+            self._chunks.removed(removed)
         return taken

@@ -8,8 +8,9 @@ the last of the running sequences is preempted: it gives its blocks back and wai
 from bisect import insort
 from typing import TYPE_CHECKING
 
+from engines.block_keys import ROOT, block_hashes
 from engines.simulated.answer import Writer
-from engines.simulated.kv_cache import ROOT, KVCache, block_hashes
+from engines.simulated.kv_cache import KVCache
 from engines.simulated.output import Output
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from engines.errors import InvalidRequest
 from engines.nearest import did_you_mean
+from engines.vllm.kv_events import events_config
 from engines.vllm.options import DEMO_MODEL, VllmOptions
 from engines.vllm.scheduler import WORKER_EXTENSION
 from engines.vllm.socket_folder import socket_folder
@@ -87,6 +88,10 @@ def engine_args(options: VllmOptions, tensor_parallel_size: int, adapters: int =
     arguments = {name: value for name, value in arguments.items() if value is not None}
     if adapters:
         arguments |= _lora_arguments(adapters, options.max_lora_rank)
+    # Of several ranks of data each would publish at an endpoint of its own, which vLLM has no name for here.
+    is_one_cache = options.engine_args.get("data_parallel_size", 1) == 1
+    if options.enable_prefix_caching is not False and options.runner != "pooling" and is_one_cache:
+        arguments["kv_events_config"] = events_config()
     _check_names(options.engine_args)
     arguments |= options.engine_args
     # The one section that vLLM takes as a dictionary on its command line, and here does not.

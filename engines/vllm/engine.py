@@ -3,6 +3,7 @@
 import asyncio
 from typing import TYPE_CHECKING
 
+from engines.cached_chunks import CachedChunks
 from engines.context import Context
 from engines.contract import Answers, Capabilities, Load, Progress, PushEngine
 from engines.errors import EngineDead, NotReady
@@ -82,6 +83,12 @@ class VllmEngine(PushEngine):
         """How many sequences one step works on at most; None before it is ready."""
         runtime = self._boot.runtime
         return runtime.slots if runtime is not None else None
+
+    @property
+    def cached_chunks(self) -> CachedChunks | None:
+        """What it has in its KV cache; None where vLLM publishes no events, or to somebody else."""
+        runtime = self._boot.runtime
+        return runtime.cached_chunks if runtime is not None else None
 
     def progress(self, context: Context) -> Progress | None:
         """How far the stream of this context is, as known a second ago; the core is asked for the next time."""

@@ -10,6 +10,8 @@ from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from engines.adapters.residency import AdapterUse
+from engines.block_keys import block_hashes
+from engines.cached_chunks import AnswerReader, CachedChunks
 from engines.call_requests import DetokenizeRequest, Embeddings, EmbedRequest, Tokenized, TokenizeRequest
 from engines.context import Context
 from engines.contract import Answers, Capabilities, Load, Progress, unsupported
@@ -26,6 +28,7 @@ from engines.vllm.failures import refusal
 from engines.vllm.frontend import Frontend
 from engines.vllm.gauges import Gauges
 from engines.vllm.grammars import Grammars
+from engines.vllm.kv_events import KvEvents, root_key
 from engines.vllm.options import VllmOptions
 from engines.vllm.orphans import core_ends_with_host
 from engines.vllm.parsing import Parsing
@@ -46,6 +49,7 @@ class Runtime:
 
     Attributes:
         capabilities: What it can do.
+        cached_chunks: What it has in its KV cache; None where vLLM does not say, or says it to somebody else.
     """
 
     def __init__(
@@ -85,6 +89,9 @@ class Runtime:
         self._tasks: tuple[str, ...] = ()
         self._streams: set[VllmStream] = set()
         self._progress = ProgressBoard(self._frontend.core)
+        self.cached_chunks: CachedChunks | None = None
+        self._events: KvEvents | None = None
+        self._own_events = "kv_events_config" not in options.engine_args
         self.capabilities = Capabilities()
 
     async def open(self) -> None:
@@ -94,6 +101,7 @@ class Runtime:
         if self._config.pooler_config is not None:
             self._open_pooling()
         self._frontend.listen()
+        self._follow_cache()
         await self._adapters.look()
         self.capabilities = self._capabilities()
 
@@ -128,6 +136,8 @@ class Runtime:
             stream.fail(error)
         self._adapters.close(error)
         self._progress.close()
+        if self._events is not None:
+            self._events.close()
         self._frontend.stop_listening()
 
     def close(self, timeout_s: float) -> None:
@@ -183,7 +193,7 @@ class Runtime:
         stream = VllmStream(
             started,
             choices,
-            sink,
+            self._reader(request, rendered, sink),
             context,
             abort=lambda: self._frontend.abort_soon(stream),
             release=lambda stream: self._release(stream, use),
@@ -306,6 +316,32 @@ class Runtime:
         if use is not None:
             use.release()
 
+    def _follow_cache(self) -> None:
+        """Hears what the core says of its KV cache, if that caches prefixes and nobody else was to hear of it."""
+        config = self._llm.vllm_config
+        events = config.kv_events_config
+        if self._own_events and events is not None and config.cache_config.enable_prefix_caching:
+            self.cached_chunks = CachedChunks(int(config.cache_config.block_size))
+            self._events = KvEvents(events.endpoint, self.cached_chunks)
+            self._events.open()
+
+    def _reader(self, request: GenerateRequest, rendered: Rendered, sink: Sink) -> Sink:
+        """Lets what is cached be known by a request's text; returns what is to hear its answer."""
+        chunks, chain = self.cached_chunks, request.prefixes
+        # Images have a part in the keys of their blocks.
+        if chunks is None or chain is None or request.attachments:
+            return sink
+        root = root_key(request.cache_salt, request.adapter or "")
+        blocks = block_hashes(rendered.token_ids, chunks.block_size, root)
+        chunks.read(chain, blocks, len(rendered.token_ids))
+        if request.sampling.n > 1 or request.resume is not None:
+            return sink
+        return AnswerReader(sink, chunks, chain, rendered.token_ids, blocks, root)
+
+    def _cache_tokens(self) -> int:
+        cache = self._llm.vllm_config.cache_config
+        return int(cache.num_gpu_blocks or 0) * int(cache.block_size) if cache.enable_prefix_caching else 0
+
     def _capabilities(self) -> Capabilities:
         generate = "generate" in self._tasks
         is_cpu = current_platform.is_cpu()
@@ -324,6 +360,9 @@ class Runtime:
             resume=generate,
             context_length=self._config.max_model_len,
             max_loras=self._max_loras,
+            cache_tokens=self._cache_tokens(),
+            cache_block_tokens=int(self._llm.vllm_config.cache_config.block_size or 1),
+            reports_cache=self.cached_chunks is not None,
             accelerator="cpu" if is_cpu else current_platform.get_device_name(),
             memory_bytes=0 if is_cpu else ranks * current_platform.get_device_total_memory(),
         )

@@ -75,4 +75,5 @@ loads = st.builds(
     st.integers(0, 999),
     st.floats(0, 1),
     adapters=st.lists(st.text(max_size=9), max_size=3).map(tuple),
+    queued_tokens=st.integers(0, 2**40),
 )

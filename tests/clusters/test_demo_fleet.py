@@ -17,6 +17,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from tests.benchmarks import kv_prediction
 from tests.chaos.exact_kills import check_kills
 from tests.clusters import langchain_flows, messages_flows, openai_agents_flows, responses_flows
 from tests.clusters.conftest import ROOT, Penstock, Terminal, ask, free_port
@@ -223,6 +224,17 @@ def test_keeps_a_session_on_one_instance(client: openai.OpenAI) -> None:
     }
 
     assert len(instances) == 1
+
+
+def test_conversations_find_in_the_caches_what_the_routers_expect(port: int) -> None:
+    url = f"http://127.0.0.1:{port}"
+    before = kv_prediction.cached_tokens(url, "demo")
+    for conversation in range(12):
+        kv_prediction.talk(url, "demo", conversation)
+    after = kv_prediction.cached_tokens(url, "demo")
+    predicted, real = (after[kind] - before[kind] for kind in ("predicted", "real"))
+    assert real > 5000
+    assert 0.9 * real < predicted < 1.1 * real
 
 
 def test_answers_a_handle_of_another_program(served: Served) -> None:

@@ -28,14 +28,22 @@ async def test_it_reads_what_the_ingress_writes() -> None:
     meter.finish(Usage(prompt_tokens=3, completion_tokens=40))
     metrics.end(meter, 200)
     metrics.begin("/v1/chat/completions").model = "demo"
+    load = Load(3, 2, 0.5, prompt_tokens=400, cached_tokens=100)
     instances = [
         Instance("demo-2", "demo", node="n2", state=InstanceState.DRAINING),
-        Instance("demo-1", "demo", node="n1", state=InstanceState.READY, load=Load(running=3, queued=2, kv_use=0.5)),
+        Instance(
+            "demo-1",
+            "demo",
+            node="n1",
+            state=InstanceState.READY,
+            load=load,
+        ),
     ]
     scrape = parse_metrics(await metrics.text(instances), at_s=1.0)
     first, second = scrape.rows
     assert (first.id, first.state, first.node) == ("demo-1", InstanceState.READY, "n1")
     assert (first.running, first.queued, first.kv_use) == (3, 2, 0.5)
+    assert (first.cached_share, second.cached_share) == (0.25, None)
     assert (second.id, second.state) == ("demo-2", InstanceState.DRAINING)
     assert scrape.tokens == {"demo": 40.0}
     assert scrape.in_flight == 1

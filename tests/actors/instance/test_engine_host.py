@@ -6,11 +6,21 @@ from typing import Any
 
 import pytest
 
-from actors.channel.frames import DRAINING, ENGINE_DIED, SESSIONS, News
+from actors.channel.frames import (
+    ALL_CHUNKS,
+    ALL_PREFIXES,
+    CHUNKS,
+    DRAINING,
+    ENGINE_DIED,
+    PREFIXES,
+    SESSIONS,
+    News,
+)
 from actors.directory.known_instance import Instance, InstanceState
 from actors.instance.engine_host import EngineHost
 from actors.settings import AdmissionSettings, ChannelSettings, LaneSettings
 from engines.adapters.adapter import Adapter
+from engines.cached_chunks import CachedChunks
 from engines.call_requests import Embeddings, EmbedRequest, TokenizeRequest
 from engines.context import Context
 from engines.contract import Load
@@ -27,6 +37,7 @@ from engines.errors import (
     Timeout,
 )
 from engines.events import Finished, TextDelta
+from engines.prefix_chunks import SentChain, pack, unpack
 from engines.registry import EngineSpec
 from engines.requests import Session
 from engines.scripted.engine import ScriptedEngine
@@ -339,6 +350,75 @@ async def test_other_routers_hear_of_a_session_and_later_ones_too(booted: Booted
         reader.close()
 
 
+async def test_other_routers_hear_of_what_was_sent_and_later_ones_of_all(booted: Booted) -> None:
+    instance = await booted(["x"])
+    sender, other = Reader(instance, "sender"), Reader(instance, "other")
+    await sender.is_open()
+    await other.is_open()
+    sender.submit(request(prefixes=SentChain(pack([1, 2]), pack([1, 2]), 1)), request())
+    await until(lambda: other.news)
+    assert [(news.topic, unpack(news.body[0])) for news in other.news] == [(PREFIXES, [1, 2])]
+    await sender.end(1)
+    await sender.end(2)
+    assert not sender.news
+    late = Reader(instance, "late")
+    await until(lambda: late.news)
+    assert [(news.topic, unpack(news.body[0])) for news in late.news] == [(ALL_PREFIXES, [2, 1])]
+    for reader in (sender, other, late):
+        reader.close()
+
+
+async def test_a_router_that_takes_no_frames_hears_of_all_that_was_sent_once_it_does(booted: Booted) -> None:
+    instance = await booted(["x"], channel=ChannelSettings(heartbeat_s=60.0, silence_s=600.0, window=2))
+    sender, other = Reader(instance, "sender"), Reader(instance, "other")
+    await sender.is_open()
+    await other.is_open()
+    other.acknowledges = False
+    for number in range(1, 20):
+        sender.submit(request(prefixes=SentChain(pack([number]), pack([number]), 1)), first=number)
+        await sender.end(number)
+    assert len(other.frames) <= 3
+    other.acknowledges = True
+    instance.acknowledge("other", len(other.frames))
+    sender.submit(request(prefixes=SentChain(pack([20]), pack([20]), 1)), first=20)
+    await until(lambda: any(news.topic == ALL_PREFIXES for news in other.news))
+    told = [unpack(news.body[0]) for news in other.news if news.topic == ALL_PREFIXES]
+    assert set(range(1, 20)) <= set(told[-1])
+    # What waited for it was no more than the word that it is behind.
+    assert sum(news.topic == PREFIXES for news in other.news) <= 4
+    sender.close()
+    other.close()
+
+
+async def test_the_load_says_what_prompts_are_to_be_computed_and_what_was_put_into_the_cache(booted: Booted) -> None:
+    instance = await booted(HANGING, admission=AdmissionSettings(max_running=1, max_queued=1))
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request(prefill_tokens=100))
+    await until(lambda: reader.text(1))
+    reader.submit(request(prefill_tokens=30), request(prefill_tokens=7), first=2)
+    assert isinstance(await reader.end(3), QueueFull)
+    assert instance.load().queued_tokens == 30
+    reader.cancel(2, kill=True)
+    await reader.end(2)
+    assert instance.load().queued_tokens == 0
+    assert instance.load().written_tokens == 0
+    reader.cancel(1, kill=False)
+    await reader.end(1)
+    assert instance.load().written_tokens > 0
+    reader.close()
+
+
+async def test_a_prompt_that_no_router_reckoned_counts_by_its_size(booted: Booted) -> None:
+    instance = await booted([{"hang": True}])
+    reader = Reader(instance)
+    await reader.is_open()
+    reader.submit(request("x" * 40_000))
+    await reader.has_started(1)
+    assert 10_000 < instance.load().queued_tokens < 11_000
+    reader.close()
+
+
 async def test_a_refused_request_binds_no_session(booted: Booted) -> None:
     instance = await booted(HANGING, admission=AdmissionSettings(max_running=1, max_queued=0))
     sender, other = Reader(instance, "sender"), Reader(instance, "other")
@@ -435,4 +515,55 @@ async def test_says_which_adapters_it_has_loaded() -> None:
         assert instance.load().adapters == instance.describe().load.adapters == (name,)
         assert reader.frames[-1].load.adapters == (name,)
     await instance.stop(1.0)
+    reader.close()
+
+
+async def test_routers_hear_what_the_engine_has_cached_and_what_it_has_lost(
+    booted: Booted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = CachedChunks(16)
+    monkeypatch.setattr(ScriptedEngine, "cached_chunks", chunks)
+    instance = await booted(["x"], channel=ChannelSettings(heartbeat_s=60.0, silence_s=600.0, window=2))
+    first = Reader(instance, "first")
+    await until(lambda: first.news)
+    blocks = [10, 20, 30]
+    chunks.read(SentChain(pack([1, 2, 3]), pack([16, 32, 48]), 48), blocks, 48)
+    chunks.stored(blocks[:2])
+    chunks.stored(blocks[2:])
+    await until(lambda: len(first.news) == 2)
+    chunks.removed([30])
+    await until(lambda: len(first.news) == 3)
+    assert [(news.topic, news.body) for news in first.news] == [
+        (ALL_CHUNKS, (0, pack([]))),
+        (CHUNKS, (1, pack([1, 2, 3]), pack([]))),
+        (CHUNKS, (2, pack([]), pack([3]))),
+    ]
+    late = Reader(instance, "late")
+    await until(lambda: late.news)
+    assert [(news.topic, news.body) for news in late.news] == [(ALL_CHUNKS, (2, pack([1, 2])))]
+    first.close()
+    late.close()
+
+
+async def test_a_router_that_takes_no_frames_hears_of_all_that_is_cached_once_it_does(
+    booted: Booted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = CachedChunks(16)
+    monkeypatch.setattr(ScriptedEngine, "cached_chunks", chunks)
+    instance = await booted(["x"], channel=ChannelSettings(heartbeat_s=60.0, silence_s=600.0, window=2))
+    reader = Reader(instance, "reader")
+    await reader.is_open()
+    reader.acknowledges = False
+    for number in range(1, 21):
+        chunks.read(SentChain(pack([number]), pack([16]), 16), [number], 16)
+        chunks.stored([number])
+        await asyncio.sleep(0.02)
+    assert len(reader.frames) <= 3
+    known = len(reader.news)
+    reader.acknowledges = True
+    instance.acknowledge("reader", len(reader.frames))
+    chunks.removed([1])
+    await until(lambda: any(news.topic == ALL_CHUNKS for news in reader.news[known:]))
+    told = [news.body for news in reader.news[known:] if news.topic == ALL_CHUNKS]
+    assert told[-1] == (21, pack(list(range(2, 21)))) or told[-1] == (20, pack(list(range(2, 21))))
     reader.close()

@@ -13,6 +13,14 @@ REQUEST = GenerateRequest(model="m", prompt="hello")
 class Server:
     id: str
     load: int = 0
+    queued_tokens: int = 0
+    prefill_rate: float = 0.0
+    accelerator: str = "cpu"
+    incarnation: int = 0
+    cache_tokens: int = 0
+    written_tokens: int = 0
+    reports_cache: bool = False
+    cache_block_tokens: int = 1
 
 
 servers = st.lists(

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.model_settings import PolicyName
-from deployments.routing.policies import Direct, LeastLoaded, PowerOfTwo, Random, RoundRobin, make_policy
+from deployments.routing.placements import Placements
+from deployments.routing.policies import Direct, LeastLoaded, PowerOfTwo, Random, RoundRobin
+from engines.requests import GenerateRequest, Session
 from tests.deployments.routing.candidates import REQUEST, Server, servers
 
 NAMES = get_args(PolicyName)
@@ -16,14 +18,14 @@ NAMES = get_args(PolicyName)
 @pytest.mark.parametrize("name", NAMES)
 @given(candidates=servers, picks=st.integers(1, 20))
 def test_picks_a_candidate(name: PolicyName, candidates: list[Server], picks: int) -> None:
-    policy = make_policy(name)
+    policy = Placements("m", name).policy()
     for _ in range(picks):
         assert policy.choose(candidates, REQUEST) in candidates
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_candidates_no_pick(name: PolicyName) -> None:
-    assert make_policy(name).choose([], REQUEST) is None
+    assert Placements("m", name).policy().choose([], REQUEST) is None
 
 
 @given(candidates=servers, rounds=st.integers(1, 5), order=st.randoms())
@@ -91,3 +93,19 @@ def test_direct_picks_the_named_one_or_none() -> None:
     candidates = [Server("a"), Server("b")]
     assert Direct().choose(candidates, REQUEST.model_copy(update={"instance": "b"})) is candidates[1]
     assert Direct().choose(candidates, REQUEST.model_copy(update={"instance": "c"})) is None
+
+
+def test_without_a_policy_the_caches_count_of_those_that_tell_of_them() -> None:
+    placements = Placements("m", None)
+    silent, telling = [Server("a"), Server("b")], [Server("a", reports_cache=True), Server("b", reports_cache=True)]
+    request = GenerateRequest(model="m", prompt="long enough to be worth a chunk " * 100)
+    placements.prefixes.hear_cached("b", 0, 0, placements.chain(request).prefixes)
+    assert {placements.policy().choose(telling, request).id for _ in range(20)} == {"b"}
+    assert {placements.policy().choose(silent, request).id for _ in range(20)} == {"a", "b"}
+
+
+@pytest.mark.parametrize("name", ["kv_aware", "least_loaded"])
+def test_a_session_goes_to_one_of_equals_whichever_router_it_comes_to(name: PolicyName) -> None:
+    candidates = [Server(id) for id in "abcd"]
+    request = GenerateRequest(model="m", prompt="hello", session=Session(id="s"))
+    assert len({Placements("m", name).policy().choose(candidates, request).id for _ in range(20)}) == 1

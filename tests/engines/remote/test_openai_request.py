@@ -184,6 +184,7 @@ def test_every_field_of_sampling_is_sent_or_refused() -> None:
     sent |= {"max_tokens", "clip_max_tokens", "logprobs", "logit_bias", "guided"}
     assert Sampling.model_fields.keys() == sent | VLLM_SAMPLING.keys()
     dispatch = {"session", "instance", "priority", "tenant", "resume", "alone", "adapter"}
+    dispatch |= {"prefixes", "prefill_tokens"}
     chat_fields = {"model", "messages", "sampling", "tools", "tool_choice", "parallel_tool_calls"}
     chat_fields |= {"thinking", "reasoning_effort", "include_reasoning", "attachments"}
     assert GenerateRequest.model_fields.keys() == dispatch | chat_fields | VLLM_CHAT.keys() | {

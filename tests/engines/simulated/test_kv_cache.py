@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from engines.simulated.kv_cache import ROOT, KVCache, block_hash
+from engines.block_keys import ROOT, block_hash
+from engines.simulated.kv_cache import KVCache
 
 BLOCKS = 12
 Prefix = tuple[int, ...]
