@@ -25,11 +25,12 @@ def main() -> int:
     parser.add_argument("url", nargs="?", default="http://127.0.0.1:8000", help="of the fleet; default: %(default)s")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--requests", type=int, default=500)
+    parser.add_argument("--first", type=int, default=0, help="another number has other conversations")
     arguments = parser.parse_args()
     console = Console(file=sys.stdout, width=160)
     before = cached_tokens(arguments.url, arguments.model)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        conversations = range(-(-arguments.requests // TURNS))
+        conversations = range(arguments.first, arguments.first - (-arguments.requests // TURNS))
         talks = list(pool.map(lambda number: talk(arguments.url, arguments.model, number), conversations))
     after = cached_tokens(arguments.url, arguments.model)
     predicted, real = (after[kind] - before.get(kind, 0.0) for kind in ("predicted", "real"))
