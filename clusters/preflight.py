@@ -12,6 +12,7 @@ from clusters.cluster_room import footprint_of, missing_resources, room_of
 from clusters.errors import first_line
 from clusters.needs import http_files
 from clusters.node_probe import NodeReport, Questions, probe
+from deployments.cluster_nodes import living_nodes
 from deployments.fleet_settings import FleetSettings
 from deployments.http.key_source import is_loopback
 from deployments.model_settings import ModelSettings
@@ -97,11 +98,9 @@ def _ask_nodes(questions: Questions) -> list[Node]:
     cloudpickle.register_pickle_by_value(node_probe)
     try:
         task = ray.remote(num_cpus=0, max_retries=0)(probe)
-        living = [node for node in ray.nodes() if node["Alive"]]
+        living = living_nodes()
         asked = [
-            task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                questions
-            )
+            task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(questions)
             for node in living
         ]
     finally:
@@ -116,7 +115,7 @@ def _ask_nodes(questions: Questions) -> list[Node]:
                 report = ray.get(answer)
             except RayError as error:
                 problem = first_line(error)
-        nodes.append(Node(node["NodeManagerAddress"], node["Resources"], report, problem))
+        nodes.append(Node(node.address, node.resources, report, problem))
     return nodes
 
 

@@ -6,6 +6,7 @@ head then deploys the fleet. Nothing is pinned to a machine: a load balancer fin
 
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Literal, Self
 
 import yaml
 
+from actors.instance.placement import room
 from clusters.errors import ClusterError
 from clusters.needs import http_files
 from deployments.fleet_settings import FleetSettings
@@ -168,8 +170,8 @@ def launcher_file(fleet: FleetSettings, file: Path, options: RayUpOptions) -> st
         config["max_workers"] = sum(one.get("max_workers", 0) for one in types.values())
     if options.programs is not None:
         # `ray down` has a command of its own for the head, for which a shell that logs in must find Ray.
-        line = f"export PATH={options.programs}:$PATH"
-        config["setup_commands"] = [f"grep -qsxF '{line}' ~/.bashrc || echo '{line}' >> ~/.bashrc"]
+        line = shlex.quote(_path(options.programs))
+        config["setup_commands"] = [f"grep -qsxF {line} ~/.bashrc || echo {line} >> ~/.bashrc"]
     begin = _beginning(options)
     head = "--head --port=6379 --autoscaling-config=~/ray_bootstrap_config.yaml"
     config["head_start_ray_commands"] = [f"{begin}ray stop", f"{begin}ray start {head} --disable-usage-stats"]
@@ -229,11 +231,15 @@ def _mounts(fleet: FleetSettings, file: Path, options: RayUpOptions) -> dict[str
 
 
 def _beginning(options: RayUpOptions) -> str:
-    path = "" if options.programs is None else f"export PATH={options.programs}:$PATH; "
+    path = "" if options.programs is None else f"{_path(options.programs)}; "
     variables = f"set -a; if [ -f {FOLDER}/env ]; then . {FOLDER}/env; fi; set +a; "
     # Its second version takes the head of machines of one's own for one that is gone, and starts no other.
     autoscaler = "export RAY_enable_autoscaler_v2=0; " if options.provider == "local" else ""
     return f"{path}{variables}{autoscaler}export RAY_AUTH_MODE=token; ulimit -n {_OPEN_FILES} || true; "
+
+
+def _path(programs: str) -> str:
+    return f"export PATH={programs}:$PATH"
 
 
 def _node_types(fleet: FleetSettings, options: RayUpOptions) -> dict[str, Any]:
@@ -258,9 +264,9 @@ def _node_types(fleet: FleetSettings, options: RayUpOptions) -> dict[str, Any]:
             most += model.cpus * model.most_in_upgrade
             continue
         node = options.gpu_node or _gpu_node(cloud, model, gpus)
-        room = node.gpus * int((1 + 1e-6) // gpus) if gpus < 1 else int(node.gpus // gpus)
-        room = min(room, int(node.cpus // model.cpus)) if model.cpus else room
-        if not room:
+        needs = {"GPU": gpus, "CPU": model.cpus} if model.cpus else {"GPU": gpus}
+        fitting = room(needs, [{"GPU": node.gpus, "CPU": node.cpus}])
+        if not fitting:
             raise ClusterError(
                 f"No instance of {model.name} ({gpus:g} GPUs, {model.cpus:g} CPUs) fits on a machine of the type "
                 f"{node.name}: --gpu-node TYPE:CPUS:GPUS."
@@ -271,9 +277,9 @@ def _node_types(fleet: FleetSettings, options: RayUpOptions) -> dict[str, Any]:
         types[name] = {
             "node_config": _machine(options, node.name, has_gpus=True),
             "resources": {"CPU": node.cpus, "GPU": node.gpus},
-            "min_workers": math.ceil(model.least_replicas / room),
+            "min_workers": math.ceil(model.least_replicas / fitting),
             # One more, for the successors of a machine that is to go.
-            "max_workers": math.ceil(model.most_in_upgrade / room) + 1,
+            "max_workers": math.ceil(model.most_in_upgrade / fitting) + 1,
         }
     types["cpu"] = {
         "node_config": _machine(options, cpu_node.name),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from actors.instance.placement import room
 from clusters.errors import ClusterError
 from clusters.kuberay.options import KubeRayOptions
 from deployments.engine_deployment import shutdown_timeout_s
@@ -141,7 +142,7 @@ def _group(name: str, model: ModelSettings, options: KubeRayOptions) -> Instance
         # The cluster may have no GPUs yet when Serve asks: its nodes come with the pods.
         uses_gpus = options.uses_gpus and engine_kind(model.engine).uses_gpus
         gpus = float(model.tensor_parallel_size if uses_gpus else 0)
-    per_pod = int((1 + 1e-6) // gpus) if 0 < gpus < 1 else 1
+    per_pod = room({"GPU": gpus}, [{"GPU": math.ceil(gpus)}]) if gpus else 1
     pinned = model.model_copy(update={"gpus": gpus, "resources": model.resources | {place_of(name): 1.0}})
     return InstanceGroup(name, pinned, per_pod, math.ceil(gpus))
 
