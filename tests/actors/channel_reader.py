@@ -108,6 +108,7 @@ class Reader:
 
     def close(self) -> None:
         self._task.cancel()
+        self.host.close(self.id)
 
     async def _read(self) -> None:
         try:
