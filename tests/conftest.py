@@ -21,12 +21,13 @@ _SHARING = {
     "clusters": ("tests/clusters/",),
     "vllm": ("tests/contract/", "tests/engines/vllm/"),
 }
-"""Where several processes run the tests, which of them are for one, as they share what it boots."""
+"""Where several processes run the tests, which are for one of them: they share what it boots. Others go by module."""
 
 
 class _BySharing(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
-        return next((name for name, paths in _SHARING.items() if nodeid.startswith(paths)), "rest")
+        module = nodeid.partition("::")[0]
+        return next((name for name, paths in _SHARING.items() if nodeid.startswith(paths)), module)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
