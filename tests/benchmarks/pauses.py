@@ -37,7 +37,7 @@ CONTEXT = 1_100_000
 LASTS_S = 4.0
 """For how long a case is repeated."""
 AT_ONCE = 3
-"""Of the same kind, one after another on each of so many connections."""
+"""Connections that send the same, one request after another on each."""
 UNREAD = 8
 UNREAD_S = 15.0
 
@@ -230,7 +230,7 @@ async def watching(url: str, model: str) -> AsyncIterator[Watcher]:
         await process.wait()
 
 
-async def disturb(url: str, case: Case) -> tuple[str, list[float]]:
+async def disturb(url: str, case: Case, at_once: int) -> tuple[str, list[float]]:
     """Asks again and again; what was answered, and how long it took."""
     ends: set[str] = set()
     took_s: list[float] = []
@@ -251,7 +251,7 @@ async def disturb(url: str, case: Case) -> tuple[str, list[float]]:
         if not case.path:
             await asyncio.sleep(LASTS_S)
         elif case.reads:
-            await asyncio.gather(*(client(session) for _ in range(AT_ONCE)))
+            await asyncio.gather(*(client(session) for _ in range(at_once)))
         else:
             ends.add(await _unread(url, case))
     return ", ".join(sorted(ends)), took_s
@@ -280,7 +280,9 @@ def _fleet_bytes(root: int | None) -> int:
     return sum(memory_of(process.pid).rss_bytes for process in descendants(root) if process.role.serves)
 
 
-async def measure(console: Console, url: str, model: str, embed: str | None, wanted: Callable[[str], bool]) -> None:
+async def measure(
+    console: Console, url: str, model: str, embed: str | None, wanted: Callable[[str], bool], at_once: int
+) -> None:
     """Measures and prints."""
     made = table(
         "beside the streams",
@@ -298,7 +300,7 @@ async def measure(console: Console, url: str, model: str, embed: str | None, wan
             await asyncio.sleep(2.0)
             await watcher.longest_s()
             before = _fleet_bytes(os.getpid())
-            answered, took_s = await disturb(url, case)
+            answered, took_s = await disturb(url, case, at_once)
             grew = _fleet_bytes(os.getpid()) - before
             gap_s, own_s = await watcher.longest_s()
         row = (
@@ -330,6 +332,7 @@ async def main() -> None:
     parser.add_argument("--model", default="paced")
     parser.add_argument("--embed")
     parser.add_argument("--case", default="", help="only cases with this in their name")
+    parser.add_argument("--at-once", type=int, default=AT_ONCE, metavar="N", help="connections that send it")
     parser.add_argument("--watch", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.watch:
@@ -338,10 +341,10 @@ async def main() -> None:
     console = Console(file=sys.stdout, width=160)
     wanted = lambda name: asked.case in name  # noqa: E731
     if asked.url:
-        await measure(console, asked.url, asked.model, asked.embed, wanted)
+        await measure(console, asked.url, asked.model, asked.embed, wanted, asked.at_once)
         return
     async with deployed() as url:
-        await measure(console, url, "paced", "paced", wanted)
+        await measure(console, url, "paced", "paced", wanted, asked.at_once)
 
 
 if __name__ == "__main__":
