@@ -23,8 +23,8 @@ MAX_CHUNKS = 100_000
 MAX_ANSWER_TOKENS = 100_000
 """A longer answer is not followed."""
 
-Listener = Callable[[list[int], list[int]], None]
-"""Hears which chunks are cached now, and which no more."""
+Listener = Callable[[dict[int, int], list[int]], None]
+"""Hears which chunks are cached now, each with how many tokens of full blocks end with it; and which no more."""
 
 
 class _Chunk:
@@ -34,14 +34,16 @@ class _Chunk:
         block: The key of the last block that is full by then.
         depth: How many blocks that makes.
         end: In tokens.
+        cached_tokens: What is found of a prompt that begins with it: full blocks.
     """
 
-    __slots__ = ("block", "depth", "end")
+    __slots__ = ("block", "cached_tokens", "depth", "end")
 
-    def __init__(self, block: int, depth: int, end: int) -> None:
+    def __init__(self, block: int, depth: int, end: int, cached_tokens: int) -> None:
         self.block = block
         self.depth = depth
         self.end = end
+        self.cached_tokens = cached_tokens
 
 
 class CachedChunks:
@@ -79,10 +81,10 @@ class CachedChunks:
         """Who listens hears of nothing any more."""
         self._listeners.remove(listener)
 
-    def all(self) -> list[int]:
-        """The chunks that are cached, the one that was used longest ago first."""
+    def all(self) -> dict[int, int]:
+        """The chunks that are cached, the one that was used longest ago first; each with its tokens of full blocks."""
         stored = self._stored
-        return [prefix for prefix, chunk in self._chunks.items() if chunk.block in stored]
+        return {prefix: chunk.cached_tokens for prefix, chunk in self._chunks.items() if chunk.block in stored}
 
     def read(self, chain: SentChain, blocks: Sequence[int], tokens: int) -> None:
         """A prompt was read.
@@ -184,7 +186,7 @@ class CachedChunks:
             if not blocks:
                 return
         block = blocks[depth - 1]
-        self._chunks[prefix] = _Chunk(block, depth, end)
+        self._chunks[prefix] = _Chunk(block, depth, end, min(depth, end // self.block_size) * self.block_size)
         self._at.setdefault(block, []).append(prefix)
         if block in self._stored:
             self._cached.append(prefix)
@@ -204,21 +206,17 @@ class CachedChunks:
     def _flush(self) -> None:
         if not (self._cached or self._evicted):
             return
-        cached, evicted = self._cached, self._evicted
+        # What became of those that are in both is what counts.
+        chunks, stored = self._chunks, self._stored
+        cached = {
+            prefix: chunk.cached_tokens
+            for prefix in self._cached
+            if (chunk := chunks.get(prefix)) is not None and chunk.block in stored
+        }
+        evicted = [prefix for prefix in self._evicted if prefix not in cached]
         self._cached, self._evicted = [], []
-        if cached and evicted:
-            # What became of those that are in both is what counts.
-            both = set(cached) & set(evicted)
-            if both:
-                there = {prefix for prefix in both if self._is_cached(prefix)}
-                cached = [prefix for prefix in cached if prefix not in both or prefix in there]
-                evicted = [prefix for prefix in evicted if prefix not in there]
         for listener in self._listeners:
             listener(cached, evicted)
-
-    def _is_cached(self, prefix: int) -> bool:
-        chunk = self._chunks.get(prefix)
-        return chunk is not None and chunk.block in self._stored
 
 
 class AnswerReader:

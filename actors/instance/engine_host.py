@@ -37,7 +37,7 @@ from engines.errors import (
     QueueFull,
     Timeout,
 )
-from engines.prefix_chunks import pack
+from engines.prefix_chunks import pack, pack_held
 from engines.registry import EngineSpec, engine_kind, make_engine
 from engines.requests import Session
 
@@ -73,7 +73,7 @@ class EngineHost(Host):
         self._prefixes = SentPrefixes()
         self._chunks: CachedChunks | None = None
         self._changes = 0
-        self._cached: list[int] = []
+        self._cached: dict[int, int] = {}
         self._evicted: list[int] = []
         self._texts = Lane(admission.texts)
         self._embeddings = Lane(admission.embeddings)
@@ -222,23 +222,22 @@ class EngineHost(Host):
         """What the engine has cached, or what was sent to one that does not say."""
         if self._chunks is None:
             return News(ALL_PREFIXES, self._prefixes.all())
-        return News(ALL_CHUNKS, (self._changes, pack(self._chunks.all())))
+        return News(ALL_CHUNKS, (self._changes, *pack_held(self._chunks.all())))
 
-    def _hear_chunks(self, cached: list[int], evicted: list[int]) -> None:
+    def _hear_chunks(self, cached: dict[int, int], evicted: list[int]) -> None:
         """The engine says what has changed in its cache: what does in one turn of the event loop goes together."""
         if not (self._cached or self._evicted):
             asyncio.get_running_loop().call_soon(self._tell_chunks)
-        if evicted and self._cached:
+        for prefix in evicted:
             # What was cached a moment ago, and is no more.
-            gone = set(evicted)
-            self._cached = [prefix for prefix in self._cached if prefix not in gone]
+            self._cached.pop(prefix, None)
         self._evicted += evicted
-        self._cached += cached
+        self._cached |= cached
 
     def _tell_chunks(self) -> None:
         self._changes += 1
-        news = News(CHUNKS, (self._changes, pack(self._cached), pack(self._evicted)))
-        self._cached, self._evicted = [], []
+        news = News(CHUNKS, (self._changes, *pack_held(self._cached), pack(self._evicted)))
+        self._cached, self._evicted = {}, []
         for channel in self._channels.values():
             channel.tell_of_prompts(news)
 

@@ -1,7 +1,7 @@
 """What each instance has cached.
 
-Most instances say it (`hear_cached`, `hear_change`): it is known exactly. Changes are numbered; where one was missed,
-all is forgotten but what comes after it, until all is heard again.
+Most instances say it (`hear_cached`, `hear_change`): it is known exactly, with how many tokens each prefix has there.
+Changes are numbered; where one was missed, all is forgotten but what comes after it, until all is heard again.
 
 Of an engine that does not say, it is reckoned from what was sent there. All engines keep the blocks that were used
 last, and each instance says how many tokens its cache holds and how many were put into it so far, whoever sent them. So
@@ -20,7 +20,7 @@ changes earlier messages, or the engine caches nothing: then all that is expecte
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf
 from typing import Protocol
 
@@ -41,6 +41,10 @@ _LONG_TOKENS = 512
 _MOST_TRUST = 1.25
 _LATELY = 1 / 32
 """Weight of an answer in what is learned."""
+_UNSAID = -1
+"""Tokens of a prefix of which its instance has said nothing yet."""
+_MAX_NUMBERS = 65_536
+"""Numbers of tokens of which one is kept for all prefixes: as many as a million tokens have blocks of 16."""
 LEAST_TOKENS = 32
 """What is shorter fills no block, or hardly one: nothing of it is expected."""
 CONFIRM_S = 2.0
@@ -85,7 +89,8 @@ class _Cache:
     def __init__(self, slot: int, incarnation: int) -> None:
         self.slot = slot
         self.incarnation = incarnation
-        # By prefix, the one that was used longest ago first: how many tokens had been put in by then.
+        # By prefix, the one that was used longest ago first: how many tokens had been put in by then. Where the
+        # instance says what it has cached: how many tokens it has of it, or `_UNSAID`.
         self.used: OrderedDict[int, int] = OrderedDict()
         # Those of them that nothing was heard of yet, and until when that is waited for.
         self.predicted: dict[int, float] = {}
@@ -103,6 +108,11 @@ class _Cache:
         """Waits until then for the word that a prefix is cached."""
         self.predicted[prefix] = until_s
         self.first_due_s = min(self.first_due_s, until_s)
+
+    def said(self, prefix: int) -> int | None:
+        """How many tokens it has of a prefix, by its own word; None where it has said nothing of it."""
+        tokens = self.used.get(prefix, _UNSAID) if self.change is not None else _UNSAID
+        return None if tokens == _UNSAID else tokens
 
     def written(self, instance: CachingInstance) -> int:
         """How many tokens were put in so far: an engine that does not tell is known by what it was sent."""
@@ -131,6 +141,7 @@ class CachedPrefixes:
         self._index = PrefixIndex()
         self._caches: dict[str, _Cache] = {}
         self._free: list[int] = []
+        self._numbers: dict[int, int] = {}
         self.trust = 1.0
         self.tokens_per_reckoned = 1.0
         # Of the texts that were read lately; a long one counts for more.
@@ -164,13 +175,20 @@ class CachedPrefixes:
         worth = self.trust * (self.tokens_per_reckoned if chain.is_text else 1.0)
         most = self.prompt_tokens(chain)
         for depth, some in self._index.depths(chain.prefixes, slots):
-            end = chain.ends[depth - 1] if depth else 0
-            tokens = min(worth * end, most) if end >= LEAST_TOKENS else 0.0
-            while tokens and some:
+            if not depth:
+                continue
+            last, end = chain.prefixes[depth - 1], chain.ends[depth - 1]
+            reckoned = min(worth * end, most) if end >= LEAST_TOKENS else 0.0
+            while some:
                 slot = some.bit_length() - 1
                 some ^= 1 << slot
                 place = places[slot]
-                expected[place] = tokens - tokens % instances[place].cache_block_tokens
+                instance = instances[place]
+                said = self._caches[instance.id].said(last)
+                if said is None:
+                    expected[place] = reckoned - reckoned % instance.cache_block_tokens
+                else:
+                    expected[place] = self.trust * said
         return expected
 
     def send(self, chain: PromptChain, instance: CachingInstance) -> "Sending":
@@ -186,9 +204,11 @@ class CachedPrefixes:
         sending = Sending(self, cache, instance, chain, depth)
         if depth:
             last = prefixes[depth - 1]
-            sending.age = cache.written(instance) - used[last]
+            if not cache.is_exact:
+                sending.age = cache.written(instance) - used[last]
             sending.is_sure = last not in cache.predicted
             sending.expected = int(expected)
+            sending.said = cache.said(last)
         sending.new = [prefix for prefix in prefixes[depth:] if prefix not in used]
         cache.predicted.update(dict.fromkeys(sending.new, inf))
         self._use(cache, cache.written(instance), prefixes)
@@ -226,30 +246,32 @@ class CachedPrefixes:
         if cache is not None:
             self._replace(cache, prefixes, written_tokens)
 
-    def hear_cached(self, id: str, incarnation: int, change: int, prefixes: list[int]) -> None:
+    def hear_cached(self, id: str, incarnation: int, change: int, cached: Mapping[int, int]) -> None:
         """An instance says all that it has cached.
 
         Args:
             id: The instance's.
             incarnation: Likewise.
             change: The number of its last change.
-            prefixes: What is cached, the one that was used longest ago first.
+            cached: The prefixes that are, the one that was used longest ago first; each with its tokens of full blocks.
         """
         cache = self._known(id, incarnation)
         if cache is None:
             return
         self.resyncs += cache.is_exact
         cache.change = change
-        self._replace(cache, prefixes, [0] * len(prefixes))
+        self._replace(cache, list(cached), [self._shared(tokens) for tokens in cached.values()])
 
-    def hear_change(self, id: str, incarnation: int, change: int, cached: list[int], evicted: list[int]) -> None:
+    def hear_change(
+        self, id: str, incarnation: int, change: int, cached: Mapping[int, int], evicted: list[int]
+    ) -> None:
         """An instance says what has changed in its cache.
 
         Args:
             id: The instance's.
             incarnation: Likewise.
             change: Its number: one more than the last.
-            cached: What is cached now.
+            cached: The prefixes that are cached now, each with its tokens of full blocks.
             evicted: What is no more, unless it is among those.
         """
         cache = self._known(id, incarnation)
@@ -260,6 +282,7 @@ class CachedPrefixes:
         if cache.change is None or change > cache.change + 1:
             # What was evicted meanwhile must not be taken for cached.
             self.resyncs += cache.is_exact
+            cache.change = change
             self._replace(cache, [], [])
         cache.change = change
         used, predicted = cache.used, cache.predicted
@@ -267,10 +290,10 @@ class CachedPrefixes:
             used.pop(prefix, None)
             predicted.pop(prefix, None)
         self._index.remove(evicted, cache.slot)
-        for prefix in cached:
-            used[prefix] = 0
+        for prefix, tokens in cached.items():
+            used[prefix] = self._shared(tokens)
             predicted.pop(prefix, None)
-        self._index.add(cached, cache.slot)
+        self._index.add(list(cached), cache.slot)
         self._keep_most(cache)
 
     def keep_only(self, ids: Collection[str]) -> None:
@@ -289,13 +312,20 @@ class CachedPrefixes:
         cache = self._caches[id] = _Cache(slot, incarnation)
         return cache
 
+    def _shared(self, tokens: int) -> int:
+        """The one int of this value: there are few of them, and a million prefixes."""
+        if len(self._numbers) > _MAX_NUMBERS:
+            self._numbers.clear()
+        return self._numbers.setdefault(tokens, tokens)
+
     def _replace(self, cache: _Cache, prefixes: list[int], written_tokens: list[int]) -> None:
         """These are all that it holds; what is on its way there stays as it is."""
         going = [prefix for prefix, until_s in cache.predicted.items() if until_s == inf]
         self._index.remove(list(cache.used), cache.slot)
+        latest = _UNSAID if cache.is_exact else written_tokens[-1] if written_tokens else 0
         cache.used = OrderedDict(zip(prefixes, written_tokens, strict=True))
         for prefix in going:
-            cache.used.setdefault(prefix, written_tokens[-1] if written_tokens else 0)
+            cache.used.setdefault(prefix, latest)
         cache.predicted = dict.fromkeys((prefix for prefix in going), inf)
         for prefix in prefixes:
             cache.predicted.pop(prefix, None)
@@ -312,9 +342,14 @@ class CachedPrefixes:
     def _use(self, cache: _Cache, written_tokens: int, prefixes: list[int]) -> None:
         """A prompt's prefixes are used: the longest first, so that none is kept longer than what it begins with."""
         used = cache.used
-        for prefix in reversed(prefixes):
-            used[prefix] = written_tokens
-            used.move_to_end(prefix)
+        if cache.is_exact:
+            for prefix in reversed(prefixes):
+                used.setdefault(prefix, _UNSAID)
+                used.move_to_end(prefix)
+        else:
+            for prefix in reversed(prefixes):
+                used[prefix] = written_tokens
+                used.move_to_end(prefix)
         self._index.add(prefixes, cache.slot)
         self._keep_most(cache)
 
@@ -364,9 +399,10 @@ class Sending:
         expected: How many of the prompt's tokens it was taken to have.
         age: Tokens put into the cache since the longest prefix that it had was used.
         is_sure: Whether that one was computed when the prompt was sent.
+        said: How many tokens the instance had of that one, by its own word; None: it had said nothing of it.
     """
 
-    __slots__ = ("_cache", "_chain", "_depth", "_instance", "_prefixes", "age", "expected", "is_sure", "new")
+    __slots__ = ("_cache", "_chain", "_depth", "_instance", "_prefixes", "age", "expected", "is_sure", "new", "said")
 
     def __init__(
         self, prefixes: CachedPrefixes, cache: _Cache, instance: CachingInstance, chain: PromptChain, depth: int
@@ -380,6 +416,7 @@ class Sending:
         self.expected = 0
         self.age = 0
         self.is_sure = True
+        self.said: int | None = None
 
     def read(self, prompt_tokens: int) -> None:
         """The engine says how many tokens the prompt has."""
@@ -417,10 +454,13 @@ class Sending:
         if prefixes._caches.get(self._instance.id) is cache and not cache.is_exact:
             prefixes._use(cache, cache.written(self._instance), self._chain.prefixes)
         chain = self._chain
-        expected = chain.ends[self._depth - 1] if self._depth else 0
-        if chain.is_text:
-            expected = int(expected * prefixes.tokens_per_reckoned)
-        expected -= expected % self._instance.cache_block_tokens
+        if self.said is not None:
+            expected = self.said
+        else:
+            expected = chain.ends[self._depth - 1] if self._depth else 0
+            if chain.is_text:
+                expected = int(expected * prefixes.tokens_per_reckoned)
+            expected -= expected % self._instance.cache_block_tokens
         prefixes.predicted_tokens += self.expected
         prefixes.cached_tokens += usage.cached_tokens
         if not (expected and self.is_sure):
