@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 CHUNK_BYTES = 1024
-LEAST_BYTES = 32
+LEAST_BYTES = 64
 """A message that leaves less than so much shares its chunk with the next one."""
 MAX_BYTES = 1024 * 1024
 """What is behind it is counted and not hashed: it belongs to no chunk."""
