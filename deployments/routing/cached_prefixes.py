@@ -111,7 +111,9 @@ class _Cache:
 
     def said(self, prefix: int) -> int | None:
         """How many tokens it has of a prefix, by its own word; None where it has said nothing of it."""
-        tokens = self.used.get(prefix, _UNSAID) if self.change is not None else _UNSAID
+        if self.change is None:
+            return None
+        tokens = self.used.get(prefix, _UNSAID)
         return None if tokens == _UNSAID else tokens
 
     def written(self, instance: CachingInstance) -> int:
@@ -164,15 +166,19 @@ class CachedPrefixes:
         expected = [0.0] * len(instances)
         if not chain.prefixes or not self._caches:
             return expected
-        places: dict[int, int] = {}
+        asked: dict[int, tuple[int, _Cache]] = {}
         slots = 0
+        now_s, caches = self._clock(), self._caches
         for place, instance in enumerate(instances):
-            cache = self._caches.get(instance.id)
+            cache = caches.get(instance.id)
             if cache is not None and cache.incarnation == instance.incarnation:
-                self._forget_old(cache, instance)
-                places[cache.slot] = place
-                slots |= 1 << cache.slot
-        worth = self.trust * (self.tokens_per_reckoned if chain.is_text else 1.0)
+                if cache.change is None or cache.first_due_s <= now_s:
+                    self._forget_old(cache, instance)
+                bit = 1 << cache.slot
+                asked[bit] = place, cache
+                slots |= bit
+        trust = self.trust
+        worth = trust * (self.tokens_per_reckoned if chain.is_text else 1.0)
         most = self.prompt_tokens(chain)
         for depth, some in self._index.depths(chain.prefixes, slots):
             if not depth:
@@ -180,15 +186,14 @@ class CachedPrefixes:
             last, end = chain.prefixes[depth - 1], chain.ends[depth - 1]
             reckoned = min(worth * end, most) if end >= LEAST_TOKENS else 0.0
             while some:
-                slot = some.bit_length() - 1
-                some ^= 1 << slot
-                place = places[slot]
-                instance = instances[place]
-                said = self._caches[instance.id].said(last)
+                bit = some & -some
+                some ^= bit
+                place, cache = asked[bit]
+                said = cache.said(last)
                 if said is None:
-                    expected[place] = reckoned - reckoned % instance.cache_block_tokens
+                    expected[place] = reckoned - reckoned % instances[place].cache_block_tokens
                 else:
-                    expected[place] = self.trust * said
+                    expected[place] = trust * said
         return expected
 
     def send(self, chain: PromptChain, instance: CachingInstance) -> "Sending":

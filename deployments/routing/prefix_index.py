@@ -14,8 +14,8 @@ MAX_PREFIXES = 1_000_000
 _MAX_SETS = 65_536
 """Sets that are shared; with more of them than that sharing saves nothing."""
 
-_SCANNED = 32
-"""Prefixes of a stretch that is looked through, and not halved any more: measured, between 8 and 64."""
+_SCANNED = 12
+"""Prefixes of a stretch, for each slot that does not hold all of it, that are looked through and not halved any more."""
 
 
 class PrefixIndex:
@@ -122,7 +122,7 @@ class PrefixIndex:
         while stretches:
             first, holders, last, remaining = stretches.pop()
             while holders != remaining:
-                if last - first > _SCANNED:
+                if last - first > _SCANNED * (holders ^ remaining).bit_count():
                     middle = (first + last) // 2
                     prefix = chain[middle]
                     still = holders & (young(prefix) or old(prefix, 0)) | remaining
