@@ -15,7 +15,7 @@ _MAX_SETS = 65_536
 """Sets that are shared; with more of them than that sharing saves nothing."""
 
 _SCANNED = 12
-"""Prefixes of a stretch, for each slot that does not hold all of it, that are looked through and not halved any more."""
+"""Prefixes of a stretch, for each slot that does not hold all of it, that are looked through and not halved."""
 
 
 class PrefixIndex:
