@@ -34,16 +34,18 @@ class _Chunk:
         block: The key of the last block that is full by then.
         depth: How many blocks that makes.
         end: In tokens.
-        cached_tokens: What is found of a prompt that begins with it: full blocks.
     """
 
-    __slots__ = ("block", "cached_tokens", "depth", "end")
+    __slots__ = ("block", "depth", "end")
 
-    def __init__(self, block: int, depth: int, end: int, cached_tokens: int) -> None:
+    def __init__(self, block: int, depth: int, end: int) -> None:
         self.block = block
         self.depth = depth
         self.end = end
-        self.cached_tokens = cached_tokens
+
+    def tokens(self, block_size: int) -> int:
+        """How many tokens are found of a prompt that begins with it: those of full blocks."""
+        return min(self.depth, self.end // block_size) * block_size
 
 
 class CachedChunks:
@@ -83,8 +85,8 @@ class CachedChunks:
 
     def all(self) -> dict[int, int]:
         """The chunks that are cached, the one that was used longest ago first; each with its tokens of full blocks."""
-        stored = self._stored
-        return {prefix: chunk.cached_tokens for prefix, chunk in self._chunks.items() if chunk.block in stored}
+        stored, size = self._stored, self.block_size
+        return {prefix: chunk.tokens(size) for prefix, chunk in self._chunks.items() if chunk.block in stored}
 
     def read(self, chain: SentChain, blocks: Sequence[int], tokens: int) -> None:
         """A prompt was read.
@@ -186,7 +188,7 @@ class CachedChunks:
             if not blocks:
                 return
         block = blocks[depth - 1]
-        self._chunks[prefix] = _Chunk(block, depth, end, min(depth, end // self.block_size) * self.block_size)
+        self._chunks[prefix] = _Chunk(block, depth, end)
         self._at.setdefault(block, []).append(prefix)
         if block in self._stored:
             self._cached.append(prefix)
@@ -207,9 +209,9 @@ class CachedChunks:
         if not (self._cached or self._evicted):
             return
         # What became of those that are in both is what counts.
-        chunks, stored = self._chunks, self._stored
+        chunks, stored, size = self._chunks, self._stored, self.block_size
         cached = {
-            prefix: chunk.cached_tokens
+            prefix: chunk.tokens(size)
             for prefix in self._cached
             if (chunk := chunks.get(prefix)) is not None and chunk.block in stored
         }
