@@ -81,6 +81,10 @@ class Host(ABC):
         """A prompt of these prefixes came on this channel."""
 
     @abstractmethod
+    def tell_changes(self) -> None:
+        """Tells all channels what has changed of late in what is cached, if anything has."""
+
+    @abstractmethod
     def all_prompts(self) -> News | None:
         """What is known of all prompts that may be cached."""
 
@@ -429,6 +433,8 @@ class Channel:
             call.hand_over(ReaderTooSlow("The answer is not taken, and too much of it waited."))
 
     def _next_frame(self) -> bytes:
+        # The end of an answer must not leave before the word that it is cached: the next prompt may come in between.
+        self.host.tell_changes()
         sequence, entries, news = self.outbox.take()
         news += [item for item in (self.prompts.taken(), self.sessions.taken()) if item is not None]
         pulse = None

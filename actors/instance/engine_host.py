@@ -232,14 +232,17 @@ class EngineHost(Host):
     def _hear_chunks(self, cached: dict[int, int], evicted: list[int]) -> None:
         """The engine says what has changed in its cache: what does in one turn of the event loop goes together."""
         if not (self._cached or self._evicted):
-            asyncio.get_running_loop().call_soon(self._tell_chunks)
+            asyncio.get_running_loop().call_soon(self.tell_changes)
         for prefix in evicted:
             # What was cached a moment ago, and is no more.
             self._cached.pop(prefix, None)
         self._evicted += evicted
         self._cached |= cached
 
-    def _tell_chunks(self) -> None:
+    def tell_changes(self) -> None:
+        """Tells all channels what has changed of late in what the engine has cached, if anything has."""
+        if not (self._cached or self._evicted):
+            return
         self._changes += 1
         news = News(CHUNKS, (self._changes, *pack_held(self._cached), pack(self._evicted)))
         self._cached, self._evicted = {}, []

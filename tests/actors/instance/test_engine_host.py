@@ -545,6 +545,28 @@ async def test_routers_hear_what_the_engine_has_cached_and_what_it_has_lost(
     late.close()
 
 
+async def test_what_is_cached_is_told_in_the_frame_of_the_answer_that_ends_in_the_same_turn(
+    booted: Booted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = CachedChunks(16)
+    monkeypatch.setattr(ScriptedEngine, "cached_chunks", chunks)
+    instance = await booted(["x"], channel=ChannelSettings(heartbeat_s=60.0, silence_s=600.0))
+    reader = Reader(instance, "c")
+    await until(lambda: reader.news)
+    known = len(reader.frames)
+    outbox = instance._channels["c"].outbox
+    # Another stream has woken the channel before.
+    outbox.emit_urgently(1, TextDelta("x"))
+    chunks.read(SentChain(pack([1]), pack([16]), 16), [10], 16)
+    chunks.stored([10])
+    outbox.emit_urgently(2, TextDelta("y"))
+    await until(lambda: len(reader.frames) > known)
+    frame = reader.frames[known]
+    assert [number for number, _ in frame.entries] == [1, 2]
+    assert [(news.topic, news.body) for news in frame.news] == [(CHUNKS, (1, pack([1]), pack([16]), pack([])))]
+    reader.close()
+
+
 async def test_a_router_that_takes_no_frames_hears_of_all_that_is_cached_once_it_does(
     booted: Booted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
