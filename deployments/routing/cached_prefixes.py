@@ -38,7 +38,6 @@ _SHRINK, _GROW = 0.9, 1.01
 _OLD = 0.25
 """A prefix is old when that share of the cache was put in since its last use."""
 _LONG_TOKENS = 512
-_MOST_TRUST = 1.25
 _LATELY = 1 / 32
 """Weight of an answer in what is learned."""
 _UNSAID = -1
@@ -470,8 +469,8 @@ class Sending:
         prefixes.cached_tokens += usage.cached_tokens
         if not (expected and self.is_sure):
             return
-        # What is known exactly is wrong by parts of blocks and of chunks, to either side.
-        hit = min(_MOST_TRUST if cache.is_exact else 1.0, usage.cached_tokens / expected)
+        # More is found where a prompt goes on as another one within a chunk, or word of it comes late: that is luck.
+        hit = min(1.0, usage.cached_tokens / expected)
         if not cache.is_exact and self.age > _OLD * cache.size(self._instance):
             share = cache.share * (_SHRINK if hit < 0.5 else _GROW)
             cache.share = min(1.0, max(_LEAST_SHARE, share))

@@ -291,3 +291,7 @@ def test_what_is_found_beside_what_was_told_teaches_what_a_told_token_is_worth()
         prefixes.send(chain, a).finished(usage(chain, cached=1520))
     assert prefixes.trust == pytest.approx(0.95, abs=0.01)
     assert prefixes.expected(chain, [a])[0] == pytest.approx(1520, abs=16)
+    for _ in range(500):
+        prefixes.send(chain, a).finished(usage(chain, cached=1800))
+    assert prefixes.trust == pytest.approx(1.0, abs=0.01)
+    assert prefixes.expected(chain, [a])[0] <= 1600
