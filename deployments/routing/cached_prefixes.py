@@ -22,16 +22,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf
-from typing import Protocol
 
+from deployments.routing.instance_cache import UNSAID, CachingInstance, InstanceCache
 from deployments.routing.prefix_index import PrefixIndex
 from deployments.routing.prompt_chain import PromptChain
 from engines.events import Usage
 
 MAX_PREFIXES = 100_000
 """Of one instance: with chunks of 256 tokens, a cache of 25 million."""
-UNKNOWN_CACHE_TOKENS = 100_000
-"""What a cache is taken to hold that does not say."""
 _LEAST_SHARE = 1 / 16
 """Of what a cache says that it holds: it is not taken for smaller than that."""
 _SHRINK, _GROW = 0.9, 1.01
@@ -40,8 +38,6 @@ _OLD = 0.25
 _LONG_TOKENS = 512
 _LATELY = 1 / 32
 """Weight of an answer in what is learned."""
-_UNSAID = -1
-"""Tokens of a prefix of which its instance has said nothing yet."""
 _MAX_NUMBERS = 65_536
 """Numbers of tokens of which one is kept for all prefixes: as many as a million tokens have blocks of 16."""
 LEAST_TOKENS = 32
@@ -50,78 +46,6 @@ CONFIRM_S = 2.0
 """How long after its first token an instance may take to say that a prompt is cached."""
 HEARD_S = 30.0
 """The same for what another router has sent: when its first token comes, nobody tells."""
-
-
-class CachingInstance(Protocol):
-    """An instance, as far as its cache matters."""
-
-    @property
-    def id(self) -> str:
-        """Its instance id."""
-
-    @property
-    def incarnation(self) -> int:
-        """Another one has another cache."""
-
-    @property
-    def cache_tokens(self) -> int:
-        """How many tokens its cache holds; 0: it does not say."""
-
-    @property
-    def cache_block_tokens(self) -> int:
-        """How many of them one block holds."""
-
-    @property
-    def reports_cache(self) -> bool:
-        """Whether it says what is in there."""
-
-    @property
-    def written_tokens(self) -> int:
-        """How many were put into it so far."""
-
-
-class _Cache:
-    """One instance's."""
-
-    __slots__ = ("change", "first_due_s", "incarnation", "own_tokens", "predicted", "share", "slot", "used")
-
-    def __init__(self, slot: int, incarnation: int) -> None:
-        self.slot = slot
-        self.incarnation = incarnation
-        # By prefix, the one that was used longest ago first: how many tokens had been put in by then. Where the
-        # instance says what it has cached: how many tokens it has of it, or `_UNSAID`.
-        self.used: OrderedDict[int, int] = OrderedDict()
-        # Those of them that nothing was heard of yet, and until when that is waited for.
-        self.predicted: dict[int, float] = {}
-        self.first_due_s = inf  # No later than the first of these times.
-        self.change: int | None = None  # The number of the last that was heard; None: the instance does not say.
-        self.share = 1.0  # Of what the cache says that it holds.
-        self.own_tokens = 0  # Put in by requests of this replica.
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether the instance says what it has cached."""
-        return self.change is not None
-
-    def expect(self, prefix: int, until_s: float) -> None:
-        """Waits until then for the word that a prefix is cached."""
-        self.predicted[prefix] = until_s
-        self.first_due_s = min(self.first_due_s, until_s)
-
-    def said(self, prefix: int) -> int | None:
-        """How many tokens it has of a prefix, by its own word; None where it has said nothing of it."""
-        if self.change is None:
-            return None
-        tokens = self.used.get(prefix, _UNSAID)
-        return None if tokens == _UNSAID else tokens
-
-    def written(self, instance: CachingInstance) -> int:
-        """How many tokens were put in so far: an engine that does not tell is known by what it was sent."""
-        return max(instance.written_tokens, self.own_tokens)
-
-    def size(self, instance: CachingInstance) -> float:
-        """How many tokens it holds."""
-        return self.share * (instance.cache_tokens or UNKNOWN_CACHE_TOKENS)
 
 
 class CachedPrefixes:
@@ -140,7 +64,7 @@ class CachedPrefixes:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._index = PrefixIndex()
-        self._caches: dict[str, _Cache] = {}
+        self._caches: dict[str, InstanceCache] = {}
         self._free: list[int] = []
         self._numbers: dict[int, int] = {}
         self.trust = 1.0
@@ -165,7 +89,7 @@ class CachedPrefixes:
         expected = [0.0] * len(instances)
         if not chain.prefixes or not self._caches:
             return expected
-        asked: dict[int, tuple[int, _Cache]] = {}
+        asked: dict[int, tuple[int, InstanceCache]] = {}
         slots = 0
         now_s, caches = self._clock(), self._caches
         for place, instance in enumerate(instances):
@@ -200,7 +124,7 @@ class CachedPrefixes:
         cache = self._known(instance.id, instance.incarnation)
         if cache is None:
             # It has a successor already, and takes no more.
-            return Sending(self, _Cache(0, instance.incarnation), instance, PromptChain([], [], chain.tokens), 0)
+            return Sending(self, InstanceCache(0, instance.incarnation), instance, PromptChain([], [], chain.tokens), 0)
         self._forget_old(cache, instance)
         prefixes, used = chain.prefixes, cache.used
         [expected] = self.expected(chain, [instance])
@@ -305,7 +229,7 @@ class CachedPrefixes:
         for id in [id for id in self._caches if id not in ids]:
             self._drop(id)
 
-    def _known(self, id: str, incarnation: int) -> _Cache | None:
+    def _known(self, id: str, incarnation: int) -> InstanceCache | None:
         """The cache of an instance; None where that has a successor. A new one where it is the successor itself."""
         cache = self._caches.get(id)
         if cache is not None:
@@ -313,7 +237,7 @@ class CachedPrefixes:
                 return cache if cache.incarnation == incarnation else None
             self._drop(id)
         slot = self._free.pop() if self._free else len(self._caches)
-        cache = self._caches[id] = _Cache(slot, incarnation)
+        cache = self._caches[id] = InstanceCache(slot, incarnation)
         return cache
 
     def _shared(self, tokens: int) -> int:
@@ -322,11 +246,11 @@ class CachedPrefixes:
             self._numbers.clear()
         return self._numbers.setdefault(tokens, tokens)
 
-    def _replace(self, cache: _Cache, prefixes: list[int], written_tokens: list[int]) -> None:
+    def _replace(self, cache: InstanceCache, prefixes: list[int], written_tokens: list[int]) -> None:
         """These are all that it holds; what is on its way there stays as it is."""
         going = [prefix for prefix, until_s in cache.predicted.items() if until_s == inf]
         self._index.remove(list(cache.used), cache.slot)
-        latest = _UNSAID if cache.is_exact else written_tokens[-1] if written_tokens else 0
+        latest = UNSAID if cache.is_exact else written_tokens[-1] if written_tokens else 0
         cache.used = OrderedDict(zip(prefixes, written_tokens, strict=True))
         for prefix in going:
             cache.used.setdefault(prefix, latest)
@@ -343,12 +267,12 @@ class CachedPrefixes:
         cache.predicted.clear()
         self._free.append(cache.slot)
 
-    def _use(self, cache: _Cache, written_tokens: int, prefixes: list[int]) -> None:
+    def _use(self, cache: InstanceCache, written_tokens: int, prefixes: list[int]) -> None:
         """A prompt's prefixes are used: the longest first, so that none is kept longer than what it begins with."""
         used = cache.used
         if cache.is_exact:
             for prefix in reversed(prefixes):
-                used.setdefault(prefix, _UNSAID)
+                used.setdefault(prefix, UNSAID)
                 used.move_to_end(prefix)
         else:
             for prefix in reversed(prefixes):
@@ -357,12 +281,12 @@ class CachedPrefixes:
         self._index.add(prefixes, cache.slot)
         self._keep_most(cache)
 
-    def _keep_most(self, cache: _Cache) -> None:
+    def _keep_most(self, cache: InstanceCache) -> None:
         over = len(cache.used) - MAX_PREFIXES
         if over > 0:
             self._forget(cache, over)
 
-    def _forget_unconfirmed(self, cache: _Cache) -> None:
+    def _forget_unconfirmed(self, cache: InstanceCache) -> None:
         now_s = self._clock()
         if now_s < cache.first_due_s:
             return
@@ -373,7 +297,7 @@ class CachedPrefixes:
         self._index.remove(gone, cache.slot)
         cache.first_due_s = min(cache.predicted.values(), default=inf)
 
-    def _forget_old(self, cache: _Cache, instance: CachingInstance) -> None:
+    def _forget_old(self, cache: InstanceCache, instance: CachingInstance) -> None:
         if cache.is_exact:
             self._forget_unconfirmed(cache)
             return
@@ -388,7 +312,7 @@ class CachedPrefixes:
         if old:
             self._forget(cache, old)
 
-    def _forget(self, cache: _Cache, count: int) -> None:
+    def _forget(self, cache: InstanceCache, count: int) -> None:
         gone = [cache.used.popitem(last=False)[0] for _ in range(count)]
         for prefix in gone:
             cache.predicted.pop(prefix, None)
@@ -409,7 +333,7 @@ class Sending:
     __slots__ = ("_cache", "_chain", "_depth", "_instance", "_prefixes", "age", "expected", "is_sure", "new", "said")
 
     def __init__(
-        self, prefixes: CachedPrefixes, cache: _Cache, instance: CachingInstance, chain: PromptChain, depth: int
+        self, prefixes: CachedPrefixes, cache: InstanceCache, instance: CachingInstance, chain: PromptChain, depth: int
     ) -> None:
         self._prefixes = prefixes
         self._cache = cache
