@@ -122,6 +122,9 @@ class CachedChunks:
         """
         if chain.state is None:
             return
+        if prompt_tokens < self.block_size:
+            # Its own chunks could be tied to no block so far: without them nobody would look for those of the answer.
+            self.read(chain, blocks, prompt_tokens)
         chunks = Chunks(chain.state)
         began = chunks.size
         chunks.add(plain_message("assistant", text))

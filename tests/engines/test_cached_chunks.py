@@ -114,6 +114,23 @@ def test_an_answer_is_known_by_the_chunk_that_the_next_prompt_has_of_it(chunks: 
     assert heard.cached == set(following.prefixes[:2])
 
 
+def test_a_prompt_of_less_than_a_block_is_known_with_the_answer_that_fills_it(chunks: CachedChunks) -> None:
+    heard = Heard(chunks)
+    asked = Chunks(ChainState(b"key", b"", 0))
+    asked.add(plain_message("user", "q" * 200))
+    asked.close_message()
+    prompt, answer = list(range(SIZE - 2)), list(range(100, 120))
+    chain = SentChain(pack(asked.prefixes), pack(asked.ends), asked.size, asked.state)
+    chunks.read(chain, [], len(prompt))
+    reader = AnswerReader(Mailbox(), chunks, chain, prompt, [], 0)
+    chunks.stored(block_hashes(prompt + answer, SIZE))
+    for event in (Started("e", "m"), TextDelta("a" * 300, 0, tuple(answer)), DONE):
+        reader.emit(event)
+    # Of the prompt alone no block is full.
+    assert [heard.tokens.pop(prefix) for prefix in asked.prefixes] == [0]
+    assert list(heard.tokens.values()) == [2 * SIZE]
+
+
 def test_an_answer_that_is_more_than_text_is_not_known(chunks: CachedChunks) -> None:
     chain = SentChain(b"", b"", 0, ChainState(b"key", b"", 0))
     reader = AnswerReader(Mailbox(), chunks, chain, [1] * SIZE, [7], 0)
