@@ -45,7 +45,7 @@ class _Chunk:
 
     def tokens(self, block_size: int) -> int:
         """How many tokens are found of a prompt that begins with it: those of full blocks."""
-        return min(self.depth, self.end // block_size) * block_size
+        return self.depth * block_size if self.end >= block_size else 0
 
 
 class CachedChunks:
@@ -86,7 +86,12 @@ class CachedChunks:
     def all(self) -> dict[int, int]:
         """The chunks that are cached, the one that was used longest ago first; each with its tokens of full blocks."""
         stored, size = self._stored, self.block_size
-        return {prefix: chunk.tokens(size) for prefix, chunk in self._chunks.items() if chunk.block in stored}
+        # Written out, without a call for each: there are many.
+        return {
+            prefix: chunk.depth * size if chunk.end >= size else 0
+            for prefix, chunk in self._chunks.items()
+            if chunk.block in stored
+        }
 
     def read(self, chain: SentChain, blocks: Sequence[int], tokens: int) -> None:
         """A prompt was read.

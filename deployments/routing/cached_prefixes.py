@@ -188,7 +188,8 @@ class CachedPrefixes:
             return
         self.resyncs += cache.is_exact
         cache.change = change
-        self._replace(cache, list(cached), [self._shared(tokens) for tokens in cached.values()])
+        share = self._sharing()
+        self._replace(cache, list(cached), [share(tokens, tokens) for tokens in cached.values()])
 
     def hear_change(
         self, id: str, incarnation: int, change: int, cached: Mapping[int, int], evicted: list[int]
@@ -218,8 +219,9 @@ class CachedPrefixes:
             used.pop(prefix, None)
             predicted.pop(prefix, None)
         self._index.remove(evicted, cache.slot)
+        share = self._sharing()
         for prefix, tokens in cached.items():
-            used[prefix] = self._shared(tokens)
+            used[prefix] = share(tokens, tokens)
             predicted.pop(prefix, None)
         self._index.add(list(cached), cache.slot)
         self._keep_most(cache)
@@ -240,11 +242,11 @@ class CachedPrefixes:
         cache = self._caches[id] = InstanceCache(slot, incarnation)
         return cache
 
-    def _shared(self, tokens: int) -> int:
-        """The one int of this value: there are few of them, and a million prefixes."""
+    def _sharing(self) -> Callable[[int, int], int]:
+        """Called with a number twice, gives the one int of that value: there are few, and a million prefixes."""
         if len(self._numbers) > _MAX_NUMBERS:
             self._numbers.clear()
-        return self._numbers.setdefault(tokens, tokens)
+        return self._numbers.setdefault
 
     def _replace(self, cache: InstanceCache, prefixes: list[int], written_tokens: list[int]) -> None:
         """These are all that it holds; what is on its way there stays as it is."""
