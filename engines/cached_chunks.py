@@ -23,8 +23,8 @@ MAX_CHUNKS = 100_000
 MAX_ANSWER_TOKENS = 100_000
 """A longer answer is not followed."""
 
-Listener = Callable[[list[int], list[int]], None]
-"""Hears which chunks are cached now, and which no more."""
+Listener = Callable[[dict[int, int], list[int]], None]
+"""Hears which chunks are cached now, each with how many tokens of full blocks end with it; and which no more."""
 
 
 class _Chunk:
@@ -42,6 +42,10 @@ class _Chunk:
         self.block = block
         self.depth = depth
         self.end = end
+
+    def tokens(self, block_size: int) -> int:
+        """How many tokens are found of a prompt that begins with it: those of full blocks."""
+        return self.depth * block_size if self.end >= block_size else 0
 
 
 class CachedChunks:
@@ -79,10 +83,15 @@ class CachedChunks:
         """Who listens hears of nothing any more."""
         self._listeners.remove(listener)
 
-    def all(self) -> list[int]:
-        """The chunks that are cached, the one that was used longest ago first."""
-        stored = self._stored
-        return [prefix for prefix, chunk in self._chunks.items() if chunk.block in stored]
+    def all(self) -> dict[int, int]:
+        """The chunks that are cached, the one that was used longest ago first; each with its tokens of full blocks."""
+        stored, size = self._stored, self.block_size
+        # Written out, without a call for each: there are many.
+        return {
+            prefix: chunk.depth * size if chunk.end >= size else 0
+            for prefix, chunk in self._chunks.items()
+            if chunk.block in stored
+        }
 
     def read(self, chain: SentChain, blocks: Sequence[int], tokens: int) -> None:
         """A prompt was read.
@@ -118,6 +127,9 @@ class CachedChunks:
         """
         if chain.state is None:
             return
+        if prompt_tokens < self.block_size:
+            # Its own chunks could be tied to no block so far: without them nobody would look for those of the answer.
+            self.read(chain, blocks, prompt_tokens)
         chunks = Chunks(chain.state)
         began = chunks.size
         chunks.add(plain_message("assistant", text))
@@ -204,21 +216,17 @@ class CachedChunks:
     def _flush(self) -> None:
         if not (self._cached or self._evicted):
             return
-        cached, evicted = self._cached, self._evicted
+        # What became of those that are in both is what counts.
+        chunks, stored, size = self._chunks, self._stored, self.block_size
+        cached = {
+            prefix: chunk.tokens(size)
+            for prefix in self._cached
+            if (chunk := chunks.get(prefix)) is not None and chunk.block in stored
+        }
+        evicted = [prefix for prefix in self._evicted if prefix not in cached]
         self._cached, self._evicted = [], []
-        if cached and evicted:
-            # What became of those that are in both is what counts.
-            both = set(cached) & set(evicted)
-            if both:
-                there = {prefix for prefix in both if self._is_cached(prefix)}
-                cached = [prefix for prefix in cached if prefix not in both or prefix in there]
-                evicted = [prefix for prefix in evicted if prefix not in there]
         for listener in self._listeners:
             listener(cached, evicted)
-
-    def _is_cached(self, prefix: int) -> bool:
-        chunk = self._chunks.get(prefix)
-        return chunk is not None and chunk.block in self._stored
 
 
 class AnswerReader:

@@ -6,11 +6,12 @@ every `CHUNK_BYTES`; short ones are taken together, so that a chunk is never muc
 """
 
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
 CHUNK_BYTES = 1024
-LEAST_BYTES = 128
+LEAST_BYTES = 64
 """A message that leaves less than so much shares its chunk with the next one."""
 MAX_BYTES = 1024 * 1024
 """What is behind it is counted and not hashed: it belongs to no chunk."""
@@ -134,3 +135,13 @@ def unpack(data: bytes) -> list[int]:
     numbers = array(_TYPE)
     numbers.frombytes(data)
     return numbers.tolist()
+
+
+def pack_held(held: Mapping[int, int]) -> tuple[bytes, bytes]:
+    """Prefixes, each with its number of tokens, as bytes of the ones and of the others, in their order."""
+    return pack(list(held)), pack(list(held.values()))
+
+
+def unpack_held(prefixes: bytes, tokens: bytes) -> dict[int, int]:
+    """The prefixes, each with its number of tokens."""
+    return dict(zip(unpack(prefixes), unpack(tokens), strict=True))

@@ -62,9 +62,10 @@ ALL_PREFIXES = "all prefixes"
 for each of them what had been put in by then; both as packed numbers."""
 CHUNKS = "chunks"
 """Topic: the engine has stored blocks, or removed some. Body: the number of this change; the prefixes that are cached
-now; those that are no more; both as packed numbers."""
+now; how many tokens of full blocks end with each of them; the prefixes that are no more; all as packed numbers."""
 ALL_CHUNKS = "all chunks"
-"""Topic: all that the engine has cached. Body: the number of the last change; the prefixes, as packed numbers."""
+"""Topic: all that the engine has cached. Body: the number of the last change; the prefixes, the one that was used
+longest ago first; the tokens of each, as above; both as packed numbers."""
 OF_PROMPTS = (PREFIXES, CHUNKS)
 
 

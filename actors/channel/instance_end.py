@@ -13,8 +13,9 @@ from ray.exceptions import RayError
 from actors.admission import Gate, Ticket
 from actors.channel.calls import translate
 from actors.channel.carriage import Carried, arrived
-from actors.channel.frames import OF_PROMPTS, Frame, News, Pulse, encode
+from actors.channel.frames import OF_PROMPTS, SESSIONS, Frame, News, Pulse, encode
 from actors.channel.outbox import Outbox
+from actors.channel.standing_news import StandingNews
 from actors.channel.upstream import Message, Submission, Upstream, Upward
 from actors.prefill_meter import PrefillMeter
 from actors.settings import ChannelSettings
@@ -80,8 +81,16 @@ class Host(ABC):
         """A prompt of these prefixes came on this channel."""
 
     @abstractmethod
-    def all_prompts(self) -> News:
+    def tell_changes(self) -> None:
+        """Tells all channels what has changed of late in what is cached, if anything has."""
+
+    @abstractmethod
+    def all_prompts(self) -> News | None:
         """What is known of all prompts that may be cached."""
+
+    @abstractmethod
+    def all_sessions(self) -> News | None:
+        """Every session that was served lately, unless they are elsewhere by now."""
 
 
 class Call:
@@ -280,11 +289,14 @@ class Channel:
         host: The instance.
         settings: Window, silence, rotation.
         first: The number that its first request will have.
+
+    Attributes:
+        prompts: Tells the router what became of prompts.
+        sessions: Tells it what sessions were served here.
     """
 
     __slots__ = (
         "_calls",
-        "_is_behind",
         "_is_read",
         "_missing",
         "_missing_ticks",
@@ -294,6 +306,8 @@ class Channel:
         "_upstream",
         "host",
         "outbox",
+        "prompts",
+        "sessions",
     )
 
     def __init__(self, host: Host, settings: ChannelSettings, first: int) -> None:
@@ -301,11 +315,12 @@ class Channel:
         self.outbox = Outbox(
             settings.window, settings.pace_s, settings.unread_stream_bytes, settings.unread_bytes, self._overflow
         )
+        self.prompts = StandingNews(self.outbox, OF_PROMPTS, host.all_prompts)
+        self.sessions = StandingNews(self.outbox, (SESSIONS,), host.all_sessions)
         self._settings = settings
         self._upstream = Upstream(first, self._hear)
         self._calls: dict[int, Call] = {}
         self._is_read = False
-        self._is_behind = False  # Its router has missed what became of prompts, and is to hear of all.
         self._silent_ticks = 0
         self._missing: tuple[int, int] | None = None
         self._missing_ticks = 0
@@ -334,17 +349,6 @@ class Channel:
     def broadcast(self, news: News) -> None:
         """Sends something that the router should know."""
         self.outbox.broadcast(news)
-
-    def tell_of_prompts(self, news: News) -> None:
-        """Tells the router what became of some prompts; later of all, where it takes no frames for now."""
-        if self.outbox.is_held:
-            self._is_behind = True
-        elif not self._is_behind:
-            self.outbox.broadcast_in_company(news)
-
-    def tell_all_prompts(self) -> None:
-        """Tells the router of all prompts, with the next frame."""
-        self._is_behind = True
 
     async def frames(self, after: int) -> AsyncIterator[bytes]:
         """The frames after that one, as bytes: the body of one streaming call.
@@ -431,12 +435,10 @@ class Channel:
             call.hand_over(ReaderTooSlow("The answer is not taken, and too much of it waited."))
 
     def _next_frame(self) -> bytes:
+        # The end of an answer must not leave before the word that it is cached: the next prompt may come in between.
+        self.host.tell_changes()
         sequence, entries, news = self.outbox.take()
-        if self._is_behind:
-            self._is_behind = False
-            # What was told of some of them before is in there, too.
-            news = [item for item in news if item.topic not in OF_PROMPTS]
-            news.append(self.host.all_prompts())
+        news += [item for item in (self.prompts.taken(), self.sessions.taken()) if item is not None]
         pulse = None
         if self._pulse_is_due:
             self._pulse_is_due = False

@@ -11,7 +11,7 @@ a bound the streams that most of it is of are given up.
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -147,6 +147,10 @@ class Outbox:
         """The same, for what may wait a little for more of its kind."""
         self._news.append(news)
         self._leave_by(time.monotonic() + COMPANY_S)
+
+    def drop_news(self, topics: Collection[str]) -> None:
+        """Forgets the news of these topics that wait."""
+        self._news = [news for news in self._news if news.topic not in topics]
 
     def nudge(self) -> None:
         """Lets a frame leave even when it is empty: a sign of life that carries the load."""

@@ -37,7 +37,7 @@ from engines.errors import (
     QueueFull,
     Timeout,
 )
-from engines.prefix_chunks import pack
+from engines.prefix_chunks import pack, pack_held
 from engines.registry import EngineSpec, engine_kind, make_engine
 from engines.requests import Session
 
@@ -73,7 +73,7 @@ class EngineHost(Host):
         self._prefixes = SentPrefixes()
         self._chunks: CachedChunks | None = None
         self._changes = 0
-        self._cached: list[int] = []
+        self._cached: dict[int, int] = {}
         self._evicted: list[int] = []
         self._texts = Lane(admission.texts)
         self._embeddings = Lane(admission.embeddings)
@@ -207,7 +207,7 @@ class EngineHost(Host):
         if self._instance.state is InstanceState.READY and self._sessions.use(session.id):
             for channel in self._channels.values():
                 if channel is not by:
-                    channel.outbox.broadcast_in_company(News(SESSIONS, [(session.id, 0.0)]))
+                    channel.sessions.tell(News(SESSIONS, [(session.id, 0.0)]))
 
     def placed(self, prefixes: bytes, by: Channel) -> None:
         """A prompt came: the routers that did not send it should know, too."""
@@ -216,31 +216,38 @@ class EngineHost(Host):
             self._prefixes.add(prefixes, written)
         for channel in self._channels.values():
             if channel is not by:
-                channel.tell_of_prompts(News(PREFIXES, (prefixes, written)))
+                channel.prompts.tell(News(PREFIXES, (prefixes, written)))
 
-    def all_prompts(self) -> News:
+    def all_sessions(self) -> News | None:
+        """Every session that was served lately; None where there is none, or it drains: they are elsewhere by now."""
+        sessions = [] if self._instance.state is InstanceState.DRAINING else self._sessions.all()
+        return News(SESSIONS, sessions) if sessions else None
+
+    def all_prompts(self) -> News | None:
         """What the engine has cached, or what was sent to one that does not say."""
         if self._chunks is None:
-            return News(ALL_PREFIXES, self._prefixes.all())
-        return News(ALL_CHUNKS, (self._changes, pack(self._chunks.all())))
+            return News(ALL_PREFIXES, self._prefixes.all()) if self._prefixes else None
+        return News(ALL_CHUNKS, (self._changes, *pack_held(self._chunks.all())))
 
-    def _hear_chunks(self, cached: list[int], evicted: list[int]) -> None:
+    def _hear_chunks(self, cached: dict[int, int], evicted: list[int]) -> None:
         """The engine says what has changed in its cache: what does in one turn of the event loop goes together."""
         if not (self._cached or self._evicted):
-            asyncio.get_running_loop().call_soon(self._tell_chunks)
-        if evicted and self._cached:
+            asyncio.get_running_loop().call_soon(self.tell_changes)
+        for prefix in evicted:
             # What was cached a moment ago, and is no more.
-            gone = set(evicted)
-            self._cached = [prefix for prefix in self._cached if prefix not in gone]
+            self._cached.pop(prefix, None)
         self._evicted += evicted
-        self._cached += cached
+        self._cached |= cached
 
-    def _tell_chunks(self) -> None:
+    def tell_changes(self) -> None:
+        """Tells all channels what has changed of late in what the engine has cached, if anything has."""
+        if not (self._cached or self._evicted):
+            return
         self._changes += 1
-        news = News(CHUNKS, (self._changes, pack(self._cached), pack(self._evicted)))
-        self._cached, self._evicted = [], []
+        news = News(CHUNKS, (self._changes, *pack_held(self._cached), pack(self._evicted)))
+        self._cached, self._evicted = {}, []
         for channel in self._channels.values():
-            channel.tell_of_prompts(news)
+            channel.prompts.tell(news)
 
     # Channels.
 
@@ -257,10 +264,8 @@ class EngineHost(Host):
                 self._channels[channel_id] = channel
                 if self._instance.state is InstanceState.DRAINING:
                     channel.broadcast(News(DRAINING))
-                elif sessions := self._sessions.all():
-                    channel.broadcast(News(SESSIONS, sessions))
-                if self._prefixes or self._chunks is not None:
-                    channel.tell_all_prompts()
+                channel.sessions.tell_everything()
+                channel.prompts.tell_everything()
         return channel.frames(after)
 
     def send(self, channel_id: str, batch: Sequence[Upward]) -> None:

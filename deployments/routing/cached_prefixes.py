@@ -1,7 +1,7 @@
 """What each instance has cached.
 
-Most instances say it (`hear_cached`, `hear_change`): it is known exactly. Changes are numbered; where one was missed,
-all is forgotten but what comes after it, until all is heard again.
+Most instances say it (`hear_cached`, `hear_change`): it is known exactly, with how many tokens each prefix has there.
+Changes are numbered; where one was missed, all is forgotten but what comes after it, until all is heard again.
 
 Of an engine that does not say, it is reckoned from what was sent there. All engines keep the blocks that were used
 last, and each instance says how many tokens its cache holds and how many were put into it so far, whoever sent them. So
@@ -20,97 +20,32 @@ changes earlier messages, or the engine caches nothing: then all that is expecte
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf
-from typing import Protocol
 
+from deployments.routing.instance_cache import UNSAID, CachingInstance, InstanceCache
 from deployments.routing.prefix_index import PrefixIndex
 from deployments.routing.prompt_chain import PromptChain
 from engines.events import Usage
 
 MAX_PREFIXES = 100_000
 """Of one instance: with chunks of 256 tokens, a cache of 25 million."""
-UNKNOWN_CACHE_TOKENS = 100_000
-"""What a cache is taken to hold that does not say."""
 _LEAST_SHARE = 1 / 16
 """Of what a cache says that it holds: it is not taken for smaller than that."""
 _SHRINK, _GROW = 0.9, 1.01
 _OLD = 0.25
 """A prefix is old when that share of the cache was put in since its last use."""
 _LONG_TOKENS = 512
-_MOST_TRUST = 1.25
 _LATELY = 1 / 32
 """Weight of an answer in what is learned."""
+_MAX_NUMBERS = 65_536
+"""Numbers of tokens of which one is kept for all prefixes: as many as a million tokens have blocks of 16."""
 LEAST_TOKENS = 32
 """What is shorter fills no block, or hardly one: nothing of it is expected."""
 CONFIRM_S = 2.0
 """How long after its first token an instance may take to say that a prompt is cached."""
 HEARD_S = 30.0
 """The same for what another router has sent: when its first token comes, nobody tells."""
-
-
-class CachingInstance(Protocol):
-    """An instance, as far as its cache matters."""
-
-    @property
-    def id(self) -> str:
-        """Its instance id."""
-
-    @property
-    def incarnation(self) -> int:
-        """Another one has another cache."""
-
-    @property
-    def cache_tokens(self) -> int:
-        """How many tokens its cache holds; 0: it does not say."""
-
-    @property
-    def cache_block_tokens(self) -> int:
-        """How many of them one block holds."""
-
-    @property
-    def reports_cache(self) -> bool:
-        """Whether it says what is in there."""
-
-    @property
-    def written_tokens(self) -> int:
-        """How many were put into it so far."""
-
-
-class _Cache:
-    """One instance's."""
-
-    __slots__ = ("change", "first_due_s", "incarnation", "own_tokens", "predicted", "share", "slot", "used")
-
-    def __init__(self, slot: int, incarnation: int) -> None:
-        self.slot = slot
-        self.incarnation = incarnation
-        # By prefix, the one that was used longest ago first: how many tokens had been put in by then.
-        self.used: OrderedDict[int, int] = OrderedDict()
-        # Those of them that nothing was heard of yet, and until when that is waited for.
-        self.predicted: dict[int, float] = {}
-        self.first_due_s = inf  # No later than the first of these times.
-        self.change: int | None = None  # The number of the last that was heard; None: the instance does not say.
-        self.share = 1.0  # Of what the cache says that it holds.
-        self.own_tokens = 0  # Put in by requests of this replica.
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether the instance says what it has cached."""
-        return self.change is not None
-
-    def expect(self, prefix: int, until_s: float) -> None:
-        """Waits until then for the word that a prefix is cached."""
-        self.predicted[prefix] = until_s
-        self.first_due_s = min(self.first_due_s, until_s)
-
-    def written(self, instance: CachingInstance) -> int:
-        """How many tokens were put in so far: an engine that does not tell is known by what it was sent."""
-        return max(instance.written_tokens, self.own_tokens)
-
-    def size(self, instance: CachingInstance) -> float:
-        """How many tokens it holds."""
-        return self.share * (instance.cache_tokens or UNKNOWN_CACHE_TOKENS)
 
 
 class CachedPrefixes:
@@ -129,8 +64,9 @@ class CachedPrefixes:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._index = PrefixIndex()
-        self._caches: dict[str, _Cache] = {}
+        self._caches: dict[str, InstanceCache] = {}
         self._free: list[int] = []
+        self._numbers: dict[int, int] = {}
         self.trust = 1.0
         self.tokens_per_reckoned = 1.0
         # Of the texts that were read lately; a long one counts for more.
@@ -153,24 +89,34 @@ class CachedPrefixes:
         expected = [0.0] * len(instances)
         if not chain.prefixes or not self._caches:
             return expected
-        places: dict[int, int] = {}
+        asked: dict[int, tuple[int, InstanceCache]] = {}
         slots = 0
+        now_s, caches = self._clock(), self._caches
         for place, instance in enumerate(instances):
-            cache = self._caches.get(instance.id)
+            cache = caches.get(instance.id)
             if cache is not None and cache.incarnation == instance.incarnation:
-                self._forget_old(cache, instance)
-                places[cache.slot] = place
-                slots |= 1 << cache.slot
-        worth = self.trust * (self.tokens_per_reckoned if chain.is_text else 1.0)
+                if cache.change is None or cache.first_due_s <= now_s:
+                    self._forget_old(cache, instance)
+                bit = 1 << cache.slot
+                asked[bit] = place, cache
+                slots |= bit
+        trust = self.trust
+        worth = trust * (self.tokens_per_reckoned if chain.is_text else 1.0)
         most = self.prompt_tokens(chain)
         for depth, some in self._index.depths(chain.prefixes, slots):
-            end = chain.ends[depth - 1] if depth else 0
-            tokens = min(worth * end, most) if end >= LEAST_TOKENS else 0.0
-            while tokens and some:
-                slot = some.bit_length() - 1
-                some ^= 1 << slot
-                place = places[slot]
-                expected[place] = tokens - tokens % instances[place].cache_block_tokens
+            if not depth:
+                continue
+            last, end = chain.prefixes[depth - 1], chain.ends[depth - 1]
+            reckoned = min(worth * end, most) if end >= LEAST_TOKENS else 0.0
+            while some:
+                bit = some & -some
+                some ^= bit
+                place, cache = asked[bit]
+                said = cache.said(last)
+                if said is None:
+                    expected[place] = reckoned - reckoned % instances[place].cache_block_tokens
+                else:
+                    expected[place] = trust * said
         return expected
 
     def send(self, chain: PromptChain, instance: CachingInstance) -> "Sending":
@@ -178,7 +124,7 @@ class CachedPrefixes:
         cache = self._known(instance.id, instance.incarnation)
         if cache is None:
             # It has a successor already, and takes no more.
-            return Sending(self, _Cache(0, instance.incarnation), instance, PromptChain([], [], chain.tokens), 0)
+            return Sending(self, InstanceCache(0, instance.incarnation), instance, PromptChain([], [], chain.tokens), 0)
         self._forget_old(cache, instance)
         prefixes, used = chain.prefixes, cache.used
         [expected] = self.expected(chain, [instance])
@@ -186,9 +132,11 @@ class CachedPrefixes:
         sending = Sending(self, cache, instance, chain, depth)
         if depth:
             last = prefixes[depth - 1]
-            sending.age = cache.written(instance) - used[last]
+            if not cache.is_exact:
+                sending.age = cache.written(instance) - used[last]
             sending.is_sure = last not in cache.predicted
             sending.expected = int(expected)
+            sending.said = cache.said(last)
         sending.new = [prefix for prefix in prefixes[depth:] if prefix not in used]
         cache.predicted.update(dict.fromkeys(sending.new, inf))
         self._use(cache, cache.written(instance), prefixes)
@@ -226,30 +174,33 @@ class CachedPrefixes:
         if cache is not None:
             self._replace(cache, prefixes, written_tokens)
 
-    def hear_cached(self, id: str, incarnation: int, change: int, prefixes: list[int]) -> None:
+    def hear_cached(self, id: str, incarnation: int, change: int, cached: Mapping[int, int]) -> None:
         """An instance says all that it has cached.
 
         Args:
             id: The instance's.
             incarnation: Likewise.
             change: The number of its last change.
-            prefixes: What is cached, the one that was used longest ago first.
+            cached: The prefixes that are, the one that was used longest ago first; each with its tokens of full blocks.
         """
         cache = self._known(id, incarnation)
         if cache is None:
             return
         self.resyncs += cache.is_exact
         cache.change = change
-        self._replace(cache, prefixes, [0] * len(prefixes))
+        share = self._sharing()
+        self._replace(cache, list(cached), [share(tokens, tokens) for tokens in cached.values()])
 
-    def hear_change(self, id: str, incarnation: int, change: int, cached: list[int], evicted: list[int]) -> None:
+    def hear_change(
+        self, id: str, incarnation: int, change: int, cached: Mapping[int, int], evicted: list[int]
+    ) -> None:
         """An instance says what has changed in its cache.
 
         Args:
             id: The instance's.
             incarnation: Likewise.
             change: Its number: one more than the last.
-            cached: What is cached now.
+            cached: The prefixes that are cached now, each with its tokens of full blocks.
             evicted: What is no more, unless it is among those.
         """
         cache = self._known(id, incarnation)
@@ -260,6 +211,7 @@ class CachedPrefixes:
         if cache.change is None or change > cache.change + 1:
             # What was evicted meanwhile must not be taken for cached.
             self.resyncs += cache.is_exact
+            cache.change = change
             self._replace(cache, [], [])
         cache.change = change
         used, predicted = cache.used, cache.predicted
@@ -267,10 +219,11 @@ class CachedPrefixes:
             used.pop(prefix, None)
             predicted.pop(prefix, None)
         self._index.remove(evicted, cache.slot)
-        for prefix in cached:
-            used[prefix] = 0
+        share = self._sharing()
+        for prefix, tokens in cached.items():
+            used[prefix] = share(tokens, tokens)
             predicted.pop(prefix, None)
-        self._index.add(cached, cache.slot)
+        self._index.add(list(cached), cache.slot)
         self._keep_most(cache)
 
     def keep_only(self, ids: Collection[str]) -> None:
@@ -278,7 +231,7 @@ class CachedPrefixes:
         for id in [id for id in self._caches if id not in ids]:
             self._drop(id)
 
-    def _known(self, id: str, incarnation: int) -> _Cache | None:
+    def _known(self, id: str, incarnation: int) -> InstanceCache | None:
         """The cache of an instance; None where that has a successor. A new one where it is the successor itself."""
         cache = self._caches.get(id)
         if cache is not None:
@@ -286,16 +239,23 @@ class CachedPrefixes:
                 return cache if cache.incarnation == incarnation else None
             self._drop(id)
         slot = self._free.pop() if self._free else len(self._caches)
-        cache = self._caches[id] = _Cache(slot, incarnation)
+        cache = self._caches[id] = InstanceCache(slot, incarnation)
         return cache
 
-    def _replace(self, cache: _Cache, prefixes: list[int], written_tokens: list[int]) -> None:
+    def _sharing(self) -> Callable[[int, int], int]:
+        """Called with a number twice, gives the one int of that value: there are few, and a million prefixes."""
+        if len(self._numbers) > _MAX_NUMBERS:
+            self._numbers.clear()
+        return self._numbers.setdefault
+
+    def _replace(self, cache: InstanceCache, prefixes: list[int], written_tokens: list[int]) -> None:
         """These are all that it holds; what is on its way there stays as it is."""
         going = [prefix for prefix, until_s in cache.predicted.items() if until_s == inf]
         self._index.remove(list(cache.used), cache.slot)
+        latest = UNSAID if cache.is_exact else written_tokens[-1] if written_tokens else 0
         cache.used = OrderedDict(zip(prefixes, written_tokens, strict=True))
         for prefix in going:
-            cache.used.setdefault(prefix, written_tokens[-1] if written_tokens else 0)
+            cache.used.setdefault(prefix, latest)
         cache.predicted = dict.fromkeys((prefix for prefix in going), inf)
         for prefix in prefixes:
             cache.predicted.pop(prefix, None)
@@ -309,21 +269,26 @@ class CachedPrefixes:
         cache.predicted.clear()
         self._free.append(cache.slot)
 
-    def _use(self, cache: _Cache, written_tokens: int, prefixes: list[int]) -> None:
+    def _use(self, cache: InstanceCache, written_tokens: int, prefixes: list[int]) -> None:
         """A prompt's prefixes are used: the longest first, so that none is kept longer than what it begins with."""
         used = cache.used
-        for prefix in reversed(prefixes):
-            used[prefix] = written_tokens
-            used.move_to_end(prefix)
+        if cache.is_exact:
+            for prefix in reversed(prefixes):
+                used.setdefault(prefix, UNSAID)
+                used.move_to_end(prefix)
+        else:
+            for prefix in reversed(prefixes):
+                used[prefix] = written_tokens
+                used.move_to_end(prefix)
         self._index.add(prefixes, cache.slot)
         self._keep_most(cache)
 
-    def _keep_most(self, cache: _Cache) -> None:
+    def _keep_most(self, cache: InstanceCache) -> None:
         over = len(cache.used) - MAX_PREFIXES
         if over > 0:
             self._forget(cache, over)
 
-    def _forget_unconfirmed(self, cache: _Cache) -> None:
+    def _forget_unconfirmed(self, cache: InstanceCache) -> None:
         now_s = self._clock()
         if now_s < cache.first_due_s:
             return
@@ -334,7 +299,7 @@ class CachedPrefixes:
         self._index.remove(gone, cache.slot)
         cache.first_due_s = min(cache.predicted.values(), default=inf)
 
-    def _forget_old(self, cache: _Cache, instance: CachingInstance) -> None:
+    def _forget_old(self, cache: InstanceCache, instance: CachingInstance) -> None:
         if cache.is_exact:
             self._forget_unconfirmed(cache)
             return
@@ -349,7 +314,7 @@ class CachedPrefixes:
         if old:
             self._forget(cache, old)
 
-    def _forget(self, cache: _Cache, count: int) -> None:
+    def _forget(self, cache: InstanceCache, count: int) -> None:
         gone = [cache.used.popitem(last=False)[0] for _ in range(count)]
         for prefix in gone:
             cache.predicted.pop(prefix, None)
@@ -364,12 +329,13 @@ class Sending:
         expected: How many of the prompt's tokens it was taken to have.
         age: Tokens put into the cache since the longest prefix that it had was used.
         is_sure: Whether that one was computed when the prompt was sent.
+        said: How many tokens the instance had of that one, by its own word; None: it had said nothing of it.
     """
 
-    __slots__ = ("_cache", "_chain", "_depth", "_instance", "_prefixes", "age", "expected", "is_sure", "new")
+    __slots__ = ("_cache", "_chain", "_depth", "_instance", "_prefixes", "age", "expected", "is_sure", "new", "said")
 
     def __init__(
-        self, prefixes: CachedPrefixes, cache: _Cache, instance: CachingInstance, chain: PromptChain, depth: int
+        self, prefixes: CachedPrefixes, cache: InstanceCache, instance: CachingInstance, chain: PromptChain, depth: int
     ) -> None:
         self._prefixes = prefixes
         self._cache = cache
@@ -380,6 +346,7 @@ class Sending:
         self.expected = 0
         self.age = 0
         self.is_sure = True
+        self.said: int | None = None
 
     def read(self, prompt_tokens: int) -> None:
         """The engine says how many tokens the prompt has."""
@@ -417,16 +384,19 @@ class Sending:
         if prefixes._caches.get(self._instance.id) is cache and not cache.is_exact:
             prefixes._use(cache, cache.written(self._instance), self._chain.prefixes)
         chain = self._chain
-        expected = chain.ends[self._depth - 1] if self._depth else 0
-        if chain.is_text:
-            expected = int(expected * prefixes.tokens_per_reckoned)
-        expected -= expected % self._instance.cache_block_tokens
+        if self.said is not None:
+            expected = self.said
+        else:
+            expected = chain.ends[self._depth - 1] if self._depth else 0
+            if chain.is_text:
+                expected = int(expected * prefixes.tokens_per_reckoned)
+            expected -= expected % self._instance.cache_block_tokens
         prefixes.predicted_tokens += self.expected
         prefixes.cached_tokens += usage.cached_tokens
         if not (expected and self.is_sure):
             return
-        # What is known exactly is wrong by parts of blocks and of chunks, to either side.
-        hit = min(_MOST_TRUST if cache.is_exact else 1.0, usage.cached_tokens / expected)
+        # More is found where a prompt goes on as another one within a chunk, or word of it comes late: that is luck.
+        hit = min(1.0, usage.cached_tokens / expected)
         if not cache.is_exact and self.age > _OLD * cache.size(self._instance):
             share = cache.share * (_SHRINK if hit < 0.5 else _GROW)
             cache.share = min(1.0, max(_LEAST_SHARE, share))

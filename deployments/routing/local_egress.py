@@ -8,7 +8,7 @@ from engines.context import Context
 from engines.contract import Engine, Load
 from engines.errors import NotReady, PenstockError
 from engines.events import Event, Finished, Started
-from engines.prefix_chunks import pack
+from engines.prefix_chunks import pack, pack_held
 from engines.requests import GenerateRequest
 from engines.sink import Sink
 
@@ -56,11 +56,11 @@ class LocalEgress:
         self._chunks = self._engine.cached_chunks
         if self._chunks is not None:
             self._chunks.listen(self._hear_chunks)
-            self.listener.heard(News(ALL_CHUNKS, (self._changes, pack(self._chunks.all()))))
+            self.listener.heard(News(ALL_CHUNKS, (self._changes, *pack_held(self._chunks.all()))))
 
-    def _hear_chunks(self, cached: list[int], evicted: list[int]) -> None:
+    def _hear_chunks(self, cached: dict[int, int], evicted: list[int]) -> None:
         self._changes += 1
-        self.listener.heard(News(CHUNKS, (self._changes, pack(cached), pack(evicted))))
+        self.listener.heard(News(CHUNKS, (self._changes, *pack_held(cached), pack(evicted))))
 
     async def probe(self, timeout_s: float) -> None:
         """Returns when the engine can work; raises what its `check_health` raises."""

@@ -6,7 +6,8 @@ from secrets import token_bytes
 from typing import Protocol
 
 from deployments.model_settings import PolicyName
-from deployments.routing.cached_prefixes import CachedPrefixes, CachingInstance, Sending
+from deployments.routing.cached_prefixes import CachedPrefixes, Sending
+from deployments.routing.instance_cache import CachingInstance
 from deployments.routing.policies import ByCache, KvAware, LeastLoaded, Policy, PowerOfTwo, Random, RoundRobin
 from deployments.routing.prefill_cost import Costs, LoadedInstance
 from deployments.routing.prompt_chain import ChainHasher, PromptChain

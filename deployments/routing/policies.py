@@ -12,7 +12,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from deployments.routing.cached_prefixes import CachedPrefixes, CachingInstance
+from deployments.routing.cached_prefixes import CachedPrefixes
+from deployments.routing.instance_cache import CachingInstance
 from deployments.routing.prefill_cost import LoadedInstance, prefill_costs
 from deployments.routing.prompt_chain import PromptChain
 from engines.call_requests import Request

@@ -21,7 +21,7 @@ from deployments.routing.members import Connect, Member, Members, Watch
 from deployments.routing.picker import InstancePicker
 from deployments.routing.placements import Placements
 from deployments.routing.route import Route
-from engines.prefix_chunks import unpack
+from engines.prefix_chunks import unpack, unpack_held
 
 
 class PushRouter:
@@ -122,11 +122,11 @@ class PushRouter:
                 data, stamps = news.body
                 prefixes.hear_all(*whose, unpack(data), unpack(stamps))
             case topics.CHUNKS:
-                number, cached, evicted = news.body
-                prefixes.hear_change(*whose, number, unpack(cached), unpack(evicted))
+                number, cached, tokens, evicted = news.body
+                prefixes.hear_change(*whose, number, unpack_held(cached, tokens), unpack(evicted))
             case topics.ALL_CHUNKS:
-                number, cached = news.body
-                prefixes.hear_cached(*whose, number, unpack(cached))
+                number, cached, tokens = news.body
+                prefixes.hear_cached(*whose, number, unpack_held(cached, tokens))
             case topics.SESSIONS:
                 for session, idle_s in news.body:
                     picker.affinity.hear(session, instance.id, idle_s)

@@ -82,7 +82,7 @@ class _Change:
 
     engine: int
     number: int
-    cached: list[int]
+    cached: dict[int, int]  # Each block with the tokens that end with it.
     evicted: list[int]
 
 
@@ -102,7 +102,7 @@ class Engine:
         self._fleet = fleet
         self._time = time
         self._most = blocks
-        self._cache: OrderedDict[int, None] = OrderedDict()
+        self._cache: OrderedDict[int, int] = OrderedDict()  # Each block with the tokens that end with it.
         self._prefixes = SentPrefixes(blocks * BLOCK)
         self._context = 0
         self._pending: tuple[float, list[_Sent], bool] | None = None
@@ -130,11 +130,11 @@ class Engine:
         """Its cache is lost."""
         evicted = list(self._cache)
         self._cache.clear()
-        self._change([], evicted)
+        self._change({}, evicted)
 
-    def cached(self) -> list[int]:
-        """What its cache holds."""
-        return list(self._cache)
+    def cached(self) -> dict[int, int]:
+        """What its cache holds of prompts."""
+        return {block: tokens for block, tokens in self._cache.items() if block >= 0}
 
     def die(self) -> list[_Sent]:
         """It is gone; what it had to do."""
@@ -146,7 +146,7 @@ class Engine:
         self._pending = None
         return lost
 
-    def _change(self, cached: list[int], evicted: list[int]) -> None:
+    def _change(self, cached: dict[int, int], evicted: list[int]) -> None:
         if self._fleet.is_exact and (cached or evicted):
             self.changes += 1
             self._fleet.tell_all(self.now_s, _Change(self.number, self.changes, cached, evicted))
@@ -243,15 +243,15 @@ class Engine:
 
     def _use(self, blocks: Sequence[int]) -> None:
         cache = self._cache
-        cached = [block for block in blocks if block not in cache]
-        for block in reversed(blocks):
-            cache[block] = None
-            cache.move_to_end(block)
+        # Answers, which no prompt begins with, have negative numbers.
+        cached = {block: BLOCK * (place + 1) for place, block in enumerate(blocks) if block >= 0 and block not in cache}
+        for place in range(len(blocks) - 1, -1, -1):
+            cache[blocks[place]] = BLOCK * (place + 1)
+            cache.move_to_end(blocks[place])
         evicted = []
         while len(cache) > self._most:
             evicted.append(cache.popitem(last=False)[0])
-        # Answers, which no prompt begins with, have negative numbers.
-        self._change([block for block in cached if block >= 0], [block for block in evicted if block >= 0])
+        self._change(cached, [block for block in evicted if block >= 0])
 
     def _first(self, sent: _Sent) -> None:
         call = sent.call
@@ -372,8 +372,7 @@ class Router:
             self.members.append(member)
             if self._fleet.is_exact:
                 engine = self._fleet.engines[number]
-                cached = [block for block in engine.cached() if block >= 0]
-                self.picker.placements.prefixes.hear_cached(str(number), 0, engine.changes, cached)
+                self.picker.placements.prefixes.hear_cached(str(number), 0, engine.changes, engine.cached())
         return self.members
 
     def send(self, call: Call) -> None:

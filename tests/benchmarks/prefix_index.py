@@ -9,8 +9,11 @@ from itertools import count
 from rich.console import Console
 
 from deployments.model_settings import PolicyName
+from deployments.routing.cached_prefixes import CachedPrefixes
 from deployments.routing.placements import Placements
+from deployments.routing.policies import KvAware
 from deployments.routing.prefix_index import PrefixIndex
+from deployments.routing.prompt_chain import PromptChain
 from engines.errors import PenstockError
 from engines.events import Event, Finished, Started, TextDelta, Usage
 from engines.messages import Message
@@ -62,6 +65,9 @@ def main() -> int:
             index.depths(long, slots)
         took_us = (time.process_time() - began_s) / rounds * 1e6
         console.print(f"a prompt of {PROMPT_TOKENS:,} tokens over {INSTANCES} instances, {name}: {took_us:.0f} us")
+    console.print(
+        f"which of these {INSTANCES} is picked, by kv_aware, each holds another part of it: {decision_us():.0f} us"
+    )
     for tokens in (1_000, 10_000, 100_000):
         spent = [request_us(policy, tokens) for policy in ("kv_aware", "least_loaded", "random")]
         console.print(
@@ -69,6 +75,24 @@ def main() -> int:
             f"{spent[0]:.0f} us, least_loaded {spent[1]:.0f} us, random {spent[2]:.0f} us"
         )
     return 0
+
+
+def decision_us(rounds: int = 1000) -> float:
+    """CPU microseconds in which one of many instances is picked for a long prompt, whose hashes are there already."""
+    prefixes = _chain(count(1), -(-PROMPT_TOKENS // CHUNK_TOKENS))
+    chain = PromptChain(prefixes, [CHUNK_TOKENS * (at + 1) for at in range(len(prefixes))], PROMPT_TOKENS)
+    held = dict(zip(chain.prefixes, chain.ends, strict=True))
+    cached = CachedPrefixes()
+    servers = [Server(f"m-{at}", cache_tokens=10**7, reports_cache=True) for at in range(INSTANCES)]
+    for at, server in enumerate(servers):
+        part = chain.prefixes[: (at + 1) * len(prefixes) // INSTANCES]
+        cached.hear_cached(server.id, 0, 0, {prefix: held[prefix] for prefix in part})
+    policy = KvAware(cached, lambda _: chain)
+    request = GenerateRequest(model="m", prompt="x")
+    began_s = time.process_time()
+    for _ in range(rounds):
+        policy.choose(servers, request)
+    return (time.process_time() - began_s) / rounds * 1e6
 
 
 def request_us(policy: PolicyName, tokens: int, rounds: int = 200) -> float:

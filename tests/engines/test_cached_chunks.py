@@ -14,12 +14,17 @@ class Heard:
     """What a listener knows by what it heard."""
 
     def __init__(self, chunks: CachedChunks) -> None:
-        self.cached: set[int] = set()
+        self.tokens: dict[int, int] = {}
         chunks.listen(self.hear)
 
-    def hear(self, cached: list[int], evicted: list[int]) -> None:
-        self.cached -= set(evicted)
-        self.cached |= set(cached)
+    @property
+    def cached(self) -> set[int]:
+        return set(self.tokens)
+
+    def hear(self, cached: dict[int, int], evicted: list[int]) -> None:
+        for prefix in evicted:
+            self.tokens.pop(prefix, None)
+        self.tokens |= cached
 
 
 def sent(*ends: int, size: int = 0, first: int = 1) -> SentChain:
@@ -42,7 +47,7 @@ def test_a_chunk_is_cached_from_when_its_last_full_block_is_stored_until_that_is
     chunks.stored(blocks[:2])
     assert heard.cached == {1, 2}
     chunks.stored(blocks[2:])
-    assert heard.cached == {1, 2, 3, 4} == set(chunks.all())
+    assert heard.tokens == {1: 16, 2: 32, 3: 48, 4: 64} == chunks.all()
     chunks.removed(blocks[3:])
     assert heard.cached == {1, 2, 3}
     chunks.cleared()
@@ -76,8 +81,9 @@ def test_an_end_that_was_reckoned_too_far_moves_to_what_both_prompts_have(chunks
     chunks.stored(one)
     # It ends within the third block; by its bytes it would end with the fourth.
     chunks.read(sent(400, size=400), one, 64)
-    assert heard.cached == {1}
+    assert heard.tokens == {1: 64}
     chunks.read(sent(400, 500, size=500), other, 80)
+    assert heard.tokens == {1: 32}
     chunks.removed(one[2:])
     assert heard.cached == {1}
     chunks.removed(one[1:2])
@@ -106,6 +112,23 @@ def test_an_answer_is_known_by_the_chunk_that_the_next_prompt_has_of_it(chunks: 
     for event in (Started("e", "m"), TextDelta(text, 0, tuple(answer)), DONE):
         reader.emit(event)
     assert heard.cached == set(following.prefixes[:2])
+
+
+def test_a_prompt_of_less_than_a_block_is_known_with_the_answer_that_fills_it(chunks: CachedChunks) -> None:
+    heard = Heard(chunks)
+    asked = Chunks(ChainState(b"key", b"", 0))
+    asked.add(plain_message("user", "q" * 200))
+    asked.close_message()
+    prompt, answer = list(range(SIZE - 2)), list(range(100, 120))
+    chain = SentChain(pack(asked.prefixes), pack(asked.ends), asked.size, asked.state)
+    chunks.read(chain, [], len(prompt))
+    reader = AnswerReader(Mailbox(), chunks, chain, prompt, [], 0)
+    chunks.stored(block_hashes(prompt + answer, SIZE))
+    for event in (Started("e", "m"), TextDelta("a" * 300, 0, tuple(answer)), DONE):
+        reader.emit(event)
+    # Of the prompt alone no block is full.
+    assert [heard.tokens.pop(prefix) for prefix in asked.prefixes] == [0]
+    assert list(heard.tokens.values()) == [2 * SIZE]
 
 
 def test_an_answer_that_is_more_than_text_is_not_known(chunks: CachedChunks) -> None:

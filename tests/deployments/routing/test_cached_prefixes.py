@@ -24,6 +24,11 @@ def prompt(*blocks: int) -> PromptChain:
     return PromptChain(prefixes, [100 * (at + 1) for at in range(len(blocks))], 100 * len(blocks), is_text=False)
 
 
+def held(chain: PromptChain, first: int = 0, last: int | None = None) -> dict[int, int]:
+    """Some of its prefixes as an instance tells of them."""
+    return dict(list(zip(chain.prefixes, chain.ends, strict=True))[first:last])
+
+
 def usage(chain: PromptChain, cached: int = 0, generated: int = 10) -> Usage:
     return Usage(chain.tokens, generated, cached)
 
@@ -196,15 +201,15 @@ def test_there_is_an_end_to_what_is_kept_of_one_instance() -> None:
 def test_an_instance_that_says_what_it_has_cached_is_taken_at_its_word() -> None:
     prefixes, a = CachedPrefixes(), Caching("a")
     chain = prompt(1, 2, 3)
-    prefixes.hear_cached("a", 0, 7, chain.prefixes[:2])
+    prefixes.hear_cached("a", 0, 7, held(chain, 0, 2))
     assert prefixes.expected(chain, [a]) == [200]
-    prefixes.hear_change("a", 0, 8, chain.prefixes[2:], [])
+    prefixes.hear_change("a", 0, 8, held(chain, 2), [])
     assert prefixes.expected(chain, [a]) == [300]
     a.written_tokens = 10**9
     assert prefixes.expected(chain, [a]) == [300]
-    prefixes.hear_change("a", 0, 9, [], chain.prefixes[1:])
+    prefixes.hear_change("a", 0, 9, {}, chain.prefixes[1:])
     assert prefixes.expected(chain, [a]) == [100]
-    prefixes.hear_change("a", 0, 10, chain.prefixes[1:2], chain.prefixes[:2])
+    prefixes.hear_change("a", 0, 10, held(chain, 1, 2), chain.prefixes[:2])
     assert prefixes.expected(prompt(1), [a]) == [0]
     assert prefixes.resyncs == 0
 
@@ -212,27 +217,27 @@ def test_an_instance_that_says_what_it_has_cached_is_taken_at_its_word() -> None
 def test_a_change_that_is_missed_leaves_nothing_that_may_be_gone_until_all_is_heard_anew() -> None:
     prefixes, a = CachedPrefixes(), Caching("a")
     chain, other = prompt(1, 2, 3), prompt(4)
-    prefixes.hear_cached("a", 0, 1, chain.prefixes)
-    prefixes.hear_change("a", 0, 1, [], chain.prefixes)
+    prefixes.hear_cached("a", 0, 1, held(chain))
+    prefixes.hear_change("a", 0, 1, {}, chain.prefixes)
     assert prefixes.expected(chain, [a]) == [300]
-    prefixes.hear_change("a", 0, 3, other.prefixes, [])
+    prefixes.hear_change("a", 0, 3, held(other), [])
     assert (prefixes.expected(chain, [a]), prefixes.expected(other, [a])) == ([0], [100])
     assert prefixes.resyncs == 1
-    prefixes.hear_cached("a", 0, 4, chain.prefixes)
+    prefixes.hear_cached("a", 0, 4, held(chain))
     assert (prefixes.expected(chain, [a]), prefixes.expected(other, [a])) == ([300], [0])
 
 
 def test_what_was_sent_counts_as_cached_until_the_instance_should_have_said_so() -> None:
     clock = Clock()
     prefixes, a = CachedPrefixes(clock), Caching("a")
-    prefixes.hear_cached("a", 0, 0, [])
+    prefixes.hear_cached("a", 0, 0, {})
     confirmed, lost = prompt(1), prompt(2)
     sendings = [prefixes.send(chain, a) for chain in (confirmed, lost)]
     clock.now_s += 3600
     assert prefixes.expected(lost, [a]) == [100]
     for sending in sendings:
         sending.began()
-    prefixes.hear_change("a", 0, 1, confirmed.prefixes, [])
+    prefixes.hear_change("a", 0, 1, held(confirmed), [])
     clock.now_s += CONFIRM_S
     assert (prefixes.expected(confirmed, [a]), prefixes.expected(lost, [a])) == ([100], [0])
 
@@ -240,7 +245,7 @@ def test_what_was_sent_counts_as_cached_until_the_instance_should_have_said_so()
 def test_what_another_router_sent_to_an_instance_that_tells_is_expected_for_a_while() -> None:
     clock = Clock()
     prefixes, a = CachedPrefixes(clock), Caching("a")
-    prefixes.hear_cached("a", 0, 0, [])
+    prefixes.hear_cached("a", 0, 0, {})
     prefixes.hear("a", 0, prompt(1).prefixes, 0)
     assert prefixes.expected(prompt(1), [a]) == [100]
     clock.now_s += HEARD_S
@@ -249,9 +254,9 @@ def test_what_another_router_sent_to_an_instance_that_tells_is_expected_for_a_wh
 
 def test_a_snapshot_keeps_what_is_on_its_way() -> None:
     prefixes, a = CachedPrefixes(), Caching("a")
-    prefixes.hear_cached("a", 0, 0, prompt(1).prefixes)
+    prefixes.hear_cached("a", 0, 0, held(prompt(1)))
     sending = prefixes.send(prompt(2), a)
-    prefixes.hear_cached("a", 0, 9, [])
+    prefixes.hear_cached("a", 0, 9, {})
     assert (prefixes.expected(prompt(1), [a]), prefixes.expected(prompt(2), [a])) == ([0], [100])
     sending.failed()
     assert prefixes.expected(prompt(2), [a]) == [0]
@@ -262,3 +267,31 @@ def test_what_fills_no_block_is_not_expected() -> None:
     short = PromptChain([1], [LEAST_TOKENS - 1], LEAST_TOKENS - 1)
     prefixes.send(short, a)
     assert prefixes.expected(short, [a]) == [0]
+
+
+def test_of_what_an_instance_has_told_its_own_tokens_count_and_not_what_the_text_is_reckoned_to_be() -> None:
+    prefixes, a = CachedPrefixes(), Caching("a", cache_block_tokens=16)
+    chain = PromptChain([1, 2, 3], [100, 200, 300], 300)
+    prefixes.hear_cached("a", 0, 0, {1: 128, 2: 240})
+    assert prefixes.expected(chain, [a]) == [240]
+    sending = prefixes.send(chain, a)
+    # What is on its way is reckoned: 300 tokens are 18 blocks and a part of one.
+    assert (sending.expected, prefixes.expected(chain, [a])) == (240, [288])
+    prefixes.hear_change("a", 0, 1, {3: 368}, [])
+    assert prefixes.expected(chain, [a]) == [368]
+    prefixes.hear_change("a", 0, 2, {2: 224}, [3])
+    assert prefixes.expected(chain, [a]) == [224]
+
+
+def test_what_is_found_beside_what_was_told_teaches_what_a_told_token_is_worth() -> None:
+    prefixes, a = CachedPrefixes(), Caching("a", cache_block_tokens=16)
+    chain = PromptChain([1], [1000], 2000)
+    prefixes.hear_cached("a", 0, 0, {1: 1600})
+    for _ in range(500):
+        prefixes.send(chain, a).finished(usage(chain, cached=1520))
+    assert prefixes.trust == pytest.approx(0.95, abs=0.01)
+    assert prefixes.expected(chain, [a])[0] == pytest.approx(1520, abs=16)
+    for _ in range(500):
+        prefixes.send(chain, a).finished(usage(chain, cached=1800))
+    assert prefixes.trust == pytest.approx(1.0, abs=0.01)
+    assert prefixes.expected(chain, [a])[0] <= 1600

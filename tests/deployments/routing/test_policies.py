@@ -99,7 +99,8 @@ def test_without_a_policy_the_caches_count_of_those_that_tell_of_them() -> None:
     placements = Placements("m", None)
     silent, telling = [Server("a"), Server("b")], [Server("a", reports_cache=True), Server("b", reports_cache=True)]
     request = GenerateRequest(model="m", prompt="long enough to be worth a chunk " * 100)
-    placements.prefixes.hear_cached("b", 0, 0, placements.chain(request).prefixes)
+    chain = placements.chain(request)
+    placements.prefixes.hear_cached("b", 0, 0, dict(zip(chain.prefixes, chain.ends, strict=True)))
     assert {placements.policy().choose(telling, request).id for _ in range(20)} == {"b"}
     assert {placements.policy().choose(silent, request).id for _ in range(20)} == {"a", "b"}
 

@@ -64,6 +64,37 @@ def test_says_how_far_each_slot_holds_a_prompt(
     assert [depth for depth, _ in depths] == sorted(depth for depth, _ in depths)
 
 
+@given(
+    held=st.lists(st.sets(st.integers(0, 9)), max_size=150),
+    among=st.sets(st.integers(0, 9)),
+    most=st.integers(2, 200),
+)
+def test_each_slot_has_one_depth_even_where_some_of_its_prefixes_are_forgotten(
+    held: list[set[int]], among: set[int], most: int
+) -> None:
+    index, chain = PrefixIndex(most), range(1, len(held) + 1)
+    for prefix, some in zip(chain, held, strict=True):
+        for slot in some:
+            index.add([prefix], slot)
+    said = index.depths(chain, sum(1 << slot for slot in among))
+    depths = {slot: depth for depth, some in said for slot in range(10) if some >> slot & 1}
+    assert set(depths) == among
+    assert sum(some.bit_count() for _, some in said) == len(among)
+    assert [depth for depth, _ in said] == sorted({depth for depth, _ in said})
+    # It holds the last prefix that is counted, whatever is missing before.
+    assert all(not depth or index.holders(depth) >> slot & 1 for slot, depth in depths.items())
+
+
+@given(ends=st.lists(st.integers(0, 400), min_size=1, max_size=SLOTS), length=st.integers(0, 400))
+def test_says_how_far_each_of_many_slots_holds_a_long_prompt(ends: list[int], length: int) -> None:
+    index, chain = PrefixIndex(), range(1, 401)
+    for slot, end in enumerate(ends):
+        index.add(chain[:end], slot)
+    said = index.depths(chain[:length], (1 << len(ends)) - 1)
+    depths = {slot: depth for depth, some in said for slot in range(SLOTS) if some >> slot & 1}
+    assert depths == {slot: min(end, length) for slot, end in enumerate(ends)}
+
+
 @given(steps=steps)
 def test_knows_who_holds_each_prefix(steps: list[tuple[str, list[int], int]]) -> None:
     index, model = PrefixIndex(), Model()
