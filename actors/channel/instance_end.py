@@ -343,8 +343,6 @@ class Channel:
         """The router has had the frames up to this one; also its sign of life."""
         self._silent_ticks = 0
         self.outbox.acknowledge(sequence)
-        if self._is_behind and not self.outbox.is_held:
-            self.outbox.nudge()
 
     def broadcast(self, news: News) -> None:
         """Sends something that the router should know."""

@@ -233,8 +233,9 @@ def test_conversations_find_in_the_caches_what_the_routers_expect(port: int) -> 
         kv_prediction.talk(url, "demo", conversation)
     after = kv_prediction.cached_tokens(url, "demo")
     predicted, real = (after[kind] - before[kind] for kind in ("predicted", "real"))
-    assert real > 5000
-    assert 0.9 * real < predicted < 1.1 * real
+    # Which turns meet on which instance is chance; that they find their conversation there is not.
+    assert real > 3000
+    assert 0.95 * real < predicted < 1.05 * real
 
 
 def test_answers_a_handle_of_another_program(served: Served) -> None:
