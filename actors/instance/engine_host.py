@@ -117,6 +117,8 @@ class EngineHost(Host):
         except asyncio.CancelledError:
             if self._booting is None:
                 raise stopped from None
+            if self._instance.state is InstanceState.GONE:
+                raise EngineFailed(self._instance.detail, instance=self.id) from None
             raise
         except Exception as error:
             failure = _boot_failure(self._spec, error)
@@ -188,6 +190,8 @@ class EngineHost(Host):
         """The engine is finished, and so is the instance."""
         if self._instance.state is not InstanceState.GONE:
             self._become(InstanceState.GONE, error.message)
+            if not self._has_booted and self._booting is not None:
+                self._booting.cancel()
             # In one word, and not request by request: all of them have died of one cause.
             self.broadcast(News(ENGINE_DIED))
             died = InstanceLost(f"The engine of instance {self.id} died.", instance=self.id).because("died")
