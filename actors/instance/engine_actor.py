@@ -137,7 +137,9 @@ class EngineActor:
         await self._announcer.withdraw()
 
     async def _end_with_followers(self) -> None:
-        self._host.engine_died(await self._followers.ended())
+        lost = await self._followers.ended()
+        self._followers.kill()
+        await self._host.lose(lost)
 
     def _on_change(self) -> None:
         self._announcer.changed()
