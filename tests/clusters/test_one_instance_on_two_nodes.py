@@ -1,6 +1,7 @@
 """One vLLM instance over two nodes: it answers, ends as a whole with a rank of either node, and boots again."""
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -74,10 +75,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         for machine in [nodes.network.add(), nodes.network.add()]:
             nodes.add(machine, {})
         environment.setenv(KEYS_ENV, KEY)
-        environment.setenv(PLAIN_HOSTS_ENV, nodes.nodes[0].address)
+        environment.setenv(PLAIN_HOSTS_ENV, ",".join(node.address for node in nodes.nodes))
         assert "demo: room for all of 1" in nodes.check(FLEET)
-        nodes.serve({}, FLEET)
-        yield Cluster(nodes, f"http://{nodes.nodes[0].address}:{HTTP}")
+        ready = re.search(r"Ready: (http://\S+)/v1", nodes.serve({}, FLEET))
+        assert ready is not None
+        yield Cluster(nodes, ready[1])
 
 
 def until(condition: Callable[[], object], timeout_s: float) -> float:
