@@ -119,7 +119,7 @@ class EngineHost(Host):
         except asyncio.CancelledError:
             if self._booting is None:
                 raise stopped from None
-            if self._instance.state is InstanceState.GONE:
+            if self.state is InstanceState.GONE:
                 raise EngineFailed(self._instance.detail, instance=self.id) from None
             raise
         except Exception as error:

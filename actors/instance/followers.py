@@ -91,7 +91,8 @@ class Followers:
     async def ended(self) -> EngineDead:
         """Waits for the first of them to end, for ever if there is none; why."""
         if not self._ends:
-            return await asyncio.get_running_loop().create_future()
+            never: asyncio.Future[EngineDead] = asyncio.get_running_loop().create_future()
+            return await never
         ends = {asyncio.ensure_future(_end(run)): rank for rank, run in enumerate(self._ends, start=1)}
         try:
             done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
