@@ -16,6 +16,7 @@ from vllm.v1.executor.multiproc_executor import WorkerProc
 from engines.vllm.scheduler import prepare_core
 
 _PR_SET_PDEATHSIG = 1
+_rank_main = WorkerProc.worker_main
 
 
 def run_core_with_host(*args: Any, **kwargs: Any) -> None:
@@ -38,7 +39,7 @@ def run_core_with_host(*args: Any, **kwargs: Any) -> None:
 def run_rank_with_host(*args: Any, **kwargs: Any) -> None:
     """A rank's process, likewise: vLLM's own hears of the end of its host only between two steps."""
     if _ends_with_host():
-        WorkerProc.worker_main(*args, **kwargs)
+        _rank_main(*args, **kwargs)
 
 
 def _ends_with_host() -> bool:
@@ -53,12 +54,11 @@ def _ends_with_host() -> bool:
 @contextmanager
 def ranks_end_with_host() -> Iterator[None]:
     """While vLLM starts ranks: lets them run `run_rank_with_host`; the thread that starts them must live as long."""
-    original = WorkerProc.worker_main
     WorkerProc.worker_main = staticmethod(run_rank_with_host)
     try:
         yield
     finally:
-        WorkerProc.worker_main = staticmethod(original)
+        WorkerProc.worker_main = staticmethod(_rank_main)
 
 
 @contextmanager

@@ -101,8 +101,10 @@ def lives(process: psutil.Process) -> bool:
 
 def rank_of(node: Namespace) -> psutil.Process:
     """The one rank of a node."""
-    (rank,) = (process for process in node.processes() if process.name().startswith("VLLM::Worker"))
-    return rank
+    processes = {process: process.name() for process in node.processes()}
+    ranks = [process for process, name in processes.items() if name.startswith("VLLM::Worker")]
+    assert len(ranks) == 1, list(processes.values())
+    return ranks[0]
 
 
 def test_it_has_a_rank_on_each_node_and_answers(cluster: Cluster) -> None:
