@@ -15,7 +15,8 @@ def footprint_of(model: ModelSettings, nodes: Sequence[Resources]) -> Footprint:
         gpus=model.gpus,
         cpus=model.cpus,
         resources=model.custom_resources,
-        tensor_parallel_size=model.tensor_parallel_size,
+        world_size=model.world_size,
+        nnodes=model.nnodes,
         engine_uses_gpus=engine_kind(model.engine).uses_gpus,
         nodes=nodes,
     )
@@ -34,10 +35,10 @@ def missing_resources(fleet: FleetSettings, nodes: Sequence[Resources]) -> str:
     for model in fleet.deployed:
         bundle = footprint_of(model, nodes).bundle()
         instances = max(1, model.least_replicas)
-        if lack := missing(bundle, instances, nodes):
+        if lack := missing(bundle, instances, nodes, model.nnodes):
             lacks.append(f"{model.name}: {lack}")
         for name, amount in bundle.items():
-            wanted[name] = wanted.get(name, 0.0) + amount * instances
+            wanted[name] = wanted.get(name, 0.0) + amount * instances * model.nnodes
     if not lacks:  # Each model fits; do all of them together?
         for name, amount in wanted.items():
             there = sum(node.get(name, 0.0) for node in nodes)
@@ -66,7 +67,7 @@ def room_of(fleet: FleetSettings, nodes: Sequence[Resources]) -> list[str]:
         lines.append(f"router: room for one on each of {nodes_with_room(fleet.router.needs, nodes)} nodes")
     for model in fleet.deployed:
         bundle = footprint_of(model, nodes).bundle()
-        fitting = room(bundle, nodes)
+        fitting = room(bundle, nodes, model.nnodes)
         some = "all" if fitting >= model.most_replicas else str(fitting)
         lines.append(f"{model.name}: room for {some} of {model.replicas}")
     return lines
@@ -79,7 +80,7 @@ def share_gpus(fleet: FleetSettings, gpus: int) -> FleetSettings:
     """
     sharing = [model for model in fleet.deployed if engine_kind(model.engine).uses_gpus and model.gpus is None]
     instances = sum(model.most_replicas for model in sharing)
-    if gpus == 0 or instances <= gpus or any(model.tensor_parallel_size > 1 for model in sharing):
+    if gpus == 0 or instances <= gpus or any(model.world_size > 1 for model in sharing):
         return fleet
     if any(model.gpus for model in fleet.deployed):
         return fleet

@@ -26,8 +26,9 @@ def summary(fleet: FleetSettings) -> Table:
         if model.gpus is not None:
             gpus = f"{model.gpus:g}"
         else:
-            gpus = f"{model.tensor_parallel_size}, or the CPU" if engine_kind(model.engine).uses_gpus else "0"
-        table.add_row(
-            names, model.engine, str(model.options.get("model", "")), str(model.replicas), gpus, f"{model.cpus:g}"
-        )
+            gpus = f"{model.world_size}, or the CPU" if engine_kind(model.engine).uses_gpus else "0"
+        cpus = f"{model.cpus:g}"
+        if model.nnodes > 1:
+            gpus, cpus = f"{gpus}, on {model.nnodes} nodes", f"{model.cpus * model.nnodes:g}"
+        table.add_row(names, model.engine, str(model.options.get("model", "")), str(model.replicas), gpus, cpus)
     return table

@@ -83,7 +83,7 @@ def check_memory(fleet: FleetSettings, free_bytes: int) -> None:
     parts = [
         (
             f"{model.most_replicas} x {model.name}",
-            model.most_replicas * options.memory_bytes(model.tensor_parallel_size),
+            model.most_replicas * options.memory_bytes(model.world_size),
         )
         for model in fleet.deployed
         for options in [parse_options(model.spec())]

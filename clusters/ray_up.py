@@ -252,6 +252,7 @@ def _node_types(fleet: FleetSettings, options: RayUpOptions) -> dict[str, Any]:
     routers = fleet.router
     least = routers.cpus * routers.least_replicas
     most = 2 * routers.cpus * routers.most_replicas
+    apart = 1
     for model in fleet.deployed:
         gpus = _gpus_of(model)
         if not gpus:
@@ -260,16 +261,17 @@ def _node_types(fleet: FleetSettings, options: RayUpOptions) -> dict[str, Any]:
                     f"An instance of {model.name} reserves {model.cpus:g} CPUs, and a machine of the type "
                     f"{cpu_node.name} has {cpu_node.cpus}: --cpu-node TYPE:CPUS."
                 )
-            least += model.cpus * model.least_replicas
-            most += model.cpus * model.most_in_upgrade
+            least += model.cpus * model.least_replicas * model.nnodes
+            most += model.cpus * model.most_in_upgrade * model.nnodes
+            apart = max(apart, model.nnodes)
             continue
         node = options.gpu_node or _gpu_node(cloud, model, gpus)
         needs = {"GPU": gpus, "CPU": model.cpus} if model.cpus else {"GPU": gpus}
         fitting = room(needs, [{"GPU": node.gpus, "CPU": node.cpus}])
         if not fitting:
             raise ClusterError(
-                f"No instance of {model.name} ({gpus:g} GPUs, {model.cpus:g} CPUs) fits on a machine of the type "
-                f"{node.name}: --gpu-node TYPE:CPUS:GPUS."
+                f"No instance of {model.name} ({gpus:g} GPUs, {model.cpus:g} CPUs{_on_each(model)}) fits on a machine "
+                f"of the type {node.name}: --gpu-node TYPE:CPUS:GPUS."
             )
         name = _NOT_OF_NAMES.sub("-", model.name).strip("-").lower() or "model"
         while name in types or name == "cpu":
@@ -277,23 +279,29 @@ def _node_types(fleet: FleetSettings, options: RayUpOptions) -> dict[str, Any]:
         types[name] = {
             "node_config": _machine(options, node.name, has_gpus=True),
             "resources": {"CPU": node.cpus, "GPU": node.gpus},
-            "min_workers": math.ceil(model.least_replicas / fitting),
-            # One more, for the successors of a machine that is to go.
-            "max_workers": math.ceil(model.most_in_upgrade / fitting) + 1,
+            "min_workers": _machines(model.least_replicas, model.nnodes, fitting),
+            # More, for the successors of a machine that is to go.
+            "max_workers": _machines(model.most_in_upgrade, model.nnodes, fitting) + model.nnodes,
         }
     types["cpu"] = {
         "node_config": _machine(options, cpu_node.name),
         "resources": {"CPU": cpu_node.cpus},
-        "min_workers": max(1, math.ceil(least / cpu_node.cpus)),
-        "max_workers": max(1, math.ceil(most / cpu_node.cpus)) + 1,
+        "min_workers": max(apart, math.ceil(least / cpu_node.cpus)),
+        "max_workers": max(apart, math.ceil(most / cpu_node.cpus)) + apart,
     }
     return types
 
 
 def _gpus_of(model: ModelSettings) -> float:
+    """GPUs of an instance on each of its nodes."""
     if model.gpus is not None:
-        return model.gpus
-    return float(model.tensor_parallel_size if engine_kind(model.engine).uses_gpus else 0)
+        return model.gpus / model.nnodes
+    return model.world_size / model.nnodes if engine_kind(model.engine).uses_gpus else 0.0
+
+
+def _machines(instances: int, nnodes: int, fitting: int) -> int:
+    """Machines that hold so many instances, each on so many of them; one machine has a place for `fitting`."""
+    return max(nnodes, math.ceil(instances * nnodes / fitting)) if instances else 0
 
 
 def _gpu_node(cloud: str, model: ModelSettings, gpus: float) -> MachineType:
@@ -302,9 +310,13 @@ def _gpu_node(cloud: str, model: ModelSettings, gpus: float) -> MachineType:
         if node.gpus >= gpus and node.cpus >= model.cpus:
             return node
     raise ClusterError(
-        f"An instance of {model.name} takes {gpus:g} GPUs and {model.cpus:g} CPUs. Say on which machines: --gpu-node "
-        f"TYPE:CPUS:GPUS."
+        f"An instance of {model.name} takes {gpus:g} GPUs and {model.cpus:g} CPUs{_on_each(model)}. Say on which "
+        f"machines: --gpu-node TYPE:CPUS:GPUS."
     )
+
+
+def _on_each(model: ModelSettings) -> str:
+    return f" on each of {model.nnodes} machines" if model.nnodes > 1 else ""
 
 
 def _machine(options: RayUpOptions, name: str, *, has_gpus: bool = False) -> dict[str, Any]:

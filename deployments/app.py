@@ -89,7 +89,6 @@ def deploy(settings: FleetSettings, *, wait: bool = True) -> None:
 
 def _engine_deployment(name: str, model: ModelSettings, settings: FleetSettings) -> Application:
     instance = _footprint(model)
-    bundle = instance.bundle()
     deployment = serve.deployment(
         EngineDeployment,
         name=name,
@@ -100,9 +99,7 @@ def _engine_deployment(name: str, model: ModelSettings, settings: FleetSettings)
         ),
         # The replica needs next to nothing, and leaves all that is reserved to the actor.
         ray_actor_options={"num_cpus": 0},
-        # Ray knows no empty bundle: an instance that reserves nothing lives without a placement group.
-        placement_group_bundles=[bundle] if bundle else None,
-        placement_group_strategy="STRICT_PACK" if bundle else None,
+        **instance.group,
         max_surge_percent=model.surge_percent,
         health_check_period_s=model.health.period_s,
         # Past our own, which knows better what to do about it.
@@ -128,7 +125,8 @@ def _footprint(model: ModelSettings) -> Footprint:
         gpus=model.gpus,
         cpus=model.cpus,
         resources=model.custom_resources,
-        tensor_parallel_size=model.tensor_parallel_size,
+        world_size=model.world_size,
+        nnodes=model.nnodes,
         engine_uses_gpus=uses_gpus,
         # Only a model that leaves its GPUs open needs a cluster to be there by now.
         nodes=cluster_nodes() if uses_gpus and model.gpus is None else (),

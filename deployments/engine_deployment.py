@@ -67,6 +67,9 @@ class EngineDeployment:
             model.admission,
             channel,
             options=actor_options(footprint, model.runtime_env),
+            followers=[
+                actor_options(footprint, model.runtime_env, node_rank=rank) for rank in range(1, footprint.nnodes)
+            ],
         )
         try:
             async with asyncio.timeout(model.start_timeout_s):

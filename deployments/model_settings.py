@@ -133,11 +133,15 @@ class ModelSettings(ServedModel):
         replicas: Instances: a number, or bounds between which they follow the load.
         surge_percent: How many more there may be while an upgrade replaces them, in percent. 0: one ends before its
             successor boots, as a cluster without room to spare needs; a model with one instance is away meanwhile.
-        tensor_parallel_size: GPUs (or CPU ranks) that one instance spreads its model over.
-        gpus: GPUs of one instance. None: `tensor_parallel_size` where the cluster has GPUs and the engine uses them,
-            else 0. A fraction (0.5) shares one GPU among instances; give each its `gpu_memory_utilization`, then.
-        cpus: CPUs that one instance reserves in Ray.
-        resources: Custom Ray resources that one instance reserves.
+        tensor_parallel_size: GPUs (or CPU ranks) that one instance spreads each layer of its model over.
+        pipeline_parallel_size: Stages that it divides the layers into, one after another; each has as many GPUs.
+        nnodes: Nodes that one instance is divided among, each with as many of its ranks. 1: all of it is on one node,
+            which is the fastest where it fits.
+        gpus: GPUs of one instance. None: `tensor_parallel_size` times `pipeline_parallel_size` where the cluster has
+            GPUs and the engine uses them, else 0. A fraction (0.5) shares one GPU among instances; give each its
+            `gpu_memory_utilization`, then.
+        cpus: CPUs that one instance reserves in Ray, on each of its nodes.
+        resources: Custom Ray resources that one instance reserves, on each of its nodes.
         accelerator_type: Its nodes have this kind of accelerator, by Ray's name (`H100`, `A100-80G`, `TPU-V6E`).
         runtime_env: Ray runtime environment of the instances.
         start_timeout_s: An instance that has not booted after so long has failed.
@@ -150,6 +154,8 @@ class ModelSettings(ServedModel):
     replicas: Replicas = 1
     surge_percent: int = Field(0, ge=0, le=100)
     tensor_parallel_size: int = Field(1, ge=1)
+    pipeline_parallel_size: int = Field(1, ge=1)
+    nnodes: int = Field(1, ge=1)
     gpus: float | None = Field(None, ge=0)
     cpus: float = Field(1.0, ge=0)
     resources: CustomResources = {}
@@ -177,6 +183,22 @@ class ModelSettings(ServedModel):
         """What one instance reserves besides CPUs and GPUs, its kind of accelerator among it."""
         kind = {} if self.accelerator_type is None else {ACCELERATOR + self.accelerator_type: ACCELERATOR_SHARE}
         return {**self.resources, **kind}
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of one instance, each on a GPU of its own where there are any."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    def _sizes(self) -> str:
+        """What its ranks come of, in the fleet file's words."""
+        if self.pipeline_parallel_size == 1:
+            return f"tensor_parallel_size is {self.tensor_parallel_size}"
+        if self.tensor_parallel_size == 1:
+            return f"pipeline_parallel_size is {self.pipeline_parallel_size}"
+        return (
+            f"tensor_parallel_size times pipeline_parallel_size is {self.tensor_parallel_size} x "
+            f"{self.pipeline_parallel_size} = {self.world_size}"
+        )
 
     @property
     def least_replicas(self) -> int:
@@ -218,8 +240,27 @@ class ModelSettings(ServedModel):
     def _gpus_are_whole_or_a_share_of_one(self) -> Self:
         if self.gpus is not None and self.gpus > 1 and not self.gpus.is_integer():
             raise ValueError(f"gpus must be whole, or a share of one, not {self.gpus:g}")
-        if self.gpus and self.tensor_parallel_size > max(self.gpus, 1):
-            raise ValueError(f"tensor_parallel_size is {self.tensor_parallel_size}, and gpus only {self.gpus:g}")
+        if self.gpus and self.world_size > max(self.gpus, 1):
+            raise ValueError(f"{self._sizes()}, and gpus only {self.gpus:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _nodes_have_equal_parts(self) -> Self:
+        if self.nnodes == 1 or self.is_remote:
+            return self
+        if self.engine in KINDS and KINDS[self.engine].follower is None:
+            raise ValueError(f"nnodes is {self.nnodes}, and the engine {self.engine} lives on one node: leave it out")
+        if self.world_size % self.nnodes:
+            raise ValueError(
+                f"nnodes is {self.nnodes}, and {self._sizes()}, which cannot be divided evenly among so many nodes"
+            )
+        if self.gpus and self.gpus != self.world_size:
+            raise ValueError(
+                f"gpus is {self.gpus:g}, and over several nodes each of the {self.world_size} ranks has a GPU: leave "
+                f"gpus out, or set {self.world_size}"
+            )
+        if self.cpus == 0:
+            raise ValueError(f"cpus is 0, and nnodes {self.nnodes}: an instance must reserve something on each node")
         return self
 
     def spec(self) -> EngineSpec:
@@ -229,6 +270,8 @@ class ModelSettings(ServedModel):
             model=self.name,
             options=self.options,
             tensor_parallel_size=self.tensor_parallel_size,
+            pipeline_parallel_size=self.pipeline_parallel_size,
+            nnodes=self.nnodes,
             adapters=tuple(self.adapters),
         )
 

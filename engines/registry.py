@@ -10,8 +10,28 @@ from pydantic import BaseModel, ConfigDict
 
 from engines.adapters.adapter import Adapter
 from engines.contract import Engine
+from engines.errors import InvalidRequest
+from engines.follower import Follower
 from engines.named_kinds import find_kind, load
 from engines.options import EngineOptions
+
+
+class NodePart(BaseModel):
+    """The part of an engine that one of its nodes does.
+
+    Attributes:
+        node_rank: Which of its nodes: 0 is the one that takes the requests.
+        address: That node's IP address.
+        master_addr: The IP address of the node with rank 0, where the ranks meet.
+        master_port: A port that is free there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    node_rank: int
+    address: str
+    master_addr: str
+    master_port: int
 
 
 class EngineSpec(BaseModel):
@@ -21,7 +41,10 @@ class EngineSpec(BaseModel):
         kind: Its name in the registry.
         model: The name under which the fleet serves its model.
         options: The options of that kind of engine, as its options class takes them.
-        tensor_parallel_size: GPUs (or CPU ranks) that one engine spreads its model over.
+        tensor_parallel_size: GPUs (or CPU ranks) that each layer of the model is spread over.
+        pipeline_parallel_size: Stages that its layers are divided into, one after another; each has as many ranks.
+        nnodes: Nodes that its ranks are divided among.
+        part: Which part of it this node does, where there are several.
         adapters: LoRA adapters of the model.
     """
 
@@ -31,6 +54,9 @@ class EngineSpec(BaseModel):
     model: str
     options: dict[str, Any] = {}
     tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    nnodes: int = 1
+    part: NodePart | None = None
     adapters: tuple[Adapter, ...] = ()
 
 
@@ -45,18 +71,29 @@ class EngineKind:
         options: The class of its options.
         uses_gpus: Whether it has a use for GPUs.
         remote: Whether a provider does the work: it then needs no actor, and lives in the router replicas.
+        follower: The class that works for one engine on a further node, called likewise; None: it lives on one node.
     """
 
     engine: str
     options: str
     uses_gpus: bool = False
     remote: bool = False
+    follower: str | None = None
 
 
 KINDS: dict[str, EngineKind] = {
-    "vllm": EngineKind("engines.vllm.engine:VllmEngine", "engines.vllm.options:VllmOptions", uses_gpus=True),
+    "vllm": EngineKind(
+        "engines.vllm.engine:VllmEngine",
+        "engines.vllm.options:VllmOptions",
+        uses_gpus=True,
+        follower="engines.vllm.follower:VllmFollower",
+    ),
     "simulated": EngineKind("engines.simulated.engine:SimulatedEngine", "engines.simulated.options:SimulatedOptions"),
-    "scripted": EngineKind("engines.scripted.engine:ScriptedEngine", "engines.scripted.engine:ScriptedOptions"),
+    "scripted": EngineKind(
+        "engines.scripted.engine:ScriptedEngine",
+        "engines.scripted.engine:ScriptedOptions",
+        follower="engines.scripted.follower:ScriptedFollower",
+    ),
     "openai": EngineKind(
         "engines.remote.openai_engine:OpenAIEngine", "engines.remote.options:OpenAIOptions", remote=True
     ),
@@ -110,3 +147,18 @@ def make_engine(name: str, spec: EngineSpec) -> Engine:
     engine = load(engine_kind(spec.kind).engine)(name, spec, options)
     assert isinstance(engine, Engine)
     return engine
+
+
+def make_follower(name: str, spec: EngineSpec) -> Follower:
+    """Makes what works for the engine of a spec on the node of `spec.part`; it does not run yet.
+
+    Raises:
+        InvalidRequest: There is no such engine, or it lives on one node.
+        pydantic.ValidationError: The options are wrong.
+    """
+    follower = engine_kind(spec.kind).follower
+    if follower is None:
+        raise InvalidRequest(f"The engine {spec.kind} lives on one node.", param="nnodes")
+    made = load(follower)(name, spec, parse_options(spec))
+    assert isinstance(made, Follower)
+    return made

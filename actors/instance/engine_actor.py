@@ -1,5 +1,6 @@
 """The Ray actor that hosts one engine, pinned to its GPUs."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from actors.directory.client import Announcer, DirectoryClient
 from actors.directory.known_instance import Instance
 from actors.frozen_heap import freeze_heap
 from actors.instance.engine_host import EngineHost
+from actors.instance.followers import Followers
 from actors.settings import AdmissionSettings, ChannelSettings
 from engines.call_requests import Answer, CallRequest
 from engines.registry import EngineSpec
@@ -48,6 +50,7 @@ class EngineActor:
         admission: How much work it takes.
         channel: How its channels behave.
         incarnation: Grows with each actor that lives under this id.
+        followers: Ray's options for the actors on the further nodes of an engine that spreads over several.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class EngineActor:
         admission: AdmissionSettings,
         channel: ChannelSettings,
         incarnation: int,
+        followers: Sequence[Mapping[str, Any]],
     ) -> None:
         report_inline()
         context = ray.get_runtime_context()
@@ -69,7 +73,9 @@ class EngineActor:
             actor=context.current_actor,
             pid=os.getpid(),
         )
-        self._host = EngineHost(instance, spec, admission, channel, self._on_change)
+        self._followers = Followers(instance_id, _name(instance_id, incarnation), fleet, spec, followers)
+        self._host = EngineHost(instance, self._followers.spec, admission, channel, self._on_change)
+        self._watch: asyncio.Task[None] | None = None
         self._announcer = Announcer(DirectoryClient(fleet), self._host.describe)
 
     async def boot(self) -> Instance:
@@ -79,6 +85,8 @@ class EngineActor:
             PenstockError: It cannot boot; the instance is announced as gone.
         """
         self._announcer.start()
+        self._followers.start()
+        self._watch = asyncio.get_running_loop().create_task(self._end_with_followers())
         await self._host.boot()
         freeze_heap()
         return self._host.describe()
@@ -122,8 +130,16 @@ class EngineActor:
 
     async def stop(self, timeout_s: float = 30.0) -> None:
         """Hands over what runs, stops the engine, and leaves the directory. Idempotent."""
+        if self._watch is not None:
+            self._watch.cancel()
         await self._host.stop(timeout_s)
+        self._followers.kill()
         await self._announcer.withdraw()
+
+    async def _end_with_followers(self) -> None:
+        lost = await self._followers.ended()
+        self._followers.kill()
+        await self._host.lose(lost)
 
     def _on_change(self) -> None:
         self._announcer.changed()
@@ -137,6 +153,7 @@ def create_engine_actor(
     channel: ChannelSettings,
     incarnation: int = 0,
     options: Mapping[str, Any] | None = None,
+    followers: Sequence[Mapping[str, Any]] = (),
 ) -> Any:
     """Creates the actor and returns its handle; then `await result(handle.boot.remote(), instance_id)`.
 
@@ -152,11 +169,12 @@ def create_engine_actor(
         channel: How its channels behave.
         incarnation: Grows with each actor that lives under this id.
         options: Ray's options for it (`actors.instance.placement.actor_options`).
+        followers: Those for the actors on its engine's further nodes.
     """
     return (
         ray.remote(EngineActor)
         .options(
-            name=f"{instance_id}.{incarnation}",
+            name=_name(instance_id, incarnation),
             namespace=fleet,
             max_restarts=0,
             max_task_retries=0,
@@ -165,5 +183,9 @@ def create_engine_actor(
             enable_task_events=False,
             **(options or {}),
         )
-        .remote(instance_id, fleet, spec, admission, channel, incarnation)
+        .remote(instance_id, fleet, spec, admission, channel, incarnation, followers)
     )
+
+
+def _name(instance_id: str, incarnation: int) -> str:
+    return f"{instance_id}.{incarnation}"

@@ -43,6 +43,8 @@ from engines.requests import Session
 
 _FLUSH_S = 2.0
 """What the last frames get to reach the routers when the instance ends."""
+_LOST_S = 2.0
+"""What the rest of an engine gets to end that has lost a part."""
 _POLL_S = 0.02
 """Draining looks so often whether it is over; it is rare, and so costs a request under way nothing."""
 
@@ -117,6 +119,8 @@ class EngineHost(Host):
         except asyncio.CancelledError:
             if self._booting is None:
                 raise stopped from None
+            if self.state is InstanceState.GONE:
+                raise EngineFailed(self._instance.detail, instance=self.id) from None
             raise
         except Exception as error:
             failure = _boot_failure(self._spec, error)
@@ -193,6 +197,14 @@ class EngineHost(Host):
             died = InstanceLost(f"The engine of instance {self.id} died.", instance=self.id).because("died")
             for waiting in (self.gate, self._embeddings, self._texts):
                 waiting.clear(died)
+
+    async def lose(self, error: EngineDead) -> None:
+        """A part of the engine is gone: so is the instance, and the rest of the engine is ended, which may hang."""
+        self.engine_died(error)
+        if self._has_booted:
+            await self.engine.stop(_LOST_S)
+        elif self._booting is not None:
+            self._booting.cancel()
 
     def pulse(self) -> tuple[int | None, bool]:
         """The engine's steps so far, None where it cannot tell; and whether it has work."""

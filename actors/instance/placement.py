@@ -2,7 +2,8 @@
 
 An instance is one actor that holds all its GPUs, on one node: its engine spreads over them with processes of its own.
 Its deployment's replica and the actor share one placement group of one bundle, so Serve places, moves and counts them
-as one.
+as one. An instance over several nodes has a bundle on each: the replica and the actor are in the first, and a follower
+(`actors.instance.followers`) in each of the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,19 +24,30 @@ class Footprint:
     """What one instance reserves in Ray.
 
     Attributes:
-        gpus: GPUs; a fraction is a share of one.
-        cpus: CPUs.
-        resources: Custom resources.
+        gpus: GPUs on each of its nodes; a fraction is a share of one.
+        cpus: CPUs on each of them.
+        resources: Custom resources on each of them.
+        nnodes: Its nodes.
     """
 
     gpus: float = 0
     cpus: float = 1.0
     resources: Resources = field(default_factory=dict)
+    nnodes: int = 1
 
     def bundle(self, replica_cpus: float = 0.0) -> dict[str, float]:
-        """The placement group's one bundle: the instance, and the replica that looks after it."""
+        """What it reserves on a node: itself, and the replica that looks after it."""
         named = {"CPU": self.cpus + replica_cpus, "GPU": self.gpus, **self.resources}
         return {name: amount for name, amount in named.items() if amount}
+
+    @property
+    def group(self) -> dict[str, Any]:
+        """Its placement group, as Serve takes it. Ray knows no empty bundle: what reserves nothing has no group."""
+        bundle = self.bundle()
+        if not bundle:
+            return {}
+        strategy = "STRICT_PACK" if self.nnodes == 1 else "STRICT_SPREAD"
+        return {"placement_group_bundles": [bundle] * self.nnodes, "placement_group_strategy": strategy}
 
 
 def footprint(
@@ -43,29 +55,32 @@ def footprint(
     gpus: float | None,
     cpus: float,
     resources: Resources,
-    tensor_parallel_size: int,
+    world_size: int,
+    nnodes: int,
     engine_uses_gpus: bool,
     nodes: Sequence[Resources],
 ) -> Footprint:
     """What one instance reserves, with the GPUs decided.
 
     Args:
-        gpus: GPUs of one instance; None: `tensor_parallel_size` where the cluster has GPUs and the engine uses them,
-            else 0.
-        cpus: CPUs of one instance.
-        resources: Custom resources of one instance.
-        tensor_parallel_size: GPUs (or CPU ranks) that the engine spreads its model over.
+        gpus: GPUs of one instance; None: `world_size` where the cluster has GPUs and the engine uses them, else 0.
+        cpus: CPUs of one instance, on each of its nodes.
+        resources: Custom resources of one instance, on each of its nodes.
+        world_size: GPUs (or CPU ranks) that the engine spreads its model over.
+        nnodes: Nodes that it spreads it over.
         engine_uses_gpus: Whether that kind of engine has a use for GPUs.
         nodes: What each node of the cluster has.
     """
     if gpus is None:
         has_gpus = any(node.get("GPU", 0) for node in nodes)
-        gpus = tensor_parallel_size if engine_uses_gpus and has_gpus else 0
-    return Footprint(gpus, cpus, dict(resources))
+        gpus = world_size if engine_uses_gpus and has_gpus else 0
+    return Footprint(gpus / nnodes, cpus, dict(resources), nnodes)
 
 
-def actor_options(instance: Footprint, runtime_env: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Ray's options for an engine actor; made inside a placement group, it lives in that group's first bundle."""
+def actor_options(
+    instance: Footprint, runtime_env: Mapping[str, Any] | None = None, *, node_rank: int = 0
+) -> dict[str, Any]:
+    """Ray's options for the actor of one of an instance's nodes; made inside a placement group, it lives in there."""
     options: dict[str, Any] = {
         "num_gpus": instance.gpus,
         "num_cpus": instance.cpus,
@@ -77,7 +92,7 @@ def actor_options(instance: Footprint, runtime_env: Mapping[str, Any] | None = N
     if group is not None:
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
             placement_group=group,
-            placement_group_bundle_index=0,
+            placement_group_bundle_index=node_rank,
             # What an engine starts through Ray stays on the GPUs that were reserved for it.
             placement_group_capture_child_tasks=True,
         )
@@ -89,10 +104,16 @@ def cluster_nodes() -> list[Resources]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def missing(bundle: Resources, instances: int, nodes: Sequence[Resources]) -> str | None:
-    """What the cluster lacks to hold so many bundles, in words for a person; None when it lacks nothing.
+def missing(bundle: Resources, instances: int, nodes: Sequence[Resources], nnodes: int = 1) -> str | None:
+    """What the cluster lacks to hold so many instances, in words for a person; None when it lacks nothing.
 
     It looks at what nodes have in all, not at what is free now, so it says what can never work, not what must wait.
+
+    Args:
+        bundle: What one instance reserves on each of its nodes.
+        instances: How many.
+        nodes: What each node of the cluster has.
+        nnodes: Nodes of one instance.
     """
     for name, amount in bundle.items():
         if name.startswith(ACCELERATOR) and not any(node.get(name) for node in nodes):
@@ -109,19 +130,28 @@ def missing(bundle: Resources, instances: int, nodes: Sequence[Resources]) -> st
                 f"one instance needs {words(name, amount)} on one node, "
                 f"and the largest node has {words(name, most) if most else 'none'}"
             )
-    fitting = room(bundle, nodes)
-    if fitting == 0:
-        needs = ", ".join(words(name, amount) for name, amount in bundle.items())
+    fitting = room(bundle, nodes, nnodes)
+    needs = ", ".join(words(name, amount) for name, amount in bundle.items())
+    able = nodes_with_room(bundle, nodes)
+    if able == 0:
         return f"no node has all of what one instance needs: {needs}"
+    if fitting == 0:
+        there = "only 1 has" if able == 1 else f"only {able} have"
+        return f"one instance takes {nnodes} nodes, and {there} what it needs on each: {needs}"
     if fitting < instances:
-        needs = ", ".join(words(name, amount) for name, amount in bundle.items())
-        return f"the cluster has room for {fitting} of {instances} instances ({needs} each)"
+        each = f"{needs} each" if nnodes == 1 else f"{needs} on each of {nnodes} nodes"
+        return f"the cluster has room for {fitting} of {instances} instances ({each})"
     return None
 
 
-def room(bundle: Resources, nodes: Sequence[Resources]) -> int:
-    """How many bundles the nodes can hold, when they hold nothing else."""
-    return sum(_fits(bundle, node) for node in nodes)
+def room(bundle: Resources, nodes: Sequence[Resources], nnodes: int = 1) -> int:
+    """How many instances the nodes can hold, when they hold nothing else; each takes a bundle of so many nodes."""
+    fits = [_fits(bundle, node) for node in nodes]
+    most = sum(fits) // nnodes
+    # A node has no two bundles of one instance: of what it can hold, no more than there are instances counts.
+    while most and sum(min(places, most) for places in fits) < most * nnodes:
+        most -= 1
+    return most
 
 
 def nodes_with_room(bundle: Resources, nodes: Sequence[Resources]) -> int:

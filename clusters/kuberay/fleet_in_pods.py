@@ -36,7 +36,8 @@ class InstanceGroup:
     Attributes:
         name: Name of the group of pods.
         model: The model, pinned to them.
-        per_pod: Instances that one pod holds: several only where they share a GPU.
+        per_pod: Instances that one pod holds: several only where they share a GPU. One over several nodes has a pod on
+            each.
         gpus: GPUs of a pod.
     """
 
@@ -48,12 +49,15 @@ class InstanceGroup:
     @property
     def least(self) -> int:
         """Pods that there always are."""
-        return math.ceil(self.model.least_replicas / self.per_pod)
+        return self._pods(self.model.least_replicas)
 
     @property
     def most(self) -> int:
-        """Pods that there may be: an upgrade's included, and one for the successor of a pod that is to go."""
-        return math.ceil(self.model.most_in_upgrade / self.per_pod) + 1
+        """Pods that there may be: an upgrade's included, and those for the successor of what is on one that goes."""
+        return self._pods(self.model.most_in_upgrade) + self.model.nnodes
+
+    def _pods(self, instances: int) -> int:
+        return math.ceil(instances / self.per_pod) * self.model.nnodes
 
     @property
     def cpus(self) -> float:
@@ -141,10 +145,11 @@ def _group(name: str, model: ModelSettings, options: KubeRayOptions) -> Instance
     if gpus is None:
         # The cluster may have no GPUs yet when Serve asks: its nodes come with the pods.
         uses_gpus = options.uses_gpus and engine_kind(model.engine).uses_gpus
-        gpus = float(model.tensor_parallel_size if uses_gpus else 0)
-    per_pod = room({"GPU": gpus}, [{"GPU": math.ceil(gpus)}]) if gpus else 1
+        gpus = float(model.world_size if uses_gpus else 0)
+    on_each = gpus / model.nnodes
+    per_pod = room({"GPU": on_each}, [{"GPU": math.ceil(on_each)}]) if gpus else 1
     pinned = model.model_copy(update={"gpus": gpus, "resources": model.resources | {place_of(name): 1.0}})
-    return InstanceGroup(name, pinned, per_pod, math.ceil(gpus))
+    return InstanceGroup(name, pinned, per_pod, math.ceil(on_each))
 
 
 def _http(http: HttpSettings, options: KubeRayOptions) -> HttpSettings:

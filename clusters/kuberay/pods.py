@@ -228,5 +228,5 @@ def _memory(group: InstanceGroup) -> str:
     if group.gpus:
         return f"{_GIB_PER_GPU * group.gpus}Gi"
     options = parse_options(group.model.spec())
-    needed = group.per_pod * options.memory_bytes(group.model.tensor_parallel_size)
+    needed = group.per_pod * options.memory_bytes(group.model.world_size // group.model.nnodes)
     return f"{math.ceil(needed / _GIB) + _GIB_BESIDES}Gi"

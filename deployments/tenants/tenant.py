@@ -115,7 +115,8 @@ class Tenant(Settings):
     @cached_property
     def share(self) -> TenantShare:
         """What its requests say of it on their way."""
-        salt = f"tenant/{self.name}" if self.cache_group is None else f"group/{self.cache_group}"
+        # Without a slash, which vLLM refuses in it.
+        salt = f"tenant:{self.name}" if self.cache_group is None else f"group:{self.cache_group}"
         return TenantShare(name=self.name, weight=self.weight, cache_salt=salt)
 
     @cached_property

@@ -64,6 +64,7 @@ class ScriptedOptions(EngineOptions):
         script: What it answers to every request.
         boot_s: What booting takes.
         boot_error: What booting ends with instead.
+        follower_error: What a follower on a further node ends with; None: it waits for the end of its process.
         embedding_size: Length of its embeddings.
         attachments: Whether it takes attachments, of every kind; an echo names their types and digests.
     """
@@ -71,6 +72,7 @@ class ScriptedOptions(EngineOptions):
     script: list[FileItem] = [Echo()]
     boot_s: float = Field(0.0, ge=0)
     boot_error: Fail | None = None
+    follower_error: Fail | None = None
     embedding_size: int = Field(8, ge=1)
     attachments: bool = False
 

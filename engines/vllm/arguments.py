@@ -16,6 +16,7 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from engines.errors import InvalidRequest
 from engines.nearest import did_you_mean
+from engines.registry import EngineSpec, NodePart
 from engines.vllm.kv_events import events_config
 from engines.vllm.options import DEMO_MODEL, VllmOptions
 from engines.vllm.scheduler import WORKER_EXTENSION
@@ -28,6 +29,9 @@ _BIND, _NO_BIND = "VLLM_CPU_OMP_THREADS_BIND", "nobind"
 _SOCKETS = "VLLM_RPC_BASE_PATH"
 _RESERVED = {
     "tensor_parallel_size": "set `tensor_parallel_size` of the model, so that the fleet reserves its GPUs",
+    "pipeline_parallel_size": "set `pipeline_parallel_size` of the model, so that the fleet reserves its GPUs",
+    "nnodes": "set `nnodes` of the model, so that the fleet reserves its nodes",
+    **dict.fromkeys(("node_rank", "master_addr", "master_port"), "the instance knows its nodes"),
     "model": "set the option `model`",
     "worker_extension_cls": "it is Penstock's own",
     "enable_lora": "give the model its `adapters`",
@@ -40,16 +44,27 @@ _RESERVED = {
 _environment_lock = threading.Lock()
 
 
-def engine_args(options: VllmOptions, tensor_parallel_size: int, adapters: int = 0) -> AsyncEngineArgs:
+def engine_args(
+    options: VllmOptions,
+    tensor_parallel_size: int,
+    pipeline_parallel_size: int = 1,
+    *,
+    adapters: int = 0,
+    nnodes: int = 1,
+    part: NodePart | None = None,
+) -> AsyncEngineArgs:
     """The arguments of vLLM for these options.
 
     Args:
         options: The options.
-        tensor_parallel_size: Ranks.
+        tensor_parallel_size: Ranks of each stage.
+        pipeline_parallel_size: Stages.
         adapters: How many LoRA adapters are loaded at a time.
+        nnodes: Nodes that the ranks are divided among.
+        part: Which of them this is, where there are several.
 
     Raises:
-        InvalidRequest: An argument is not vLLM's, or is set elsewhere.
+        InvalidRequest: An argument is not vLLM's, or is set elsewhere; or vLLM cannot spread so.
     """
     is_cpu = current_platform.is_cpu()
     model, tokenizer = options.model, options.tokenizer
@@ -77,7 +92,8 @@ def engine_args(options: VllmOptions, tensor_parallel_size: int, adapters: int =
         "generation_config": options.generation_config,
         "reasoning_parser": options.reasoning_parser,
         "tensor_parallel_size": tensor_parallel_size,
-        "distributed_executor_backend": _executor(tensor_parallel_size),
+        "pipeline_parallel_size": pipeline_parallel_size,
+        "distributed_executor_backend": _executor(tensor_parallel_size * pipeline_parallel_size),
         "worker_extension_cls": WORKER_EXTENSION,
         # One backend for validation and for use: with `auto`, the first request decides for all later ones which
         # backend compiles them, whatever they were validated for.
@@ -86,6 +102,8 @@ def engine_args(options: VllmOptions, tensor_parallel_size: int, adapters: int =
         "use_tqdm_on_load": False,
     }
     arguments = {name: value for name, value in arguments.items() if value is not None}
+    if nnodes > 1:
+        arguments |= _node_arguments(options, tensor_parallel_size * pipeline_parallel_size, nnodes, part)
     if adapters:
         arguments |= _lora_arguments(adapters, options.max_lora_rank)
     # Of several ranks of data each would publish at an endpoint of its own, which vLLM has no name for here.
@@ -97,6 +115,47 @@ def engine_args(options: VllmOptions, tensor_parallel_size: int, adapters: int =
     # The one section that vLLM takes as a dictionary on its command line, and here does not.
     arguments["structured_outputs_config"] = StructuredOutputsConfig(**arguments["structured_outputs_config"])
     return AsyncEngineArgs(**arguments)
+
+
+def spec_args(spec: EngineSpec, options: VllmOptions) -> AsyncEngineArgs:
+    """The arguments of vLLM for an engine, as `engine_args` makes them: the same on each of its nodes."""
+    return engine_args(
+        options,
+        spec.tensor_parallel_size,
+        spec.pipeline_parallel_size,
+        adapters=loaded_adapters(spec, options),
+        nnodes=spec.nnodes,
+        part=spec.part,
+    )
+
+
+def loaded_adapters(spec: EngineSpec, options: VllmOptions) -> int:
+    """How many LoRA adapters an engine has loaded at a time."""
+    return min(options.max_loras, len(spec.adapters))
+
+
+def _node_arguments(options: VllmOptions, world_size: int, nnodes: int, part: NodePart | None) -> dict[str, Any]:
+    if part is None:
+        raise InvalidRequest("An engine over several nodes is made by an instance of a fleet.", param="nnodes")
+    if current_platform.is_cpu() and world_size != nnodes:
+        # It finds out which ranks share a node by the number of devices (`MessageQueue.
+        # create_from_process_group_single_reader`), and the CPU is one.
+        raise InvalidRequest(
+            f"On the CPU vLLM has one rank on each of several nodes: set nnodes to {world_size}, or leave it out.",
+            param="nnodes",
+        )
+    for name in ("data_parallel_size", "prefill_context_parallel_size"):
+        if options.engine_args.get(name, 1) != 1:
+            raise InvalidRequest(
+                f"{name!r} makes more ranks, for which an instance over several nodes has no GPUs: leave it out.",
+                param=f"options.engine_args.{name}",
+            )
+    return {
+        "nnodes": nnodes,
+        "node_rank": part.node_rank,
+        "master_addr": part.master_addr,
+        "master_port": part.master_port,
+    }
 
 
 def _lora_arguments(adapters: int, max_rank: int | None) -> dict[str, Any]:
@@ -146,18 +205,22 @@ def quiet_environment() -> None:
 
 
 @contextmanager
-def child_environment(options: VllmOptions) -> Iterator[None]:
+def child_environment(options: VllmOptions, part: NodePart | None = None) -> Iterator[None]:
     """The environment that vLLM's processes inherit, while they are started.
 
     vLLM would pin the compute threads of every engine of a machine to the same cores, all but the last; we leave them
     to the operating system and say only how many there are. It would put the sockets over which they speak into the
-    folder for everybody's temporary files, as open to others as the user's umask.
+    folder for everybody's temporary files, as open to others as the user's umask. Where there are several nodes, it
+    would take the address by which this one reaches the internet, and Gloo the one that its name leads to; the others
+    reach it by the one that Ray has of it.
     """
     with _environment_lock:
         # Under the lock, for another engine's boot may have its own in place now and take them back later.
         changes = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
         if _SOCKETS not in os.environ:
             changes[_SOCKETS] = socket_folder()
+        if part is not None:
+            changes |= {name: value for name, value in _network(part).items() if name not in os.environ}
         if current_platform.is_cpu():
             changes[_BIND] = os.environ.get(_BIND, _NO_BIND)
             changes["OMP_NUM_THREADS"] = str(options.cpu_threads or _default_threads())
@@ -171,6 +234,17 @@ def child_environment(options: VllmOptions) -> Iterator[None]:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+
+def _network(part: NodePart) -> dict[str, str]:
+    """How the ranks on other nodes reach those on this one."""
+    import psutil  # type: ignore[import-untyped, unused-ignore]  # vLLM brings it.
+
+    named = {"VLLM_HOST_IP": part.address}
+    for interface, addresses in psutil.net_if_addrs().items():
+        if any(one.address == part.address for one in addresses):
+            return named | {"GLOO_SOCKET_IFNAME": interface}
+    return named
 
 
 def _default_threads() -> int:

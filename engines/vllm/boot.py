@@ -72,7 +72,7 @@ class Boot:
         except PenstockError as error:
             self._error = error
         except Exception as error:  # noqa: BLE001 - whatever vLLM raises is why the engine cannot boot
-            self._error = EngineFailed(f"vLLM could not boot {self._options.model!r}: {_reason(error)}")
+            self._error = EngineFailed(f"vLLM could not boot {self._options.model!r}: {reason(error)}")
             self._error.__cause__ = error
         self._idle.set()
         if self._abandoned.is_set():
@@ -80,16 +80,7 @@ class Boot:
             self._end(_KILL_S)
 
     def _boot(self) -> "Runtime":
-        from engines.vllm.arguments import quiet_environment
-
-        quiet_environment()
-        try:
-            import vllm  # noqa: F401
-        except ImportError as error:
-            raise EngineFailed(
-                f"The engine {self._name} needs vLLM, which is not installed here: "
-                "pip install 'penstock[cpu]' or, with an NVIDIA GPU, 'penstock[gpu]'."
-            ) from error
+        import_vllm(self._name)
         from engines.vllm.runtime import Runtime
 
         if self._abandoned.is_set():
@@ -128,6 +119,24 @@ async def _in_thread(work: Callable[[], None], then: Callable[[], object] | None
     await finished.wait()
 
 
-def _reason(error: BaseException) -> str:
+def import_vllm(name: str) -> None:
+    """Imports vLLM, for an engine of this name.
+
+    Raises:
+        EngineFailed: It is not installed; the message says how to install it.
+    """
+    from engines.vllm.arguments import quiet_environment
+
+    quiet_environment()
+    try:
+        import vllm  # noqa: F401
+    except ImportError as error:
+        raise EngineFailed(
+            f"The engine {name} needs vLLM, which is not installed here: "
+            "pip install 'penstock[cpu]' or, with an NVIDIA GPU, 'penstock[gpu]'."
+        ) from error
+
+
+def reason(error: BaseException) -> str:
     """What an error says, or at least its name: some of vLLM's say nothing."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

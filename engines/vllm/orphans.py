@@ -1,4 +1,4 @@
-"""vLLM's core must not outlive its host: killed without notice, the host would leave it on the GPU for good."""
+"""vLLM's core and ranks must not outlive their host: killed without notice, it would leave them on the GPU for good."""
 
 import ctypes
 import gc
@@ -11,29 +11,54 @@ from contextlib import contextmanager
 from typing import Any
 
 from vllm.v1.engine.core import EngineCoreProc
+from vllm.v1.executor.multiproc_executor import WorkerProc
 
 from engines.vllm.scheduler import prepare_core
 
 _PR_SET_PDEATHSIG = 1
+_rank_main = WorkerProc.worker_main
 
 
 def run_core_with_host(*args: Any, **kwargs: Any) -> None:
     """The core's process: as vLLM runs it, and killed by the kernel when the thread that started it ends.
 
     By the kernel (Linux: `PR_SET_PDEATHSIG` of prctl(2)), because a core that hangs does nothing by itself any more.
-    The ranks below follow their core. Its scheduler becomes ours on the way (see `engines.vllm.scheduler`).
+    So are the ranks below it. Its scheduler becomes ours on the way (see `engines.vllm.scheduler`).
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        host = multiprocessing.parent_process()
-        if host is not None and host.pid != os.getppid():
-            return  # It was too late: nobody wants this core any more.
+    if not _ends_with_host():
+        return
     prepare_core()
     try:
-        EngineCoreProc.run_engine_core(*args, **kwargs)
+        with ranks_end_with_host():
+            EngineCoreProc.run_engine_core(*args, **kwargs)
     finally:
         # At its end the interpreter would look through all objects of the thousands of modules for cycles: seconds.
         gc.freeze()
+
+
+def run_rank_with_host(*args: Any, **kwargs: Any) -> None:
+    """A rank's process, likewise: vLLM's own hears of the end of its host only between two steps."""
+    if _ends_with_host():
+        _rank_main(*args, **kwargs)
+
+
+def _ends_with_host() -> bool:
+    """Lets the kernel kill this process at the end of its host; False: that has ended, and nobody wants it any more."""
+    if sys.platform != "linux":
+        return True
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    host = multiprocessing.parent_process()
+    return host is None or host.pid == os.getppid()
+
+
+@contextmanager
+def ranks_end_with_host() -> Iterator[None]:
+    """While vLLM starts ranks: lets them run `run_rank_with_host`; the thread that starts them must live as long."""
+    WorkerProc.worker_main = staticmethod(run_rank_with_host)
+    try:
+        yield
+    finally:
+        WorkerProc.worker_main = staticmethod(_rank_main)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from engines.registry import EngineSpec
 from engines.requests import GenerateRequest
 from engines.sink import Sink
 from engines.vllm.adapters import VllmAdapters
-from engines.vllm.arguments import chat_template, child_environment, engine_args
+from engines.vllm.arguments import chat_template, child_environment, loaded_adapters, spec_args
 from engines.vllm.embedding import Embedding
 from engines.vllm.failures import refusal
 from engines.vllm.frontend import Frontend
@@ -63,11 +63,11 @@ class Runtime:
         self._model = spec.model
         self._options = options
         template = chat_template(options)
-        self._max_loras = min(options.max_loras, len(spec.adapters))
-        args = engine_args(options, spec.tensor_parallel_size, self._max_loras)
+        self._max_loras = loaded_adapters(spec, options)
+        args = spec_args(spec, options)
         check_core()
         self._gauges = Gauges()
-        with child_environment(options), processes.starting(), core_ends_with_host():
+        with child_environment(options, spec.part), processes.starting(), core_ends_with_host():
             self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._gauges.logger])
         if current_platform.is_cpu():
             processes.give_way()

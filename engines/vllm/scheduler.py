@@ -7,6 +7,7 @@
 - An adapter is taken out only when no request in the core has it, which only the core knows: a request that was
   cancelled is there until the core hears of it.
 - Whether an adapter's weights have the shapes of the model's: what is too small vLLM puts into a corner of its place.
+- Pipeline parallel ranks on the CPU have a place for what the stage before them hands on.
 - A seeded request whose prompt is computed in pieces draws nothing before its last piece. vLLM lets it draw and takes
   that back, which it cannot do on the CPU: its core dies.
 
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from vllm.config import SchedulerConfig
+from vllm.distributed.parallel_state import get_pp_group
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 from vllm.lora.model_manager import LoRAModelManager
 from vllm.sampling_params import SamplingParams
@@ -174,6 +176,8 @@ class WorkerExtension:
         if getattr(self, "use_v2_model_runner", False):
             return
         runner = self.model_runner  # type: ignore[attr-defined]
+        if runner.device.type == "cpu":
+            _make_place_for_earlier_stages(runner)
         if runner.is_pooling_model:
             return
         parts = {
@@ -191,6 +195,19 @@ class WorkerExtension:
     def penstock_adapter_problem(self, adapter_id: int) -> str:
         """What of a loaded adapter does not fit the model; empty: nothing."""
         return _misfit(self.model_runner.lora_manager._adapter_manager, adapter_id)  # type: ignore[attr-defined]
+
+
+def _make_place_for_earlier_stages(runner: Any) -> None:
+    """Where a rank puts what the stage before it hands on.
+
+    vLLM makes it when it tries the model out, which on the CPU it leaves out where nothing is compiled and the size of
+    the KV cache is given; its first step would fail then.
+    """
+    _check({"GPUModelRunner.intermediate_tensors": hasattr(runner, "intermediate_tensors")})
+    if runner.intermediate_tensors is None and not get_pp_group().is_first_rank:
+        runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(
+            batch_size=runner.max_num_tokens, dtype=runner.model_config.dtype, device=runner.device
+        )
 
 
 def _misfit(manager: Any, adapter_id: int) -> str:

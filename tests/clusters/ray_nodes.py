@@ -155,6 +155,11 @@ class RayNodes:
         (self._home / "fleet.yaml").write_text(fleet.replace("REPLICAS", str(len(self.nodes))))
         return self.penstock("serve", "fleet.yaml", "--address", f"{self.nodes[0].address}:{GCS}", **environment)
 
+    def check(self, fleet: str) -> str:
+        """What `penstock check` says of a fleet on this cluster."""
+        (self._home / "fleet.yaml").write_text(fleet)
+        return self.penstock("check", "fleet.yaml", "--address", f"{self.nodes[0].address}:{GCS}")
+
     def penstock(self, *arguments: str, **environment: str) -> str:
         """Runs the command to its good end on the head's machine, with more in its environment; what it has said."""
         done = subprocess.run(

@@ -13,6 +13,24 @@ def test_instances_that_find_no_node_are_missing_by_model() -> None:
     assert said.startswith("demo: the cluster has room for 1 of 2 instances")
 
 
+def test_an_instance_needs_a_gpu_for_each_rank_of_each_stage() -> None:
+    staged = fleet(tensor_parallel_size=2, pipeline_parallel_size=2)
+    assert missing_resources(staged, [{"CPU": 64, "GPU": 4}]) == ""
+    assert "needs 4 GPUs on one node" in missing_resources(staged, [{"CPU": 64, "GPU": 3}])
+
+
+def test_an_instance_over_several_nodes_needs_a_part_of_its_gpus_on_each() -> None:
+    wide = fleet(replicas=2, tensor_parallel_size=4, pipeline_parallel_size=2, nnodes=2)
+    node = {"CPU": 64, "GPU": 4}
+    assert missing_resources(wide, [node] * 4) == ""
+    assert missing_resources(wide, [{"CPU": 64, "GPU": 8}] * 2) == ""
+    said = missing_resources(wide, [node] * 3)
+    assert said == "demo: the cluster has room for 1 of 2 instances (1 CPU, 4 GPUs on each of 2 nodes)"
+    said = missing_resources(wide, [{"CPU": 64, "GPU": 16}])
+    assert said == "demo: one instance takes 2 nodes, and only 1 has what it needs on each: 1 CPU, 4 GPUs"
+    assert room_of(wide, [node] * 3) == ["demo: room for 1 of 2"]
+
+
 def test_a_model_that_follows_its_load_needs_room_for_its_least_and_for_one_at_least() -> None:
     asleep = fleet(replicas={"min": 0, "max": 8}, gpus=2)
     assert missing_resources(asleep, [{"CPU": 64, "GPU": 4}]) == ""
@@ -87,7 +105,9 @@ def test_who_shares_a_gpu_shares_its_memory_unless_it_says_otherwise() -> None:
     assert share_gpus(fleet(replicas=2, options=own), 1).models[0].options == own
 
 
-@pytest.mark.parametrize("model", [{"tensor_parallel_size": 2}, {"gpus": 1}, {"engine": "simulated"}])
+@pytest.mark.parametrize(
+    "model", [{"tensor_parallel_size": 2}, {"pipeline_parallel_size": 2}, {"gpus": 1}, {"engine": "simulated"}]
+)
 def test_who_has_said_what_it_needs_gets_that_or_nothing(model: dict[str, object]) -> None:
     settings = fleet(replicas=4, **model)
     assert share_gpus(settings, 1) == settings

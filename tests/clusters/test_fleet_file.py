@@ -130,10 +130,33 @@ def test_what_is_no_yaml_names_the_line() -> None:
         ("gpus: 1.5", "gpus must be whole, or a share of one, not 1.5"),
         ("gpus: 2, tensor_parallel_size: 4", "tensor_parallel_size is 4, and gpus only 2"),
         ("gpus: 0.5, tensor_parallel_size: 2", "tensor_parallel_size is 2, and gpus only 0.5"),
+        ("gpus: 1, pipeline_parallel_size: 2", "pipeline_parallel_size is 2, and gpus only 1"),
+        (
+            "gpus: 4, tensor_parallel_size: 4, pipeline_parallel_size: 2",
+            "tensor_parallel_size times pipeline_parallel_size is 4 x 2 = 8, and gpus only 4",
+        ),
     ],
 )
 def test_gpus_that_no_instance_can_have_are_refused(keys: str, problem: str) -> None:
     assert problem in the_problem(f"models:\n  - {{name: demo, {keys}}}\n")
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ("nnodes: 2", "nnodes is 2, and tensor_parallel_size is 1, which cannot be divided evenly"),
+        ("nnodes: 2, pipeline_parallel_size: 3", "nnodes is 2, and pipeline_parallel_size is 3, which cannot"),
+        ("nnodes: 2, tensor_parallel_size: 4, gpus: 8", "gpus is 8, and over several nodes each of the 4 ranks has"),
+        ("nnodes: 2, tensor_parallel_size: 2, cpus: 0", "cpus is 0, and nnodes 2: an instance must reserve something"),
+        ("nnodes: 2, engine: simulated", "nnodes is 2, and the engine simulated lives on one node: leave it out"),
+        (
+            "nnodes: 2, engine: openai, options: {base_url: http://x}",
+            "the engine openai has no instances here, and so no nnodes",
+        ),
+    ],
+)
+def test_nodes_that_no_instance_can_spread_over_are_refused(keys: str, problem: str) -> None:
+    assert problem in "; ".join(problems(f"models:\n  - {{name: demo, {keys}}}\n"))
 
 
 def test_a_number_where_text_belongs_asks_for_quotes() -> None:

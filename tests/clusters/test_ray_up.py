@@ -39,6 +39,7 @@ models:
 router: {cpus: 0.1}
 http: {host: 0.0.0.0, port: 8000}
 """
+PAIR: dict[str, Any] = {"pipeline_parallel_size": 2}
 FILE = Path("/home/me/fleet.yaml")
 LOCAL: dict[str, Any] = {"provider": "local", "head_ip": "10.0.0.1", "worker_ips": ["10.0.0.2"], "ssh_user": "me"}
 AWS: dict[str, Any] = {"provider": "aws", "image": "penstock:gpu"}
@@ -75,6 +76,20 @@ def test_a_cloud_has_machines_for_the_least_and_for_the_most() -> None:
 def test_machines_of_a_type_that_is_named_hold_as_many_instances_as_fit() -> None:
     types = launched(GPUS, AWS | {"gpu_node": MachineType("p5.48xlarge", 192, 8)})["available_node_types"]
     assert types["org-large"]["max_workers"] == 4 and types["small"]["min_workers"] == 1
+
+
+def test_an_instance_over_several_machines_has_as_many_at_least() -> None:
+    wide = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "nnodes": 2, "surge_percent": 100}
+    models = [{"name": "wide", "replicas": 1, **wide}, {"name": "thin", "replicas": 3, "nnodes": 2, "gpus": 0, **PAIR}]
+    types = launched(SIMULATED | {"models": models}, AWS)["available_node_types"]
+    one = types["wide"]
+    assert one["resources"]["GPU"] == 4
+    # Two for the instance, two for its successor in an upgrade, and two for that of a machine that goes.
+    assert (one["min_workers"], one["max_workers"]) == (2, 6)
+    assert (types["cpu"]["min_workers"], types["cpu"]["max_workers"]) == (2, 4)
+    large = launched(SIMULATED | {"models": models}, AWS | {"gpu_node": MachineType("p5.48xlarge", 192, 8)})
+    # A machine has places of two instances, but none of both parts of one.
+    assert large["available_node_types"]["wide"]["min_workers"] == 2
 
 
 def test_files_that_the_fleet_names_come_along_at_the_same_places_beside_it() -> None:

@@ -50,6 +50,13 @@ def test_an_instance_reserves_its_footprint_as_one_bundle() -> None:
     assert "num_gpus" not in config.ray_actor_options
 
 
+def test_an_instance_over_several_nodes_reserves_a_bundle_on_each() -> None:
+    wide = {"name": "wide", "gpus": 4, "tensor_parallel_size": 2, "pipeline_parallel_size": 2, "nnodes": 2}
+    config = deployments({"models": [wide]})["engine-wide"]._replica_config
+    assert config.placement_group_bundles == [{"CPU": 1, "GPU": 2}] * 2
+    assert config.placement_group_strategy == "STRICT_SPREAD"
+
+
 def test_an_instance_that_reserves_nothing_has_no_placement_group() -> None:
     assert deployments(FLEET)["engine-a-b-2"]._replica_config.placement_group_bundles is None
 

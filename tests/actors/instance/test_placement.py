@@ -1,13 +1,13 @@
 import pytest
 
-from actors.instance.placement import Footprint, actor_options, cluster_nodes, footprint, missing
+from actors.instance.placement import Footprint, actor_options, cluster_nodes, footprint, missing, room
 
 LAPTOP = [{"CPU": 8.0, "memory": 1e10}]
 SERVERS = [{"CPU": 32.0, "GPU": 2.0}, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 4.0, "big": 1.0}]
 
 
 @pytest.mark.parametrize(
-    ("gpus", "tensor_parallel_size", "engine_uses_gpus", "nodes", "expected"),
+    ("gpus", "world_size", "engine_uses_gpus", "nodes", "expected"),
     [
         (None, 1, True, LAPTOP, 0),
         (None, 2, True, SERVERS, 2),
@@ -18,7 +18,7 @@ SERVERS = [{"CPU": 32.0, "GPU": 2.0}, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 4.0, "b
 )
 def test_gpus_follow_the_cluster_unless_they_are_given(
     gpus: int | None,
-    tensor_parallel_size: int,
+    world_size: int,
     engine_uses_gpus: bool,
     nodes: list[dict[str, float]],
     expected: int,
@@ -27,7 +27,8 @@ def test_gpus_follow_the_cluster_unless_they_are_given(
         gpus=gpus,
         cpus=1.0,
         resources={},
-        tensor_parallel_size=tensor_parallel_size,
+        world_size=world_size,
+        nnodes=1,
         engine_uses_gpus=engine_uses_gpus,
         nodes=nodes,
     )
@@ -37,6 +38,35 @@ def test_gpus_follow_the_cluster_unless_they_are_given(
 def test_the_bundle_holds_the_instance_and_its_replica() -> None:
     assert Footprint(2, 1.0, {"fast": 1.0}).bundle(replica_cpus=0.5) == {"CPU": 1.5, "GPU": 2.0, "fast": 1.0}
     assert Footprint(0, 0.0).bundle() == {}
+
+
+def test_an_instance_over_several_nodes_has_a_bundle_on_each() -> None:
+    spread = footprint(
+        gpus=None, cpus=2.0, resources={"rack": 1.0}, world_size=8, nnodes=2, engine_uses_gpus=True, nodes=SERVERS
+    )
+    bundle = {"CPU": 2.0, "GPU": 4.0, "rack": 1.0}
+    assert spread.group == {
+        "placement_group_bundles": [bundle, bundle],
+        "placement_group_strategy": "STRICT_SPREAD",
+    }
+    assert Footprint(1).group["placement_group_strategy"] == "STRICT_PACK"
+    assert Footprint(0, 0.0).group == {}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "nnodes", "expected"),
+    [
+        ([4, 4], 2, 1),
+        ([8], 2, 0),
+        ([8, 8], 2, 2),
+        ([16, 4], 2, 1),  # The rest of the first node has no second one to go with.
+        ([8, 4, 4], 2, 2),
+        ([4, 4, 4], 2, 1),
+        ([8, 8, 4], 3, 1),
+    ],
+)
+def test_an_instance_has_no_two_bundles_on_one_node(gpus: list[int], nnodes: int, expected: int) -> None:
+    assert room({"GPU": 4.0}, [{"GPU": float(each)} for each in gpus], nnodes) == expected
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,18 @@ def test_gpus_are_set_for_the_cluster_may_have_none_yet() -> None:
     assert "nvidia.com/gpu" not in container(groups(none)["demo"])["resources"]["limits"]
 
 
+def test_an_instance_over_several_nodes_has_a_pod_on_each() -> None:
+    wide = {"name": "wide", "tensor_parallel_size": 4, "pipeline_parallel_size": 2, "nnodes": 2, "surge_percent": 100}
+    document = service({"models": [wide], "http": {"open": True}})
+    group = groups(document)["wide"]
+    # Two for the instance, two for its successor in an upgrade, and two for that of what is on a pod that goes.
+    assert (group["minReplicas"], group["maxReplicas"]) == (2, 6)
+    assert group["resources"] == {"CPU": "1", "GPU": "4", "wide-place": "1"}
+    assert container(group)["resources"]["limits"]["nvidia.com/gpu"] == "4"
+    (model,) = served(document).deployed
+    assert (model.gpus, model.nnodes) == (8, 2)
+
+
 def test_files_are_where_their_secrets_are_mounted() -> None:
     document = service(LARGE, EVERYTHING)
     http = served(document).http

@@ -76,7 +76,7 @@ async def test_a_key_counts_where_keys_belong(serving: Serving, file: str, heade
     [
         # Fields of requests inside of the fleet, which nobody outside may set.
         ({"tenant": {"name": "operators"}}, 400, "tenant"),
-        ({"cache_salt": "tenant/operators"}, 400, "cache_salt"),
+        ({"cache_salt": "tenant:operators"}, 400, "cache_salt"),
         ({"resume": {"choices": [[1]]}}, 400, "resume"),
         ({"alone": False}, 400, "alone"),
         ({"attachments": []}, 400, "attachments"),

@@ -116,7 +116,7 @@ async def test_scopes() -> None:
 
 async def test_requests_say_whom_they_are_for_whatever_they_said_themselves() -> None:
     tenant = Tenant(name="t", weight=2.0)
-    forged = ask(tenant={"name": "other", "weight": 100, "cache_salt": "tenant/other"})
-    assert (await heard(tenant, forged)).tenant == TenantShare(name="t", weight=2.0, cache_salt="tenant/t")
+    forged = ask(tenant={"name": "other", "weight": 100, "cache_salt": "tenant:other"})
+    assert (await heard(tenant, forged)).tenant == TenantShare(name="t", weight=2.0, cache_salt="tenant:t")
     grouped = Tenant(name="t", cache_group="t")
-    assert (await heard(grouped, ask())).tenant == TenantShare(name="t", cache_salt="group/t")
+    assert (await heard(grouped, ask())).tenant == TenantShare(name="t", cache_salt="group:t")

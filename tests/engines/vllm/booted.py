@@ -22,9 +22,18 @@ DEMO_OPTIONS: dict[str, Any] = {
 }
 
 
-def make_vllm(name: str, adapters: Sequence[Adapter] = (), **options: Any) -> VllmEngine:
+def make_vllm(
+    name: str, adapters: Sequence[Adapter] = (), pipeline_parallel_size: int = 1, **options: Any
+) -> VllmEngine:
     """An engine that is not started."""
-    engine = make_engine(name, EngineSpec(kind="vllm", model="demo", options=options, adapters=tuple(adapters)))
+    spec = EngineSpec(
+        kind="vllm",
+        model="demo",
+        options=options,
+        adapters=tuple(adapters),
+        pipeline_parallel_size=pipeline_parallel_size,
+    )
+    engine = make_engine(name, spec)
     assert isinstance(engine, VllmEngine)
     return engine
 

@@ -9,7 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from engines.errors import InvalidRequest
+from engines.registry import NodePart
 from engines.vllm.options import VllmOptions
+
+PART = NodePart(node_rank=1, address="127.0.0.1", master_addr="10.0.0.1", master_port=4000)
 
 arguments = pytest.importorskip("engines.vllm.arguments", reason="needs vLLM")
 
@@ -33,9 +36,10 @@ def test_unknown_engine_argument_names_the_nearest() -> None:
     assert refused.value.param == "options.engine_args.enable_loras"
 
 
-def test_engine_argument_that_the_fleet_sets_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="tensor_parallel_size"):
-        arguments.engine_args(VllmOptions(engine_args={"tensor_parallel_size": 2}), 1)
+@pytest.mark.parametrize("name", ["tensor_parallel_size", "pipeline_parallel_size"])
+def test_engine_argument_that_the_fleet_sets_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"set `{name}` of the model"):
+        arguments.engine_args(VllmOptions(engine_args={name: 2}), 1)
 
 
 def test_engine_arguments_win_over_options() -> None:
@@ -96,12 +100,30 @@ def test_a_single_rank_shares_the_process_of_the_core(monkeypatch: pytest.Monkey
     executor = arguments.engine_args(VllmOptions(), 1).distributed_executor_backend
     assert executor in ("uni", UniProcExecutor)
     assert arguments.engine_args(VllmOptions(), 2).distributed_executor_backend == "mp"
+    assert arguments.engine_args(VllmOptions(), 1, 2).distributed_executor_backend == "mp"
 
 
 @pytest.mark.skipif(not current_platform.is_cpu(), reason="about threads on the CPU")
 def test_a_rank_whose_threads_are_pinned_has_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0-1")
     assert arguments.engine_args(VllmOptions(), 1).distributed_executor_backend == "mp"
+
+
+@pytest.mark.skipif(not current_platform.is_cpu(), reason="about the CPU")
+def test_on_the_cpu_a_node_of_several_has_one_rank() -> None:
+    with pytest.raises(InvalidRequest, match="set nnodes to 4") as refused:
+        arguments.engine_args(VllmOptions(), 2, 2, nnodes=2, part=PART)
+    assert refused.value.param == "nnodes"
+
+
+def test_the_ranks_of_a_node_say_the_address_that_ray_has_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VLLM_HOST_IP", "GLOO_SOCKET_IFNAME"):
+        monkeypatch.delenv(name, raising=False)
+    args = arguments.engine_args(VllmOptions(), 1, 2, nnodes=2, part=PART)
+    assert (args.nnodes, args.node_rank, args.master_addr, args.master_port) == (2, 1, "10.0.0.1", 4000)
+    with arguments.child_environment(VllmOptions(), PART):
+        assert (os.environ["VLLM_HOST_IP"], os.environ["GLOO_SOCKET_IFNAME"]) == ("127.0.0.1", "lo")
+    assert "VLLM_HOST_IP" not in os.environ
 
 
 def test_unreadable_chat_template_is_refused() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from deployments.tenants.tenant import Tenant
 from engines.call_requests import TokenizeRequest
 from engines.errors import ContextOverflow
 from engines.requests import GenerateRequest, TenantShare
@@ -101,6 +102,12 @@ async def test_what_one_salt_has_tokenized_is_not_known_with_another(kept: Any) 
     tokenize = TokenizeRequest.model_validate({"model": "demo", "messages": messages, "tenant": tenant})
     assert await grows(tokenize)
     assert not await grows(of("c", messages))
+
+
+async def test_a_tenants_own_salt_is_one_that_vllm_takes(kept: Any) -> None:
+    for tenant in (Tenant(name="t"), Tenant(name="t", cache_group="g")):
+        rendered = await kept.generate(chat("count from 1 to 3", tenant=tenant.share))
+        assert rendered.engine_input["cache_salt"] == tenant.share.cache_salt
 
 
 def test_nothing_is_kept_where_it_is_not_wanted_or_would_not_be_exact(plain: Any, tmp_path: Path) -> None:
