@@ -8,7 +8,6 @@ others', so that no later scrape, whoever answers it, shows less than this one d
 """
 
 import asyncio
-import json
 import logging
 import time
 import uuid
@@ -17,7 +16,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -25,8 +24,10 @@ from prometheus_client.registry import Collector
 from actors.directory.known_instance import Instance
 from actors.loop_lag import LoopLag
 from deployments.field_metrics import field_metrics
+from deployments.instance_metrics import instance_metrics
+from deployments.metric_snapshots import added, snapshot
+from deployments.request_meter import RequestMeter
 from engines.errors import Unavailable
-from engines.events import Usage
 from engines.operators.breaker import BreakerTurned
 from engines.operators.migration import Move
 from engines.operators.pool import PutAside
@@ -77,57 +78,6 @@ class Board(Protocol):
         Raises:
             Unavailable: The board cannot be reached now.
         """
-
-
-class RequestMeter:
-    """What one request counts while it runs: plain numbers, because some are touched per token.
-
-    Attributes:
-        endpoint: Route that the request took.
-        model: Name of the model; empty until it is known to be served.
-        tenant: Who asks; empty until that is known.
-        tokens: Tokens generated so far, as far as the events tell, of all choices.
-        choices: Answers that are generated side by side.
-        started_s, first_token_s, finished_s: Monotonic times; 0 when it has not come to that.
-        usage: Tokens of the whole request; None until it finished.
-        reasons: Why its choices ended.
-    """
-
-    __slots__ = (
-        "choices",
-        "endpoint",
-        "finished_s",
-        "first_token_s",
-        "model",
-        "reasons",
-        "started_s",
-        "tenant",
-        "tokens",
-        "usage",
-    )
-
-    def __init__(self, endpoint: str) -> None:
-        self.endpoint = endpoint
-        self.model = ""
-        self.tenant = ""
-        self.tokens = 0
-        self.choices = 1
-        self.started_s = time.monotonic()
-        self.first_token_s = 0.0
-        self.finished_s = 0.0
-        self.usage: Usage | None = None
-        self.reasons: set[str] = set()
-
-    def first_token(self) -> None:
-        """The first output came; later calls change nothing."""
-        if not self.first_token_s:
-            self.first_token_s = time.monotonic()
-
-    def finish(self, usage: Usage, reasons: Iterable[str] = ()) -> None:
-        """The answer is complete; why its choices ended, as far as that was not noted already."""
-        self.reasons.update(reasons)
-        self.finished_s = time.monotonic()
-        self.usage = usage
 
 
 class Metrics:
@@ -408,7 +358,7 @@ class Metrics:
             if (replica := key.removeprefix(CUMULATIVE_PREFIX)) not in alive and replica != self.replica
         }
         if gone:
-            total = _sum([*gone.values(), *([] if known is None else [known])])
+            total = snapshot(added([*gone.values(), *([] if known is None else [known])]))
             # Another replica may do the same now; one of the two swaps fails, and nothing is counted twice.
             await self._board.swap({**gone, GONE: known}, {**dict.fromkeys(gone), GONE: total})
 
@@ -428,7 +378,7 @@ class Metrics:
             for prefix in (CUMULATIVE_PREFIX, GAUGES_PREFIX):
                 posted = await self._board.read(prefix)
                 others.extend(value for key, value in posted.items() if key != prefix + self.replica)
-        ours = [*_added([*self.snapshots(), *others, _instance_lags(instances)]), *_of_instances(instances)]
+        ours = [*added([*self.snapshots(), *others, _instance_lags(instances)]), *instance_metrics(instances)]
         return _exposed([*ours, *self.fleet_wide(), *field_metrics(ours)])
 
     def snapshots(self) -> tuple[bytes, bytes]:
@@ -447,7 +397,7 @@ class Metrics:
         counter = next(family for family in families if family.name == "penstock_generation_tokens")
         for model, tokens in live.items():
             counter.add_sample("penstock_generation_tokens_total", {"model": model}, tokens)
-        return _snapshot(families), _snapshot(self._gauges.collect())
+        return snapshot(families), snapshot(self._gauges.collect())
 
     async def _post(self, board: Board) -> None:
         cumulative, gauges = self.snapshots()
@@ -457,88 +407,11 @@ class Metrics:
         await board.post(GAUGES_PREFIX + self.replica, gauges, 3 * self._post_every_s)
 
 
-def _sum(snapshots: Iterable[bytes]) -> bytes:
-    return _snapshot(_added(snapshots))
-
-
-def _added(snapshots: Iterable[bytes]) -> list[Metric]:
-    families: dict[str, tuple[str, str]] = {}
-    samples: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
-    for snapshot in snapshots:
-        for name, type, documentation, values in json.loads(snapshot):
-            families.setdefault(name, (type, documentation))
-            sums = samples.setdefault(name, {})
-            for sample, labels, value in values:
-                key = (sample, tuple(sorted(labels.items())))
-                sums[key] = sums.get(key, 0.0) + value
-    metrics = []
-    for name, (type, documentation) in families.items():
-        metric = Metric(name, documentation, type)
-        for (sample, labels), value in samples[name].items():
-            metric.add_sample(sample, dict(labels), value)
-        metrics.append(metric)
-    return metrics
-
-
-def _snapshot(families: Iterable[Metric]) -> bytes:
-    # The time at which a counter was created says nothing once counters are summed.
-    return json.dumps(
-        [
-            (
-                family.name,
-                family.type,
-                family.documentation,
-                [(s.name, s.labels, s.value) for s in family.samples if not s.name.endswith("_created")],
-            )
-            for family in families
-        ]
-    ).encode()
-
-
 def _instance_lags(instances: Sequence[Instance]) -> bytes:
     lag = GaugeMetricFamily(_LAG, _LAG_HELP, labels=["process"])
     for instance in instances:
         lag.add_metric([instance.id], instance.load.lag_s)
-    return _snapshot([lag])
-
-
-def _of_instances(instances: Sequence[Instance]) -> list[Metric]:
-    labels = ["instance", "model"]
-    up = GaugeMetricFamily("penstock_instances", "Instances, by state.", labels=["model", "state"])
-    running = GaugeMetricFamily("penstock_instance_running_requests", "Requests in the engine.", labels=labels)
-    queued = GaugeMetricFamily("penstock_instance_queued_requests", "Requests that wait.", labels=labels)
-    kv_use = GaugeMetricFamily("penstock_instance_kv_cache_use_ratio", "KV cache in use, 0 to 1.", labels=labels)
-    # They begin anew with each incarnation, as a counter may.
-    prompts = CounterMetricFamily("penstock_instance_prompt_tokens", "Tokens of prompts answered.", labels=labels)
-    cached = CounterMetricFamily(
-        "penstock_instance_cached_prompt_tokens", "Those of them that came from its prefix cache.", labels=labels
-    )
-    info = GaugeMetricFamily(
-        "penstock_instance_info", "State and node of an instance.", labels=[*labels, "state", "node"]
-    )
-    waits = GaugeMetricFamily(
-        "penstock_instance_waits_info", "Why an instance waits before it boots.", labels=[*labels, "reason"]
-    )
-    states: dict[tuple[str, str], int] = {}
-    adapters = GaugeMetricFamily(
-        "penstock_instance_adapter_info", "A LoRA adapter that an instance has loaded.", labels=[*labels, "adapter"]
-    )
-    for instance in instances:
-        for adapter in instance.load.adapters:
-            adapters.add_metric([instance.id, instance.model, adapter], 1)
-        state = (instance.model, instance.state.value)
-        states[state] = states.get(state, 0) + 1
-        running.add_metric([instance.id, instance.model], instance.load.running)
-        queued.add_metric([instance.id, instance.model], instance.load.queued)
-        kv_use.add_metric([instance.id, instance.model], instance.load.kv_use)
-        prompts.add_metric([instance.id, instance.model], instance.load.prompt_tokens)
-        cached.add_metric([instance.id, instance.model], instance.load.cached_tokens)
-        info.add_metric([instance.id, instance.model, instance.state.value, instance.node], 1)
-        if instance.actor is None and instance.detail:
-            waits.add_metric([instance.id, instance.model, instance.detail], 1)
-    for (model, state_name), count in states.items():
-        up.add_metric([model, state_name], count)
-    return [up, running, queued, kv_use, prompts, cached, info, waits, adapters]
+    return snapshot([lag])
 
 
 class _Fixed(Collector):

@@ -17,66 +17,23 @@ from actors.channel.calls import result, translate
 from actors.channel.carriage import carried, put_large
 from actors.channel.frames import DRAINING, ENGINE_DIED, Entry, Pulse, decode
 from actors.channel.listener import Listener
+from actors.channel.open_stream import OpenStream
+from actors.channel.pending_calls import PendingCalls
 from actors.channel.ray_stream import RayStream
 from actors.channel.upstream import Message, Upward
 from actors.directory.known_instance import Instance, InstanceState
 from actors.settings import ChannelSettings, PatienceSettings
 from engines.call_requests import Answer, CallRequest, Request
-from engines.context import Context, Unsubscribe
+from engines.context import Context
 from engines.contract import Load, PushEngine
-from engines.errors import (
-    Cancelled,
-    EngineFailed,
-    InstanceLost,
-    PenstockError,
-    Timeout,
-)
-from engines.events import Event, Finished, Started
+from engines.errors import Cancelled, EngineFailed, InstanceLost, PenstockError, Timeout
+from engines.events import Finished, Started
 from engines.garbage import CollectorPaused
 from engines.requests import GenerateRequest
 from engines.sink import Sink
 
 _STALLED_PULSES = 3
 """Heartbeats without a step after which an engine with work is the last choice for more."""
-
-
-class _OpenStream:
-    """One request under way: its sink, and who waits for it to start."""
-
-    __slots__ = (
-        "accepted",
-        "came_late",
-        "has_started",
-        "places",
-        "progress",
-        "request",
-        "sink",
-        "still_pulses",
-        "tokens_at_start",
-        "unsubscribe_kill",
-        "unsubscribe_stop",
-        "waiting_tokens",
-        "weight",
-    )
-
-    def __init__(
-        self, sink: Sink, request: GenerateRequest, accepted: asyncio.Future[None], *, came_late: bool
-    ) -> None:
-        self.sink = sink
-        # Kept until its first token, hidden or not: whoever dies of a request dies of one that has got nothing yet.
-        self.request: GenerateRequest | None = request
-        self.tokens_at_start: int | None = None  # Of its prompt, and of what it goes on from.
-        self.came_late = came_late  # The engine took no step any more by then: no step of it held this one.
-        self.weight = request.sampling.n  # What it counts for in the load: its choices.
-        self.waiting_tokens = request.prefill_tokens or 0  # To be computed before its first token.
-        self.accepted = accepted
-        self.has_started = False
-        # As the instance last said: tokens computed, and whether it is being worked on.
-        self.progress: tuple[int, bool] | None = None
-        self.still_pulses = 0
-        self.places = 0  # Messages that went up.
-        self.unsubscribe_stop: Unsubscribe = _nothing
-        self.unsubscribe_kill: Unsubscribe = _nothing
 
 
 class Egress(PushEngine):
@@ -117,12 +74,11 @@ class Egress(PushEngine):
         self._stall_s = (patience if patience is not None else PatienceSettings()).stall_s
         self._stall_pulses = self._stall_s / settings.heartbeat_s
         self._numbers = 0
-        self._streams: dict[int, _OpenStream] = {}
+        self._streams: dict[int, OpenStream] = {}
         self._in_flight = 0
         self.waiting_tokens = 0
         self._upward: list[Upward] = []
-        # Calls without a stream: what was asked, and what they wait for.
-        self._calls: dict[asyncio.Future[Any], Request] = {}
+        self._calls = PendingCalls(instance.id)
         self._flush_is_due = False
         self._is_closed = False
         self._channel = ""
@@ -190,7 +146,7 @@ class Egress(PushEngine):
         self._numbers += 1
         number = self._numbers
         accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        stream = self._streams[number] = _OpenStream(sink, request, accepted, came_late=self._still_pulses > 1)
+        stream = self._streams[number] = OpenStream(sink, request, accepted, came_late=self._still_pulses > 1)
         self._in_flight += stream.weight
         self.waiting_tokens += stream.waiting_tokens
         self._say(number, stream, (context.id, data, carried(request.attachments)))
@@ -221,21 +177,7 @@ class Egress(PushEngine):
         """Answers at once, without a stream; ends with the channel, if that is lost first."""
         with CollectorPaused():
             call = self._actor.call.remote(request)
-        waiting = asyncio.ensure_future(self._ask(request, call))
-
-        def cancel(_: Context) -> None:
-            waiting.cancel()
-
-        unsubscribe = context.on_stop(cancel)
-        try:
-            answer: Answer = await waiting
-        except asyncio.CancelledError:
-            if context.is_stopped:
-                raise Cancelled("The request was cancelled.") from None
-            raise
-        finally:
-            unsubscribe()
-            waiting.cancel()
+        answer: Answer = await self._calls.answer(request, call, context, self._on_call_lost)
         return answer
 
     async def check_health(self) -> None:
@@ -253,25 +195,6 @@ class Egress(PushEngine):
                 await result(self._actor.check_health.remote(0.0, timeout_s), self.name)
         except TimeoutError:
             raise InstanceLost(f"The instance {self.name} does not answer.", instance=self.name) from None
-
-    async def _ask(self, request: Request, call: Any) -> Any:
-        """What a call without a stream returned; it ends with the channel, if that is lost first."""
-        answer = asyncio.ensure_future(result(call, self.name))
-        lost: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        lost.add_done_callback(_retrieve)  # Whoever asked may have given up.
-        self._calls[lost] = request
-        try:
-            await asyncio.wait({answer, lost}, return_when=asyncio.FIRST_COMPLETED)
-            error = answer.exception() if answer.done() else None
-            if isinstance(error, InstanceLost) and self._opened is not None:
-                # The channel is about to find out, and whoever asks next must know by then.
-                self._lose(error)
-            if lost.done():
-                lost.result()
-            return answer.result()
-        finally:
-            del self._calls[lost]
-            answer.cancel()
 
     # Up: requests, cancellations, acknowledgements.
 
@@ -316,7 +239,7 @@ class Egress(PushEngine):
             upward, self._upward = self._upward, []
             self._actor.send.remote(self._channel, upward)
 
-    def _say(self, number: int, stream: _OpenStream, message: Message) -> None:
+    def _say(self, number: int, stream: OpenStream, message: Message) -> None:
         """Says the next thing of a stream."""
         self._upward.append((number, stream.places, message))
         stream.places += 1
@@ -386,7 +309,7 @@ class Egress(PushEngine):
         if self._received - self._acknowledged >= self._settings.ack_every or self.is_draining:
             self._acknowledge()
 
-    def _deliver(self, stream: _OpenStream, entry: Entry) -> None:
+    def _deliver(self, stream: OpenStream, entry: Entry) -> None:
         number, item = entry
         if isinstance(item, PenstockError):
             self._fail(number, item)
@@ -400,8 +323,7 @@ class Egress(PushEngine):
             else:
                 self._still_pulses = 0  # Before the next pulse says so: it came of a step.
         elif not stream.has_started:
-            stream.has_started = True
-            stream.tokens_at_start = _tokens_at_start(stream.request, item)
+            stream.start(item)
         try:
             stream.sink.emit(item)
         except Exception as error:  # noqa: BLE001 - a bug in one sink must not take the others' channel down
@@ -409,7 +331,7 @@ class Egress(PushEngine):
         if item.__class__ is Started and not stream.accepted.done():
             stream.accepted.set_result(None)
 
-    def _has_begun(self, stream: _OpenStream) -> None:
+    def _has_begun(self, stream: OpenStream) -> None:
         """A stream has got its first token, or ended."""
         stream.request = None
         self.waiting_tokens -= stream.waiting_tokens
@@ -446,12 +368,8 @@ class Egress(PushEngine):
 
     def _suspects(self) -> list[Request]:
         """The requests that the instance was working on and that have got nothing from it."""
-        streams = [
-            stream.request
-            for stream in self._streams.values()
-            if stream.request is not None and not stream.came_late and (stream.progress is None or stream.progress[1])
-        ]
-        return [*streams, *self._calls.values()]
+        streams = [stream.suspect for stream in self._streams.values()]
+        return [*(request for request in streams if request is not None), *self._calls.requests]
 
     def _on_opened(self) -> None:
         assert self._opened is not None
@@ -463,6 +381,10 @@ class Egress(PushEngine):
             self._read()
         else:
             self._lose(translate(error, self.name), is_dead=isinstance(error, RayActorError))
+
+    def _on_call_lost(self, error: InstanceLost) -> None:
+        if self._opened is not None:
+            self._lose(error)
 
     def _lose(self, error: PenstockError, *, is_dead: bool = True) -> None:
         lost = error
@@ -484,20 +406,14 @@ class Egress(PushEngine):
         if opened is not None and not opened.done():
             opened.set_exception(error)
         self._upward = []
-        for call in self._calls:
-            if not call.done():
-                call.set_exception(error)
+        self._calls.fail(error)
         for number in list(self._streams):
             self._fail(number, error)
 
     def _fail(self, number: int, error: PenstockError) -> None:
-        stream = self._forget(number)
-        if stream.has_started:
-            stream.sink.fail(error)
-        elif not stream.accepted.done():
-            stream.accepted.set_exception(error)
+        self._forget(number).fail(error)
 
-    def _forget(self, number: int) -> _OpenStream:
+    def _forget(self, number: int) -> OpenStream:
         stream = self._streams.pop(number)
         self._in_flight -= stream.weight
         self._has_begun(stream)
@@ -505,7 +421,7 @@ class Egress(PushEngine):
         stream.unsubscribe_kill()
         return stream
 
-    def _on_sink_error(self, number: int, stream: _OpenStream, error: Exception) -> None:
+    def _on_sink_error(self, number: int, stream: OpenStream, error: Exception) -> None:
         if number in self._streams:
             self._say(number, stream, "kill")
             self._forget(number)
@@ -514,17 +430,6 @@ class Egress(PushEngine):
             stream.accepted.set_exception(failed)
         context: dict[str, Any] = {"message": "a sink raised", "exception": error}
         asyncio.get_running_loop().call_exception_handler(context)
-
-
-def _tokens_at_start(request: GenerateRequest | None, started: Event) -> int | None:
-    """What the engine computes of a request before it generates anything, over all choices; None: unknown."""
-    if request is None or not isinstance(started, Started) or started.prompt_tokens is None:
-        return None
-    return request.sampling.n * started.prompt_tokens + sum(map(len, request.generated))
-
-
-def _nothing() -> None:
-    return None
 
 
 def _retrieve(future: asyncio.Future[None]) -> None:

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from actors.admission import Gate
 from actors.channel.frames import ALL_CHUNKS, ALL_PREFIXES, CHUNKS, DRAINING, ENGINE_DIED, PREFIXES, SESSIONS, News
-from actors.channel.instance_end import Call, Channel, Host
+from actors.channel.instance_end import Channel, Host
+from actors.channel.server_call import Call
 from actors.channel.upstream import Upward
 from actors.daemon_thread import in_daemon_thread
 from actors.directory.known_instance import Instance, InstanceState

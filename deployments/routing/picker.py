@@ -9,7 +9,7 @@ from deployments.model_settings import RoutingSettings
 from deployments.routing.adapter_affinity import prefer
 from deployments.routing.affinity import Affinity
 from deployments.routing.faults import Faults, is_fault
-from deployments.routing.members import BUSY_S, InstanceEgress, Member
+from deployments.routing.member import BUSY_S, InstanceEgress, Member
 from deployments.routing.placements import Placement, Placements
 from deployments.routing.policies import Direct, Policy
 from engines.call_requests import Request

@@ -15,7 +15,8 @@ from deployments.routing.demand_meter import Asked, DemandMeter, MeteredSink
 from deployments.routing.fault_budget import FaultBudget, Trial, TrialSink
 from deployments.routing.faults import is_fault
 from deployments.routing.held_requests import Held, HeldRequests
-from deployments.routing.members import InstanceEgress, Member, Members
+from deployments.routing.member import InstanceEgress, Member
+from deployments.routing.members import Members
 from deployments.routing.picker import InstancePicker
 from deployments.routing.sessions import LeasedSink
 from engines.call_requests import Answer, CallRequest, Request

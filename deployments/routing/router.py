@@ -17,7 +17,8 @@ from deployments.model_settings import RoutingSettings
 from deployments.routing.demand_meter import DemandMeter
 from deployments.routing.fault_budget import FaultBudget
 from deployments.routing.held_requests import HeldRequests
-from deployments.routing.members import Connect, Member, Members, Watch
+from deployments.routing.member import Member
+from deployments.routing.members import Connect, Members, Watch
 from deployments.routing.picker import InstancePicker
 from deployments.routing.placements import Placements
 from deployments.routing.route import Route

@@ -9,7 +9,7 @@ from typing import Any, Final
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from engines.demo import language
+from engines.demo.examples import Example, make_example
 from engines.demo.tokenizer import CHAT_TEMPLATE, IM_END, IM_START, MAX_LENGTH, MAX_NUMBER, token_id
 
 _LONG: Final = 40
@@ -45,7 +45,7 @@ class Encoder:
         self._numbers = {self.encode(f" {number}")[0]: number for number in range(MAX_NUMBER + 1)}
         self._assistant = token_id(tokenizer, "assistant")
 
-    def render(self, example: language.Example) -> str:
+    def render(self, example: Example) -> str:
         """The prompt of the example, up to where the answer begins."""
         return self._template.render(
             messages=example.messages,
@@ -59,7 +59,7 @@ class Encoder:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def sequence(self, example: language.Example, rng: random.Random, *, whole: bool) -> Sequence:
+    def sequence(self, example: Example, rng: random.Random, *, whole: bool) -> Sequence:
         """Encodes an example for training.
 
         The assistant's earlier answers are learned as well, since the template renders them
@@ -158,7 +158,7 @@ def batches(
     while True:
         pool = []
         for _ in range(2000):
-            example = language.make_example(rng, "count" if rng.random() < counts else None, turns=turns)
+            example = make_example(rng, "count" if rng.random() < counts else None, turns=turns)
             pool.append(encoder.sequence(example, rng, whole=rng.random() < whole_share))
         pool.sort(key=lambda sequence: len(sequence.tokens))
         groups: list[list[Sequence]] = [[]]

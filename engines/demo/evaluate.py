@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from engines.demo import MODEL_PATH, language
 from engines.demo.batches import Encoder
+from engines.demo.examples import Example, make_example
 from engines.demo.tokenizer import MAX_LENGTH, build_tokenizer
 
 _SEED: Final = 1234
@@ -27,16 +28,16 @@ LONG_COUNTS: Final[tuple[tuple[int, int], ...]] = (
 )
 
 
-def held_out_examples(task: str, count: int, *, thinking: bool, turns: int | None = None) -> list[language.Example]:
+def held_out_examples(task: str, count: int, *, thinking: bool, turns: int | None = None) -> list[Example]:
     """Held-out examples of one task, always the same ones, in conversations of so many turns, or of one to three."""
     rng = random.Random(f"{_SEED} {task} {thinking}")
-    return [language.make_example(rng, task, held_out=True, thinking=thinking, turns=turns) for _ in range(count)]
+    return [make_example(rng, task, held_out=True, thinking=thinking, turns=turns) for _ in range(count)]
 
 
-def long_counts() -> list[language.Example]:
+def long_counts() -> list[Example]:
     """Long counts, each alone in a conversation of one turn."""
     return [
-        language.Example(
+        Example(
             "long count",
             ({"role": "user", "content": f"count from {first} to {last}"},),
             None,
@@ -47,7 +48,7 @@ def long_counts() -> list[language.Example]:
     ]
 
 
-def answers(engine: Any, encoder: Encoder, examples: Sequence[language.Example]) -> list[str]:
+def answers(engine: Any, encoder: Encoder, examples: Sequence[Example]) -> list[str]:
     """The model's greedy answers, markup tokens kept.
 
     Args:
@@ -86,7 +87,7 @@ def main() -> None:
         disable_log_stats=True,
     )
     encoder = Encoder(build_tokenizer())
-    rows: list[tuple[str, list[language.Example]]] = [
+    rows: list[tuple[str, list[Example]]] = [
         ("long count", long_counts()),
         (
             "count, first turn",

@@ -15,7 +15,7 @@ from actors.directory.known_instance import Instance, InstanceState
 from actors.prefill_meter import PrefillMeter
 from actors.sent_prefixes import SentPrefixes
 from deployments.model_settings import RoutingSettings
-from deployments.routing.members import Member
+from deployments.routing.member import Member
 from deployments.routing.picker import InstancePicker
 from deployments.routing.placements import Placements
 from deployments.routing.prompt_chain import ChainHasher, PromptChain

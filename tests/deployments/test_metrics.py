@@ -8,7 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from actors.directory.known_instance import Instance, InstanceState
 from actors.loop_lag import LoopLag
-from deployments.metrics import CUMULATIVE_PREFIX, GONE_AFTER_S, Metrics, RequestMeter
+from deployments.metrics import CUMULATIVE_PREFIX, GONE_AFTER_S, Metrics
+from deployments.request_meter import RequestMeter
 from engines.contract import Load
 from engines.errors import NotReady
 from engines.events import Usage

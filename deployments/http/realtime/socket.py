@@ -18,7 +18,7 @@ from deployments.http.realtime.session import RealtimeSession
 from deployments.http.server.exchange import Exchange
 from deployments.http.server.json_guard import parse_object
 from deployments.http.server.refusals import NotHttp
-from deployments.metrics import RequestMeter
+from deployments.request_meter import RequestMeter
 from engines.context import Context
 from engines.contract import Engine
 from engines.conversation.events import TurnDelta, TurnFailed, TurnFinished, TurnStarted

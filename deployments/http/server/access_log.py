@@ -15,7 +15,7 @@ from logging.handlers import QueueListener, WatchedFileHandler
 from typing import Any
 
 from deployments.http.server.refusals import CannotListen
-from deployments.metrics import RequestMeter
+from deployments.request_meter import RequestMeter
 from engines.events import Usage
 
 MOST_WAITING = 10_000

@@ -15,7 +15,7 @@ from deployments.http.server.exchange import Exchange
 from deployments.http.server.refusals import InternalError
 from deployments.http.server.sse_stream import KEEP_ALIVE_S, SseStream
 from deployments.http.server.stream_format import ChoiceFormat, StreamFormat
-from deployments.metrics import RequestMeter
+from deployments.request_meter import RequestMeter
 from engines.completion import Collector, Completion
 from engines.context import Context
 from engines.errors import PenstockError

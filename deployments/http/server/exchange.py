@@ -25,7 +25,8 @@ from deployments.http.server.sessions import Sessions
 from deployments.http.server.sse_stream import Flusher
 from deployments.http.server.unread import Unread
 from deployments.http.server.worker import Worker
-from deployments.metrics import Metrics, RequestMeter
+from deployments.metrics import Metrics
+from deployments.request_meter import RequestMeter
 from deployments.tenants.key_file import Holder
 from deployments.tenants.keys import Keys
 from deployments.tenants.quotas import Quotas

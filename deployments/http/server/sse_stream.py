@@ -12,7 +12,7 @@ from typing import Protocol
 
 from deployments.http.server.stream_format import ChoiceFormat, Extras, StreamFormat
 from deployments.http.server.unread import Unread
-from deployments.metrics import RequestMeter
+from deployments.request_meter import RequestMeter
 from engines.errors import PenstockError, ReaderTooSlow
 from engines.events import (
     Delta,

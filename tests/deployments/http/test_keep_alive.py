@@ -12,7 +12,7 @@ from deployments.http.openai.stream_format import CompletionStream
 from deployments.http.server.sse_stream import KEEP_ALIVE_S, Flusher, SseStream
 from deployments.http.server.stream_format import StreamReport
 from deployments.http.server.unread import Unread
-from deployments.metrics import RequestMeter
+from deployments.request_meter import RequestMeter
 from engines.events import Finished, Started, TextDelta, Usage
 from engines.scripted.script import Hang
 from tests.deployments.http.conftest import HELLO, Serving, until

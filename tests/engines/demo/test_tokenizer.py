@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from engines.demo import MODEL_PATH, language
 from engines.demo.batches import Encoder
+from engines.demo.examples import Example
 from engines.demo.tokenizer import CHAT_TEMPLATE, IM_END, MARKUP_TOKENS, build_tokenizer
 
 TOKENIZER = build_tokenizer()
@@ -21,7 +22,7 @@ def render(
     tools: list[dict[str, Any]] | None = None,
     thinking: bool = False,
 ) -> str:
-    return ENCODER.render(language.Example("any", tuple(messages), tuple(tools) if tools else None, thinking, ""))
+    return ENCODER.render(Example("any", tuple(messages), tuple(tools) if tools else None, thinking, ""))
 
 
 @given(st.text())
@@ -107,7 +108,7 @@ def test_the_next_turn_extends_the_prompt_that_was_served() -> None:
 
 
 def test_training_learns_the_answers_and_nothing_else() -> None:
-    example = language.Example(
+    example = Example(
         "count",
         (
             {"role": "user", "content": "hi"},
@@ -125,7 +126,7 @@ def test_training_learns_the_answers_and_nothing_else() -> None:
 
 
 def test_a_shortened_count_keeps_the_positions_of_what_is_left() -> None:
-    example = language.Example(
+    example = Example(
         "count",
         ({"role": "user", "content": "count from 1 to 900"},),
         None,

@@ -22,7 +22,7 @@ from deployments.http.responses.response_object import End, cancelled, end_of, f
 from deployments.http.server.access_log import request_line
 from deployments.http.server.exchange import Services
 from deployments.http.server.refusals import InternalError
-from deployments.metrics import RequestMeter
+from deployments.request_meter import RequestMeter
 from deployments.tenants.tenant_view import held_to, model_of
 from engines.context import Context
 from engines.errors import (

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from deployments.http.server.sse_stream import Flusher, SseStream
 from deployments.http.server.stream_format import ChoiceFormat, StreamFormat
-from deployments.metrics import RequestMeter
+from deployments.request_meter import RequestMeter
 from engines.errors import PenstockError
 from engines.events import (
     Event,

@@ -12,7 +12,7 @@ from deployments.http.openai.chat_chunks import ChatChunks
 from deployments.http.openai.stream_format import CompletionStream
 from deployments.http.server.sse_stream import Flusher, SseStream
 from deployments.http.server.stream_format import StreamReport
-from deployments.metrics import RequestMeter
+from deployments.request_meter import RequestMeter
 from engines.completion import Completion, CompletionBuilder
 from engines.errors import InstanceLost
 from engines.events import (

@@ -12,7 +12,7 @@ from deployments.http.openai.stream_format import CompletionStream
 from deployments.http.server.sse_stream import Flusher, SseStream
 from deployments.http.server.stream_format import StreamReport
 from deployments.http.server.unread import Unread
-from deployments.metrics import RequestMeter
+from deployments.request_meter import RequestMeter
 from engines.contract import Load
 from engines.errors import ReaderTooSlow
 from engines.events import Started, TextDelta

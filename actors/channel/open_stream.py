@@ -1,0 +1,89 @@
+"""One stream at the caller's end of a channel: its sink, who waits for it to start, and how far it is."""
+
+import asyncio
+
+from engines.context import Unsubscribe
+from engines.errors import PenstockError
+from engines.events import Event, Started
+from engines.requests import GenerateRequest
+from engines.sink import Sink
+
+
+class OpenStream:
+    """One request under way.
+
+    Args:
+        sink: Takes its events.
+        request: What was asked.
+        accepted: Done when it has started, or was refused.
+        came_late: Whether the engine took no step any more when it was sent.
+
+    Attributes:
+        accepted, came_late, sink: As given.
+        request: As given, until its first token.
+        tokens_at_start: What the engine computes before it generates anything, over all choices; None: unknown.
+        weight: What it counts for in the load: its choices.
+        waiting_tokens: Tokens to be computed before its first one.
+        has_started: Whether it was accepted.
+        progress: As the instance last said: tokens computed, and whether it is being worked on.
+        still_pulses: Heartbeats in which it did not advance.
+        places: Messages of it that went up.
+        unsubscribe_kill, unsubscribe_stop: End its following of its context.
+    """
+
+    __slots__ = (
+        "accepted",
+        "came_late",
+        "has_started",
+        "places",
+        "progress",
+        "request",
+        "sink",
+        "still_pulses",
+        "tokens_at_start",
+        "unsubscribe_kill",
+        "unsubscribe_stop",
+        "waiting_tokens",
+        "weight",
+    )
+
+    def __init__(
+        self, sink: Sink, request: GenerateRequest, accepted: asyncio.Future[None], *, came_late: bool
+    ) -> None:
+        self.sink = sink
+        # Kept until its first token, hidden or not: whoever dies of a request dies of one that has got nothing yet.
+        self.request: GenerateRequest | None = request
+        self.tokens_at_start: int | None = None  # Of its prompt, and of what it goes on from.
+        self.came_late = came_late  # The engine took no step any more by then: no step of it held this one.
+        self.weight = request.sampling.n
+        self.waiting_tokens = request.prefill_tokens or 0
+        self.accepted = accepted
+        self.has_started = False
+        self.progress: tuple[int, bool] | None = None
+        self.still_pulses = 0
+        self.places = 0
+        self.unsubscribe_stop: Unsubscribe = _nothing
+        self.unsubscribe_kill: Unsubscribe = _nothing
+
+    @property
+    def suspect(self) -> GenerateRequest | None:
+        """Its request, where the instance was working on it and it has got nothing from it."""
+        return None if self.came_late or (self.progress is not None and not self.progress[1]) else self.request
+
+    def start(self, started: Event) -> None:
+        """It has started, with this event."""
+        self.has_started = True
+        if self.request is not None and isinstance(started, Started) and started.prompt_tokens is not None:
+            prompts = self.request.sampling.n * started.prompt_tokens
+            self.tokens_at_start = prompts + sum(map(len, self.request.generated))
+
+    def fail(self, error: PenstockError) -> None:
+        """Tells whoever waits for it, or its sink."""
+        if self.has_started:
+            self.sink.fail(error)
+        elif not self.accepted.done():
+            self.accepted.set_exception(error)
+
+
+def _nothing() -> None:
+    return None
