@@ -8,7 +8,7 @@ from typing import Any
 from deployments.fleet_settings import MAX_TOKEN_IDS
 from deployments.http.server.json_guard import parse_in_slices, parse_object
 from deployments.http.server.refusals import BodiesOverBudget
-from engines.turns import Turns
+from engines.turns import Turns, rest
 
 LARGE_BYTES = 64 * 1024
 """From here on a body may cost milliseconds, and waits for its turn."""
@@ -94,7 +94,7 @@ async def _in_turns(body: bytes, max_depth: int, max_numbers: int) -> dict[str, 
         try:
             next(parsing)
         except StopIteration as end:
-            await asyncio.sleep(0)
+            await rest()
             parsed: dict[str, Any] = end.value
             return parsed
         await turns.pause()

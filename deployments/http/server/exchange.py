@@ -1,6 +1,5 @@
 """One request and what is needed to answer it."""
 
-import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -37,6 +36,7 @@ from engines.context import Context
 from engines.contract import Engine
 from engines.errors import ModelNotFound, PenstockError
 from engines.events import Started
+from engines.turns import rest
 
 _TRACEPARENT_CHARS = 64
 
@@ -144,10 +144,10 @@ class Exchange:
         return await read_json(self.request, self.services.settings, self.services.bodies)
 
     async def turn(self) -> None:
-        """Lets the event loop have a turn, where the body was so large that it is time for one."""
+        """Leaves the event loop to others for a while, where the body was so large that it is time for that."""
         length = self.request.content_length
         if length is None or length >= LARGE_BYTES:
-            await asyncio.sleep(0)
+            await rest()
 
     def hints(self) -> DispatchHints:
         """What the headers say about where and when to serve.
