@@ -24,6 +24,7 @@ from actors.directory.client import DirectoryClient
 from actors.directory.kept_values import KeptValues
 from actors.directory.known_instance import Instance
 from actors.frozen_heap import freeze_heap
+from actors.switch_interval import shorten_switch_interval
 from deployments.application_config import policy_arguments
 from deployments.cluster_fleet import cluster_fleet
 from deployments.cluster_nodes import ClusterNodes
@@ -132,6 +133,7 @@ class RouterDeployment:
             scaler = RouterScaler(replica, policy_arguments(settings), self.record_autoscaling_stats, board, numbers)
             self._scaling = asyncio.create_task(scaler.run())
         freeze_heap()
+        shorten_switch_interval()
 
     async def generate(
         self, request: GenerateRequest | Mapping[str, Any], request_id: str | None = None, tenant: str | None = None

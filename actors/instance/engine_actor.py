@@ -15,6 +15,7 @@ from actors.frozen_heap import freeze_heap
 from actors.instance.engine_host import EngineHost
 from actors.instance.followers import Followers
 from actors.settings import AdmissionSettings, ChannelSettings
+from actors.switch_interval import shorten_switch_interval
 from engines.call_requests import Answer, CallRequest
 from engines.registry import EngineSpec
 
@@ -89,6 +90,7 @@ class EngineActor:
         self._watch = asyncio.get_running_loop().create_task(self._end_with_followers())
         await self._host.boot()
         freeze_heap()
+        shorten_switch_interval()
         return self._host.describe()
 
     async def describe(self) -> Instance:

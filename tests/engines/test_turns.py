@@ -3,28 +3,34 @@
 import asyncio
 import time
 
+import pytest
+
 from engines.turns import TURN_S, Turns
 
 
-async def test_what_takes_many_steps_does_not_wait_for_a_turn_at_each() -> None:
-    done = 0
+@pytest.mark.parametrize("works", [1, 3])
+async def test_what_takes_many_steps_does_not_wait_for_a_turn_at_each(works: int) -> None:
+    turns_taken = 0
 
     async def long_work() -> None:
-        nonlocal done
+        nonlocal turns_taken
         turns = Turns()
         while True:
             end_s = time.perf_counter() + TURN_S
             while time.perf_counter() < end_s:
                 pass
+            turns_taken += 1
             await turns.pause()
-            done += 1
 
-    working = asyncio.create_task(long_work())
-    await asyncio.sleep(0)
-    for _ in range(100):
+    working = [asyncio.create_task(long_work()) for _ in range(works)]
+    while turns_taken < 2 * works:
+        await asyncio.sleep(0.01)
+    before = turns_taken
+    for _ in range(300):
         await asyncio.sleep(0)
-    assert done < 50
-    working.cancel()
+    assert turns_taken - before < 150
+    for task in working:
+        task.cancel()
 
 
 async def test_short_work_is_done_in_one_go() -> None:
@@ -34,8 +40,7 @@ async def test_short_work_is_done_in_one_go() -> None:
         nonlocal others
         others += 1
 
-    turns = Turns()
     going = asyncio.create_task(other())
-    await turns.pause()
+    await Turns().pause()
     assert others == 0
     await going
