@@ -11,6 +11,7 @@ from engines.turns import TURN_S, Turns
 @pytest.mark.parametrize("works", [1, 3])
 async def test_what_takes_many_steps_does_not_wait_for_a_turn_at_each(works: int) -> None:
     turns_taken = 0
+    under_way = asyncio.Event()
 
     async def long_work() -> None:
         nonlocal turns_taken
@@ -20,11 +21,12 @@ async def test_what_takes_many_steps_does_not_wait_for_a_turn_at_each(works: int
             while time.perf_counter() < end_s:
                 pass
             turns_taken += 1
+            if turns_taken == 2 * works:
+                under_way.set()
             await turns.pause()
 
     working = [asyncio.create_task(long_work()) for _ in range(works)]
-    while turns_taken < 2 * works:
-        await asyncio.sleep(0.01)
+    await under_way.wait()
     before = turns_taken
     for _ in range(300):
         await asyncio.sleep(0)
