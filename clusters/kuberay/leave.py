@@ -9,9 +9,17 @@ import sys
 import time
 from typing import Any
 
+from actors.ray_private import find
 from clusters.errors import ClusterError, first_line
 
 _POLL_S = 1.0
+_NAMES = (
+    "ray._raylet:GcsClient",
+    "ray._raylet:InnerGcsClient.drain_node",
+    "ray._raylet:InnerGcsClient.get_all_node_info",
+    "ray.core.generated.autoscaler_pb2:DrainNodeReason",
+    "ray.core.generated.gcs_pb2:GcsNodeInfo.ALIVE",
+)
 
 
 def leave(address: str, node_address: str, within_s: float) -> None:
@@ -23,8 +31,10 @@ def leave(address: str, node_address: str, within_s: float) -> None:
         within_s: What it gets.
 
     Raises:
-        ClusterError: The cluster does not answer, knows no such node, or does not let it go.
+        ClusterError: The cluster does not answer, knows no such node, or does not let it go; or Ray cannot be asked.
     """
+    if not find("a node", _NAMES, "ends without having handed anything over"):
+        raise ClusterError("This version of Ray cannot be told that a node goes.")
     from ray._raylet import GcsClient  # type: ignore[import-not-found, attr-defined, unused-ignore]
     from ray.core.generated import autoscaler_pb2
     from ray.exceptions import RpcError
