@@ -346,12 +346,14 @@ class Egress(PushEngine):
         elif must_step:  # Where its work has gone without a step, that says nothing.
             self._still_pulses += 1
         if self._still_pulses >= self._stall_pulses:
-            self._lose(InstanceLost(f"The instance {self.name} hangs.", instance=self.name).because("hung"))
+            hung = InstanceLost(f"The instance {self.name} hangs.", instance=self.name).because("hung")
+            self._lose(hung, has_hung=True)
             return
         told = {number: (tokens, is_scheduled) for number, tokens, is_scheduled in pulse.streams}
         stalled: list[int] = []
         for number, stream in self._streams.items():
-            before, stream.progress = stream.progress, told.get(number)
+            before = stream.progress
+            stream.hear(told.get(number))
             if stream.progress is not None and stream.progress[0] > (stream.tokens_at_start or math.inf):
                 self._has_begun(stream)
             if stream.progress is not None and (stream.progress != before or not stream.progress[1]):
@@ -366,9 +368,9 @@ class Egress(PushEngine):
                 self._listener.stalled(error)
             self._give_up(number, error)
 
-    def _suspects(self) -> list[Request]:
-        """The requests that the instance was working on and that have got nothing from it."""
-        streams = [stream.suspect for stream in self._streams.values()]
+    def _suspects(self, *, has_hung: bool) -> list[Request]:
+        """The requests that the instance may have been working on and that have got nothing from it."""
+        streams = [stream.suspect(has_hung=has_hung) for stream in self._streams.values()]
         return [*(request for request in streams if request is not None), *self._calls.requests]
 
     def _on_opened(self) -> None:
@@ -386,12 +388,12 @@ class Egress(PushEngine):
         if self._opened is not None:
             self._lose(error)
 
-    def _lose(self, error: PenstockError, *, is_dead: bool = True) -> None:
+    def _lose(self, error: PenstockError, *, is_dead: bool = True, has_hung: bool = False) -> None:
         lost = error
         if not isinstance(lost, InstanceLost):
             lost = InstanceLost(error.public, instance=self.name).hiding(error.private)
         if self._listener is not None:
-            self._listener.lost(lost, self._suspects(), is_dead=is_dead)
+            self._listener.lost(lost, self._suspects(has_hung=has_hung), is_dead=is_dead)
         self._disconnect(lost)
 
     def _disconnect(self, error: InstanceLost) -> None:

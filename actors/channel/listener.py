@@ -16,7 +16,7 @@ class Listener(Protocol):
 
         Args:
             error: Why.
-            suspects: The requests that the instance was working on and that had got nothing from it.
+            suspects: The requests that the instance may have been working on and that had got nothing from it.
             is_dead: Whether the instance is known to be dead, or to hang; else it fell silent, and may live.
         """
 

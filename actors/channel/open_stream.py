@@ -8,6 +8,9 @@ from engines.events import Event, Started
 from engines.requests import GenerateRequest
 from engines.sink import Sink
 
+QUEUED_PULSES = 2
+"""After so many heartbeats that say so a request waits in a queue, and is not about to leave it."""
+
 
 class OpenStream:
     """One request under way.
@@ -26,6 +29,7 @@ class OpenStream:
         waiting_tokens: Tokens to be computed before its first one.
         has_started: Whether it was accepted.
         progress: As the instance last said: tokens computed, and whether it is being worked on.
+        queued_pulses: Heartbeats up to the last one that said that it is not being worked on.
         still_pulses: Heartbeats in which it did not advance.
         places: Messages of it that went up.
         unsubscribe_kill, unsubscribe_stop: End its following of its context.
@@ -37,6 +41,7 @@ class OpenStream:
         "has_started",
         "places",
         "progress",
+        "queued_pulses",
         "request",
         "sink",
         "still_pulses",
@@ -60,15 +65,26 @@ class OpenStream:
         self.accepted = accepted
         self.has_started = False
         self.progress: tuple[int, bool] | None = None
+        self.queued_pulses = 0
         self.still_pulses = 0
         self.places = 0
         self.unsubscribe_stop: Unsubscribe = _nothing
         self.unsubscribe_kill: Unsubscribe = _nothing
 
-    @property
-    def suspect(self) -> GenerateRequest | None:
-        """Its request, where the instance was working on it and it has got nothing from it."""
-        return None if self.came_late or (self.progress is not None and not self.progress[1]) else self.request
+    def suspect(self, *, has_hung: bool) -> GenerateRequest | None:
+        """Its request, where the instance may have worked on it when it was lost, and it has got nothing from it.
+
+        Args:
+            has_hung: The instance took no step for long, so what it said last still held. Else it may have begun to
+                work on what has only just come.
+        """
+        is_queued = self.queued_pulses >= (1 if has_hung else QUEUED_PULSES)
+        return None if is_queued or (has_hung and self.came_late) else self.request
+
+    def hear(self, progress: tuple[int, bool] | None) -> None:
+        """A heartbeat tells how far it is, or nothing of it."""
+        self.progress = progress
+        self.queued_pulses = 0 if progress is None or progress[1] else self.queued_pulses + 1
 
     def start(self, started: Event) -> None:
         """It has started, with this event."""

@@ -266,6 +266,20 @@ async def test_who_came_when_the_engine_took_no_step_any_more_is_no_suspect(star
     assert [suspect.prompt for suspect in suspects] == ["early"]
 
 
+async def test_who_came_when_the_engine_took_no_step_is_suspect_of_its_death(start: Start) -> None:
+    """It may have taken one since: only an engine that is given up for standing still has taken none."""
+    heard = Heard()
+    instance, egress = await start([{"hang": True}], listener=heard)
+    early, late = Recorder(), Recorder()
+    await egress.submit(request("early"), Context(), early)
+    await until(lambda: egress.is_stalled)
+    await egress.submit(request("late"), Context(), late)
+    ray.kill(instance.actor)
+    await late.over()
+    [(_, suspects)] = heard.losses
+    assert [suspect.prompt for suspect in suspects] == ["early", "late"]
+
+
 async def test_a_request_whose_tokens_are_hidden_is_no_suspect(start: Start) -> None:
     heard = Heard()
     instance, egress = await start([{"work": 3}, {"hang": True}], listener=heard)
