@@ -3,23 +3,11 @@
 import math
 from collections.abc import Sequence
 
-from actors.instance.placement import Footprint, Resources, footprint, missing, nodes_with_room, room, words
+from actors.instance.placement import Resources, missing, nodes_with_room, room, words
 from deployments.fleet_settings import FleetSettings
+from deployments.instance_footprint import footprint_of
 from deployments.model_settings import ModelSettings
 from engines.registry import engine_kind, options_type
-
-
-def footprint_of(model: ModelSettings, nodes: Sequence[Resources]) -> Footprint:
-    """What one instance of the model reserves on a cluster of these nodes."""
-    return footprint(
-        gpus=model.gpus,
-        cpus=model.cpus,
-        resources=model.custom_resources,
-        world_size=model.world_size,
-        nnodes=model.nnodes,
-        engine_uses_gpus=engine_kind(model.engine).uses_gpus,
-        nodes=nodes,
-    )
 
 
 def missing_resources(fleet: FleetSettings, nodes: Sequence[Resources]) -> str:

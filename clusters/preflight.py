@@ -8,13 +8,14 @@ from itertools import chain
 from typing import Any, Literal
 
 from actors.instance.placement import Resources, room
-from clusters.cluster_room import footprint_of, missing_resources, room_of
+from clusters.cluster_room import missing_resources, room_of
 from clusters.errors import first_line
 from clusters.needs import http_files
 from clusters.node_probe import NodeReport, Questions, probe
 from deployments.cluster_nodes import living_nodes
 from deployments.fleet_settings import FleetSettings
 from deployments.http.key_source import is_loopback
+from deployments.instance_footprint import footprint_of
 from deployments.model_settings import ModelSettings
 from engines.registry import options_type, parse_options
 

@@ -9,15 +9,15 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from actors.instance.placement import Footprint, cluster_nodes, footprint
+from actors.instance.placement import cluster_nodes
 from deployments import router_deployment, scaled_application
 from deployments.engine_deployment import MARGIN_S, EngineDeployment, shutdown_timeout_s
 from deployments.fleet_settings import FleetSettings
+from deployments.instance_footprint import footprint_of, needs_nodes
 from deployments.model_settings import ModelSettings
 from deployments.names import ROUTER, engine_deployments
 from deployments.router_deployment import RouterDeployment
 from deployments.serve_private import one_on_a_node
-from engines.registry import engine_kind
 
 MAX_ONGOING_REQUESTS = 10_000
 """Handle calls that one router replica takes at a time: admission is the instances' work, not Serve's."""
@@ -88,7 +88,8 @@ def deploy(settings: FleetSettings, *, wait: bool = True) -> None:
 
 
 def _engine_deployment(name: str, model: ModelSettings, settings: FleetSettings) -> Application:
-    instance = _footprint(model)
+    # Only a model that leaves its GPUs open needs a cluster to be there by now.
+    instance = footprint_of(model, cluster_nodes() if needs_nodes(model) else ())
     deployment = serve.deployment(
         EngineDeployment,
         name=name,
@@ -117,17 +118,3 @@ def _replicas(least: int, most: int, *, has_policy: bool) -> dict[str, Any]:
         # The first number of one that a router replica sets; Serve knows no 0 here.
         return {"num_replicas": max(1, least)}
     return {"autoscaling_config": scaled_application.autoscaling_config(least, most)}
-
-
-def _footprint(model: ModelSettings) -> Footprint:
-    uses_gpus = engine_kind(model.engine).uses_gpus
-    return footprint(
-        gpus=model.gpus,
-        cpus=model.cpus,
-        resources=model.custom_resources,
-        world_size=model.world_size,
-        nnodes=model.nnodes,
-        engine_uses_gpus=uses_gpus,
-        # Only a model that leaves its GPUs open needs a cluster to be there by now.
-        nodes=cluster_nodes() if uses_gpus and model.gpus is None else (),
-    )

@@ -13,12 +13,16 @@ from actors.ray_private import find
 from clusters.errors import ClusterError, first_line
 
 _POLL_S = 1.0
-_NAMES = (
-    "ray._raylet:GcsClient",
-    "ray._raylet:InnerGcsClient.drain_node",
-    "ray._raylet:InnerGcsClient.get_all_node_info",
-    "ray.core.generated.autoscaler_pb2:DrainNodeReason",
-    "ray.core.generated.gcs_pb2:GcsNodeInfo.ALIVE",
+_CAN_DRAIN = find(
+    "a node",
+    (
+        "ray._raylet:GcsClient",
+        "ray._raylet:InnerGcsClient.drain_node",
+        "ray._raylet:InnerGcsClient.get_all_node_info",
+        "ray.core.generated.autoscaler_pb2:DrainNodeReason",
+        "ray.core.generated.gcs_pb2:GcsNodeInfo.ALIVE",
+    ),
+    "ends without having handed anything over",
 )
 
 
@@ -33,7 +37,7 @@ def leave(address: str, node_address: str, within_s: float) -> None:
     Raises:
         ClusterError: The cluster does not answer, knows no such node, or does not let it go; or Ray cannot be asked.
     """
-    if not find("a node", _NAMES, "ends without having handed anything over"):
+    if not _CAN_DRAIN:
         raise ClusterError("This version of Ray cannot be told that a node goes.")
     from ray._raylet import GcsClient  # type: ignore[import-not-found, attr-defined, unused-ignore]
     from ray.core.generated import autoscaler_pb2

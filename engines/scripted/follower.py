@@ -14,7 +14,7 @@ class ScriptedFollower(Follower):
         self._options = options
 
     async def run(self) -> None:
-        """As `Follower.run`."""
+        """Waits for the end of its process; raises `follower_error` at once where that is set."""
         if self._options.follower_error is not None:
             raise self._options.follower_error.build()
         await asyncio.get_running_loop().create_future()

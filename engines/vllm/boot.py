@@ -72,8 +72,7 @@ class Boot:
         except PenstockError as error:
             self._error = error
         except Exception as error:  # noqa: BLE001 - whatever vLLM raises is why the engine cannot boot
-            self._error = EngineFailed(f"vLLM could not boot {self._options.model!r}: {reason(error)}")
-            self._error.__cause__ = error
+            self._error = could_not_boot(self._options, error)
         self._idle.set()
         if self._abandoned.is_set():
             # Whoever ended it may have given up on this thread.
@@ -137,6 +136,13 @@ def import_vllm(name: str) -> None:
         ) from error
 
 
-def reason(error: BaseException) -> str:
+def could_not_boot(options: VllmOptions, error: Exception) -> EngineFailed:
+    """The error that tells of what vLLM raised while it started; that is its cause."""
+    failed = EngineFailed(f"vLLM could not boot {options.model!r}: {_reason(error)}")
+    failed.__cause__ = error
+    return failed
+
+
+def _reason(error: BaseException) -> str:
     """What an error says, or at least its name: some of vLLM's say nothing."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -3,10 +3,10 @@
 import asyncio
 import threading
 
-from engines.errors import EngineFailed, PenstockError
+from engines.errors import PenstockError
 from engines.follower import Follower
 from engines.registry import EngineSpec
-from engines.vllm.boot import import_vllm, reason
+from engines.vllm.boot import could_not_boot, import_vllm
 from engines.vllm.options import VllmOptions
 
 
@@ -19,7 +19,11 @@ class VllmFollower(Follower):
         self._options = options
 
     async def run(self) -> None:
-        """As `Follower.run`."""
+        """Runs them to their end.
+
+        Raises:
+            PenstockError: Always; says which rank ended, or why they cannot start.
+        """
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[PenstockError] = loop.create_future()
 
@@ -46,4 +50,4 @@ class VllmFollower(Follower):
         except PenstockError as error:
             return error
         except Exception as error:  # noqa: BLE001 - whatever vLLM raises is why they cannot start
-            return EngineFailed(f"vLLM could not boot {self._options.model!r}: {reason(error)}")
+            return could_not_boot(self._options, error)
