@@ -16,6 +16,7 @@ from actors.channel.upstream import Upward
 from actors.daemon_thread import in_daemon_thread
 from actors.directory.known_instance import Instance, InstanceState
 from actors.instance.canary import ask_one_token
+from actors.instance.engine_steps import EngineSteps
 from actors.instance.lane import Lane
 from actors.instance.sessions import Sessions
 from actors.loop_lag import LoopLag
@@ -88,7 +89,7 @@ class EngineHost(Host):
         self._sessions = Sessions()
         self._lag = LoopLag()
         self._ticker: asyncio.Task[None] | None = None
-        self._steps = _Steps(channel.heartbeat_s)
+        self._steps = EngineSteps(channel.heartbeat_s)
         self._alone: Call | None = None
         self._booting: asyncio.Task[None] | None = None
         self._has_booted = False
@@ -451,50 +452,6 @@ class EngineHost(Host):
         until_s = time.monotonic() + timeout_s
         while not condition() and time.monotonic() < until_s:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
-
-
-class _Steps:
-    """Whether an engine steps: how long it has done nothing, with work and without.
-
-    Heartbeats are counted rather than seconds: a loop that stood still must not blame the engine for it.
-
-    Args:
-        heartbeat_s: Between two ticks.
-    """
-
-    def __init__(self, heartbeat_s: float) -> None:
-        self._heartbeat_s = heartbeat_s
-        self._steps: int | None = None
-        self._stalled_ticks = 0
-        self._idle_ticks = 0
-
-    @property
-    def stalled_s(self) -> float:
-        """For how long it has taken no step since it got work, whatever became of that; 0 where it cannot tell."""
-        return self._stalled_ticks * self._heartbeat_s
-
-    @property
-    def idle_s(self) -> float:
-        """For how long it has taken no step, with work or without."""
-        return self._idle_ticks * self._heartbeat_s
-
-    def observe(self, steps: int | None, is_busy: bool) -> None:
-        """Takes how far it is now, between two ticks."""
-        if steps != self._steps or (is_busy and steps is None):
-            self._steps = steps
-            self.restart()
-
-    def tick(self, steps: int | None, is_busy: bool) -> None:
-        """Takes how far it is, a heartbeat after the last time."""
-        # Work that has come and gone without a step is no sign of life.
-        if is_busy or self._stalled_ticks:
-            self._stalled_ticks += 1
-        self._idle_ticks += 1
-        self.observe(steps, is_busy)
-
-    def restart(self) -> None:
-        """It has just done something."""
-        self._stalled_ticks = self._idle_ticks = 0
 
 
 def _boot_failure(spec: EngineSpec, error: Exception) -> PenstockError:
