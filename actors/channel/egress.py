@@ -9,6 +9,7 @@ import math
 import pickle
 import time
 import uuid
+from collections.abc import Collection
 from typing import Any
 
 from ray.exceptions import RayActorError
@@ -295,7 +296,7 @@ class Egress(PushEngine):
         for news in frame.news:
             if news.topic == ENGINE_DIED:
                 died = InstanceLost(f"The engine of instance {self.name} died.", instance=self.name)
-                self._lose(died.because("died"))
+                self._lose(died.because("died"), waited=news.body)
                 return
             if news.topic == DRAINING:
                 self.is_draining = True
@@ -368,9 +369,12 @@ class Egress(PushEngine):
                 self._listener.stalled(error)
             self._give_up(number, error)
 
-    def _suspects(self, *, has_hung: bool) -> list[Request]:
+    def _suspects(self, *, has_hung: bool, waited: Collection[int] | None) -> list[Request]:
         """The requests that the instance may have been working on and that have got nothing from it."""
-        streams = [stream.suspect(has_hung=has_hung) for stream in self._streams.values()]
+        if waited is None:
+            streams = [stream.suspect(has_hung=has_hung) for stream in self._streams.values()]
+        else:
+            streams = [stream.request for number, stream in self._streams.items() if number not in waited]
         return [*(request for request in streams if request is not None), *self._calls.requests]
 
     def _on_opened(self) -> None:
@@ -388,12 +392,19 @@ class Egress(PushEngine):
         if self._opened is not None:
             self._lose(error)
 
-    def _lose(self, error: PenstockError, *, is_dead: bool = True, has_hung: bool = False) -> None:
+    def _lose(
+        self,
+        error: PenstockError,
+        *,
+        is_dead: bool = True,
+        has_hung: bool = False,
+        waited: Collection[int] | None = None,
+    ) -> None:
         lost = error
         if not isinstance(lost, InstanceLost):
             lost = InstanceLost(error.public, instance=self.name).hiding(error.private)
         if self._listener is not None:
-            self._listener.lost(lost, self._suspects(has_hung=has_hung), is_dead=is_dead)
+            self._listener.lost(lost, self._suspects(has_hung=has_hung, waited=waited), is_dead=is_dead)
         self._disconnect(lost)
 
     def _disconnect(self, error: InstanceLost) -> None:

@@ -51,7 +51,8 @@ class Pulse:
 DRAINING = "draining"
 """Topic: the instance takes no new work. Body: None."""
 ENGINE_DIED = "engine died"
-"""Topic: the engine is finished or hangs, and every request on the instance with it. Body: None."""
+"""Topic: the engine is finished or hangs, and every request on the instance with it. Body: the numbers of this
+channel's requests that waited in a queue until then, at the gate or in the engine: they cannot have been its end."""
 SESSIONS = "sessions"
 """Topic: the instance has served these sessions. Body: a list of their ids, each with the seconds since."""
 PREFIXES = "prefixes"

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable
 
 from actors.admission import Gate
-from actors.channel.frames import OF_PROMPTS, SESSIONS, Frame, News, Pulse, encode
+from actors.channel.frames import ENGINE_DIED, OF_PROMPTS, SESSIONS, Frame, News, Pulse, encode
 from actors.channel.outbox import Outbox
 from actors.channel.server_call import Call
 from actors.channel.standing_news import StandingNews
@@ -16,7 +16,7 @@ from actors.channel.upstream import Message, Submission, Upstream, Upward
 from actors.prefill_meter import PrefillMeter
 from actors.settings import ChannelSettings
 from engines.context import Context
-from engines.contract import Engine, Load
+from engines.contract import Engine, Load, Progress
 from engines.errors import EngineDead, EngineFailed, InstanceLost, PenstockError, ReaderTooSlow
 from engines.garbage import CollectorPaused
 from engines.requests import GenerateRequest, Session
@@ -157,6 +157,11 @@ class Channel:
         """Sends something that the router should know."""
         self.outbox.broadcast(news)
 
+    def engine_died(self) -> None:
+        """Tells the router that the engine is finished, or hangs, and which requests had no part in that."""
+        waited = [number for number, progress in self._progress() if not progress.scheduled]
+        self.broadcast(News(ENGINE_DIED, waited))
+
     async def frames(self, after: int) -> AsyncIterator[bytes]:
         """The frames after that one, as bytes: the body of one streaming call.
 
@@ -254,6 +259,11 @@ class Channel:
 
     def _pulse(self) -> Pulse:
         steps, is_busy = self.host.pulse()
-        told = ((number, call.progress()) for number, call in self._calls.items())
-        streams = [(number, progress.tokens, progress.scheduled) for number, progress in told if progress is not None]
+        streams = [(number, progress.tokens, progress.scheduled) for number, progress in self._progress()]
         return Pulse(steps, is_busy, streams)
+
+    def _progress(self) -> Iterable[tuple[int, Progress]]:
+        """How far each request is of which that is known, by its number."""
+        for number, call in self._calls.items():
+            if (progress := call.progress()) is not None:
+                yield number, progress

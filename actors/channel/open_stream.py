@@ -74,6 +74,8 @@ class OpenStream:
     def suspect(self, *, has_hung: bool) -> GenerateRequest | None:
         """Its request, where the instance may have worked on it when it was lost, and it has got nothing from it.
 
+        For an instance that could not say any more which ones waited.
+
         Args:
             has_hung: The instance took no step for long, so what it said last still held. Else it may have begun to
                 work on what has only just come.

@@ -9,7 +9,7 @@ from importlib import import_module
 from pydantic import ValidationError
 
 from actors.admission import Gate
-from actors.channel.frames import ALL_CHUNKS, ALL_PREFIXES, CHUNKS, DRAINING, ENGINE_DIED, PREFIXES, SESSIONS, News
+from actors.channel.frames import ALL_CHUNKS, ALL_PREFIXES, CHUNKS, DRAINING, PREFIXES, SESSIONS, News
 from actors.channel.instance_end import Channel, Host
 from actors.channel.server_call import Call
 from actors.channel.upstream import Upward
@@ -195,7 +195,7 @@ class EngineHost(Host):
         if self._instance.state is not InstanceState.GONE:
             self._become(InstanceState.GONE, error.message)
             # In one word, and not request by request: all of them have died of one cause.
-            self.broadcast(News(ENGINE_DIED))
+            self._tell_of_death()
             died = InstanceLost(f"The engine of instance {self.id} died.", instance=self.id).because("died")
             for waiting in (self.gate, self._embeddings, self._texts):
                 waiting.clear(died)
@@ -363,7 +363,7 @@ class EngineHost(Host):
         except Timeout as error:
             # It is about to be replaced, and its requests handed over one by one, as those of an instance that only
             # shuts down: before that the routers must know that one of them may be what hung it.
-            self.broadcast(News(ENGINE_DIED))
+            self._tell_of_death()
             raise error.at(self.id) from None
         except EngineFailed as error:
             raise error.at(self.id) from None
@@ -423,6 +423,10 @@ class EngineHost(Host):
             self._ticker = None
         if self._instance.state is not InstanceState.GONE:
             self._become(InstanceState.GONE, "stopped")
+
+    def _tell_of_death(self) -> None:
+        for channel in self._channels.values():
+            channel.engine_died()
 
     async def _start_engine(self) -> None:
         # The import of an engine takes up to a minute; the event loop has announcements to make meanwhile.

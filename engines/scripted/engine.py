@@ -203,7 +203,7 @@ class ScriptedEngine(PushEngine):
                 raise _killed(context)
         except PenstockError as error:
             play.outcome = error.at(self.name)
-            self._take_note(error)
+            self.take_note(error)
             raise
         except asyncio.CancelledError:
             play.outcome = _killed(context)
@@ -299,10 +299,9 @@ class ScriptedEngine(PushEngine):
     def ended(self, play: Play) -> None:
         """Frees the slot of a request that is over."""
         del self._players[play]
-        if isinstance(play.outcome, PenstockError):
-            self._take_note(play.outcome)
 
-    def _take_note(self, error: PenstockError) -> None:
+    def take_note(self, error: PenstockError) -> None:
+        """What a request failed with: it may be the end of the engine, and of all the others."""
         if isinstance(error, EngineDead) and self._dead is None:
             self._dead = error
             self._ready = False
@@ -373,6 +372,7 @@ class _Player:
     def fail(self, error: PenstockError) -> None:
         if self._end(error):
             self._sink.fail(error)
+            self._engine.take_note(error)
 
     def _next(self) -> None:
         if self._engine.hangs:

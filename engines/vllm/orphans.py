@@ -8,29 +8,37 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from vllm.v1.engine.core import EngineCoreProc
 from vllm.v1.executor.multiproc_executor import WorkerProc
 
 from engines.vllm.scheduler import prepare_core
+from engines.vllm.step_record import StepRecord
 
 _PR_SET_PDEATHSIG = 1
 _rank_main = WorkerProc.worker_main
 
 
-def run_core_with_host(*args: Any, **kwargs: Any) -> None:
+def run_core_with_host(record: StepRecord, *args: Any, local_dp_rank: int = 0, **kwargs: Any) -> None:
     """The core's process: as vLLM runs it, and killed by the kernel when the thread that started it ends.
 
     By the kernel (Linux: `PR_SET_PDEATHSIG` of prctl(2)), because a core that hangs does nothing by itself any more.
     So are the ranks below it. Its scheduler becomes ours on the way (see `engines.vllm.scheduler`).
+
+    Args:
+        record: Takes which requests its steps take up.
+        args: vLLM's.
+        local_dp_rank: Which of this host's cores it is.
+        kwargs: vLLM's.
     """
     if not _ends_with_host():
         return
-    prepare_core()
+    prepare_core(record.writer(local_dp_rank))
     try:
         with ranks_end_with_host():
-            EngineCoreProc.run_engine_core(*args, **kwargs)
+            EngineCoreProc.run_engine_core(*args, local_dp_rank=local_dp_rank, **kwargs)
     finally:
         # At its end the interpreter would look through all objects of the thousands of modules for cycles: seconds.
         gc.freeze()
@@ -62,13 +70,13 @@ def ranks_end_with_host() -> Iterator[None]:
 
 
 @contextmanager
-def core_ends_with_host() -> Iterator[None]:
-    """While vLLM starts its core: lets it run `run_core_with_host`. vLLM has no option for it.
+def core_ends_with_host(record: StepRecord) -> Iterator[None]:
+    """While vLLM starts its core: lets it run `run_core_with_host` with this record. vLLM has no option for it.
 
     The thread that starts it must live as long as the core is to live.
     """
     original = EngineCoreProc.run_engine_core
-    EngineCoreProc.run_engine_core = staticmethod(run_core_with_host)
+    EngineCoreProc.run_engine_core = staticmethod(partial(run_core_with_host, record))
     try:
         yield
     finally:

@@ -41,6 +41,7 @@ from engines.vllm.resuming import Start, replay, vocabulary
 from engines.vllm.sampling import SamplingMapper, guided_field
 from engines.vllm.scheduler import PREPARE_WORKER, check_core
 from engines.vllm.scoring import Scoring
+from engines.vllm.step_record import StepRecord
 from engines.vllm.streaming import VllmChoice, VllmStream
 
 
@@ -67,7 +68,8 @@ class Runtime:
         args = spec_args(spec, options)
         check_core()
         self._gauges = Gauges()
-        with child_environment(options, spec.part), processes.starting(), core_ends_with_host():
+        record = StepRecord(cores=args.data_parallel_size)
+        with child_environment(options, spec.part), processes.starting(), core_ends_with_host(record):
             self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._gauges.logger])
         if current_platform.is_cpu():
             processes.give_way()
@@ -88,7 +90,7 @@ class Runtime:
         self._rendering.online.warmup()
         self._tasks: tuple[str, ...] = ()
         self._streams: set[VllmStream] = set()
-        self._progress = ProgressBoard(self._frontend.core)
+        self._progress = ProgressBoard(self._frontend.core, record)
         self.cached_chunks: CachedChunks | None = None
         self._events: KvEvents | None = None
         self._own_events = "kv_events_config" not in options.engine_args

@@ -3,7 +3,7 @@
 - A request that goes on from token ids has them as *output* from the start: its scheduler, its grammar, its penalties,
   its limits and its seed stand where they stood on the engine that generated them. The core computes them together
   with the prompt.
-- How far requests are, for those that have said nothing for long.
+- How far requests are, for those that have said nothing for long; and, before a step, which ones it takes up.
 - An adapter is taken out only when no request in the core has it, which only the core knows: a request that was
   cancelled is there until the core hears of it.
 - Whether an adapter's weights have the shapes of the model's: what is too small vLLM puts into a corner of its place.
@@ -24,6 +24,7 @@ from vllm.distributed.parallel_state import get_pp_group
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 from vllm.lora.model_manager import LoRAModelManager
 from vllm.sampling_params import SamplingParams
+from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.metrics.stats import PrefillStats
@@ -32,6 +33,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 from vllm.version import __version__
 
 from engines.errors import EngineFailed
+from engines.vllm.step_record import StepWriter
 
 WORKER_EXTENSION = f"{__name__}.WorkerExtension"
 PREPARE_WORKER = "penstock_prepare"
@@ -56,7 +58,7 @@ def check_core() -> None:
         EngineFailed: This vLLM is another one; says what moved.
     """
     used = {
-        Scheduler: ("add_request", "_handle_blocked_waiting_request", "_get_local_prefix_cache_hit"),
+        Scheduler: ("add_request", "schedule", "_handle_blocked_waiting_request", "_get_local_prefix_cache_hit"),
         Request: ("append_output_token_ids", "take_prefill_stats"),
         StructuredOutputManager: ("accept_tokens",),
         PrefillStats: ("set", "finalize"),
@@ -64,18 +66,30 @@ def check_core() -> None:
         EngineCore: ("add_lora", "remove_lora"),
         LoRAModelManager: ("get_adapter", "_get_lora_layer_weights"),
     }
-    _check({f"{owner.__name__}.{name}": hasattr(owner, name) for owner, names in used.items() for name in names})
+    fields = {
+        SchedulerOutput: ("scheduled_new_reqs", "scheduled_cached_reqs"),
+        NewRequestData: ("req_id",),
+        CachedRequestData: ("resumed_req_ids",),
+    }
+    present = {f"{owner.__name__}.{name}": hasattr(owner, name) for owner, names in used.items() for name in names}
+    for owner, names in fields.items():
+        present |= {f"{owner.__name__}.{name}": name in owner.__annotations__ for name in names}
+    _check(present)
 
 
-def prepare_core() -> None:
-    """Lets the core of this process, which is not made yet, take our scheduler and tell how far requests are."""
+def prepare_core(record: StepWriter) -> None:
+    """Lets the core of this process, which is not made yet, take our scheduler and tell how far requests are.
+
+    Args:
+        record: Takes which requests its steps take up.
+    """
     choose = SchedulerConfig.get_scheduler_cls
 
     # Not by `scheduler_cls`: which scheduler vLLM takes by itself is known here only, where its configuration is
     # complete, and from here it goes on to the workers, to which a class made here cannot go.
     def get_scheduler_cls(config: Any) -> type:
         taken = choose(config)
-        return type(f"Resuming{taken.__name__}", (ResumingScheduler, taken), {})
+        return type(f"Resuming{taken.__name__}", (ResumingScheduler, taken), {"step_record": record})
 
     SchedulerConfig.get_scheduler_cls = get_scheduler_cls
     setattr(EngineCore, PROGRESS, _progress)
@@ -83,7 +97,21 @@ def prepare_core() -> None:
 
 
 class ResumingScheduler:
-    """Mixed into whichever scheduler vLLM takes."""
+    """Mixed into whichever scheduler vLLM takes.
+
+    Attributes:
+        step_record: Takes which requests its steps take up.
+    """
+
+    step_record: StepWriter
+
+    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+        """As vLLM's; who is taken up is noted before anything is computed, for that may be the end."""
+        output = super().schedule(*args, **kwargs)  # type: ignore[misc]
+        resumed = output.scheduled_cached_reqs.resumed_req_ids
+        if output.scheduled_new_reqs or resumed:
+            self.step_record.add([*(new.req_id for new in output.scheduled_new_reqs), *resumed])
+        return output
 
     def add_request(self, request: Any) -> None:
         """As vLLM's; what was generated elsewhere becomes output."""

@@ -244,6 +244,22 @@ async def test_a_request_that_got_nothing_from_an_instance_is_suspect_of_its_dea
     assert [suspect.prompt for suspect in suspects] == ["silent"]
 
 
+async def test_who_leaves_the_queue_and_takes_the_engine_along_is_suspect_and_who_still_waits_is_not(
+    start: Start,
+) -> None:
+    heard = Heard()
+    _, egress = await start([{"queue_s": 2.0}, {"error": "EngineDead", "message": "gone"}], listener=heard)
+    first, second = Recorder(), Recorder()
+    await egress.submit(request("first"), Context(), first)
+    began_s = time.monotonic()
+    # By then some heartbeats have said that it waits.
+    await until(lambda: egress.heard_s > began_s + 1.0)
+    await egress.submit(request("second"), Context(), second)
+    await second.over()
+    [(_, suspects)] = heard.losses
+    assert [suspect.prompt for suspect in suspects] == ["first"]
+
+
 async def test_an_engine_that_gives_a_token_has_stepped(start: Start) -> None:
     _, egress = await start(HANGING)
     await egress.submit(request(), Context(), Recorder())

@@ -99,6 +99,17 @@ async def test_an_instance_that_cannot_boot_is_gone_and_says_why(
     assert described.detail == raised.value.message
 
 
+async def test_a_dying_engine_tells_each_router_who_only_waited(booted: Booted) -> None:
+    dies = {"error": "EngineDead", "message": "gone"}
+    instance = await booted([{"queue_s": 0.2}, dies], admission=AdmissionSettings(max_running=1))
+    readers = [Reader(instance, "a"), Reader(instance, "b")]
+    for reader, requests in zip(readers, (3, 2), strict=True):
+        await reader.is_open()
+        reader.submit(*[request()] * requests)
+    await until(lambda: all(reader.news for reader in readers))
+    assert [[news.body for news in reader.news] for reader in readers] == [[[2, 3]], [[1, 2]]]
+
+
 async def test_a_dead_engine_takes_its_instance_with_it(booted: Booted) -> None:
     instance = await booted(["x", {"error": "EngineDead", "message": "out of memory"}])
     reader = Reader(instance)

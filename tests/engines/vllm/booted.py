@@ -20,6 +20,9 @@ DEMO_OPTIONS: dict[str, Any] = {
     "reasoning_parser": "deepseek_v3",
     "free_grammars": True,
 }
+POISON = {"logits_processors": ["tests.engines.vllm.poison:Poison"]}
+"""Engine arguments of a vLLM whose core dies of a request with the seed below, in the first step that works on it."""
+POISON_SEED = 666
 
 
 def make_vllm(

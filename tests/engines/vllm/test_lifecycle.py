@@ -5,16 +5,17 @@ import contextlib
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from engines.context import Context
-from engines.errors import EngineDead, EngineFailed, InvalidRequest, NotReady
+from engines.errors import Cancelled, EngineDead, EngineFailed, InvalidRequest, NotReady, PenstockError
 from engines.vllm.engine import VllmEngine
 from tests.engines.vllm.asking import Recorder, ask, counting, eventually
-from tests.engines.vllm.booted import demo_engine, make_vllm
+from tests.engines.vllm.booted import POISON, POISON_SEED, demo_engine, make_vllm
 
 pytest.importorskip("vllm")
 
@@ -47,6 +48,19 @@ async def gone(processes: set[psutil.Process]) -> None:
         await eventually(lambda: not alive(processes))
     except AssertionError:
         pytest.fail(f"still there: {alive(processes)}")
+
+
+class Witness(Recorder):
+    """Notes how far all requests were when its own failed."""
+
+    def __init__(self, progress: Callable[[], dict[str, bool]]) -> None:
+        super().__init__()
+        self._progress = progress
+        self.told: dict[str, bool] = {}
+
+    def fail(self, error: PenstockError) -> None:
+        self.told = self._progress()
+        super().fail(error)
 
 
 async def test_before_the_boot() -> None:
@@ -85,18 +99,33 @@ async def test_stop_in_the_middle_of_the_boot() -> None:
 
 
 async def test_death_is_noticed_and_leaves_nothing() -> None:
+    """Of a request that has waited for long, and is the end of the core in the first step that works on it."""
     before = descendants()
-    async with demo_engine() as engine:
+    async with demo_engine(max_num_seqs=2, engine_args=POISON) as engine:
         processes = descendants() - before
-        (core,) = [process for process in processes if "EngineCore" in process.name()]
-        recorders = [Recorder() for _ in range(3)]
-        for recorder in recorders:
-            await engine.submit(counting(1, 500), Context(), recorder)
-        await eventually(lambda: all(recorder.events for recorder in recorders))
-        core.kill()
-        for recorder in recorders:
+        requests = {
+            "runs": counting(1, 500),
+            "makes room": counting(1, 500),
+            "dies": counting(1, 500, seed=POISON_SEED),
+            "waits": counting(1, 500),
+        }
+        contexts = {name: Context() for name in requests}
+
+        def progress() -> dict[str, bool]:
+            told = {name: engine.progress(context) for name, context in contexts.items()}
+            return {name: one.scheduled for name, one in told.items() if one is not None}
+
+        recorders = {name: Witness(progress) for name in requests}
+        for name, request in requests.items():
+            await engine.submit(request, contexts[name], recorders[name])
+        await eventually(lambda: progress() == {"runs": True, "makes room": True, "dies": False, "waits": False})
+        contexts["makes room"].kill()
+        for recorder in recorders.values():
             await recorder.end()
-            assert isinstance(recorder.error, EngineDead)
+        assert isinstance(recorders.pop("makes room").error, Cancelled)
+        assert all(isinstance(recorder.error, EngineDead) for recorder in recorders.values())
+        # Said by the first one that hears of it, when the core answers no more.
+        assert recorders["runs"].told == {"dies": True, "waits": False}
         assert not engine.ready
         with pytest.raises(EngineDead):
             await engine.check_health()

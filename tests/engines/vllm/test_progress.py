@@ -9,7 +9,9 @@ from engines.contract import Progress
 from engines.errors import EngineFailed
 from engines.events import Finished
 from engines.vllm.engine import VllmEngine
+from engines.vllm.progress import ProgressBoard
 from engines.vllm.scheduler import _check, check_core
+from tests.actors.channel_reader import until
 from tests.engines.vllm.asking import Recorder, chat, counting
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -66,6 +68,31 @@ async def test_the_core_says_who_waits_and_who_works(vllm_engine: VllmEngine) ->
     for recorder in recorders:
         await recorder.end()
     assert all(vllm_engine.progress(context) is None for context in contexts)
+
+
+async def test_who_is_taken_up_is_known_without_a_word_of_the_core(
+    vllm_engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = counting(1, 9, max_tokens=600, ignore_eos=True)
+    contexts = [Context() for _ in range(34)]
+    recorders = [Recorder() for _ in contexts]
+    for context, recorder in zip(contexts, recorders, strict=True):
+        await vllm_engine.submit(request, context, recorder)
+
+    def waiting() -> list[int]:
+        told = [vllm_engine.progress(context) for context in contexts]
+        return [number for number, progress in enumerate(told) if progress is not None and not progress.scheduled]
+
+    await until(lambda: waiting() == [32, 33])
+    asked: list[object] = []
+    monkeypatch.setattr(ProgressBoard, "_note", lambda _, *answer: asked.append(answer))
+    contexts[0].kill()
+    await until(lambda: waiting() == [33])
+    # What the core had said before is older, and changes nothing.
+    for context in contexts:
+        context.kill()
+    for recorder in recorders:
+        await recorder.end()
 
 
 async def test_steps_that_bring_no_token_count(vllm_engine: VllmEngine) -> None:
