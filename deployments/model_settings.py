@@ -285,11 +285,10 @@ class ModelSettings(ServedModel):
         """The operators around it, the outermost first."""
         if self.pipeline is not None:
             return self.pipeline
-        if self.may_sleep:
-            # A stream whose last instance went goes on with the first one of the next boot.
-            return [OperatorSpec.model_validate({"migration": {"wait_s": self.start_timeout_s}})]
-        names = _AROUND_PROVIDERS if self.is_remote else _AROUND_INSTANCES
-        return [OperatorSpec.model_validate(name) for name in names]
+        if self.is_remote:
+            return [OperatorSpec.model_validate(name) for name in _AROUND_PROVIDERS]
+        # A stream whose last instance went goes on with the first one of the next boot.
+        return [OperatorSpec.model_validate({"migration": {"wait_s": self.start_timeout_s}})]
 
     @model_validator(mode="after")
     def _a_provider_has_no_instances(self) -> Self:
@@ -346,7 +345,6 @@ class PoolSettings(ServedModel):
 
 
 _OF_PROVIDERS = {*ServedModel.model_fields, "engine", "options"}
-_AROUND_INSTANCES = ("migration",)
 _AROUND_PROVIDERS = ("retry", "breaker")
 
 ENGINE, FALLBACK, POOL = "a model of an engine", "a fallback of models", "a pool of models"

@@ -33,7 +33,6 @@ models:
   - name: demo
     pipeline_parallel_size: 2
     nnodes: 2
-    pipeline: [{{migration: {{wait_s: {BOOT_S}}}}}]
     options: {{model: demo, kv_cache_bytes: 67108864, max_num_seqs: 8, enforce_eager: true, cpu_threads: 1}}
 """
 NUMBERS = 200

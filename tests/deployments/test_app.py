@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -98,10 +99,11 @@ def test_a_policy_is_part_of_serves_config_and_plain_values_all_through() -> Non
     assert FleetSettings.model_validate(config["args"]) == fleet
 
 
-def test_a_model_that_may_sleep_waits_for_boots_and_so_do_its_streams() -> None:
-    fleet = {"models": [{"name": "m", "engine": "scripted", "replicas": {"min": 0, "max": 2}, "start_timeout_s": 900}]}
+@pytest.mark.parametrize(("replicas", "held_s"), [({"min": 0, "max": 2}, 900.0), (1, 0.0)])
+def test_a_stream_waits_for_a_boot_and_a_request_where_its_model_may_sleep(replicas: Any, held_s: float) -> None:
+    fleet = {"models": [{"name": "m", "engine": "scripted", "replicas": replicas, "start_timeout_s": 900}]}
     (model,) = FleetSettings.model_validate(fleet).deployed
-    assert model.routing_in_effect.wait_s == 900
+    assert model.routing_in_effect.wait_s == held_s
     (migration,) = model.operators
     assert migration.options.wait_s == 900  # type: ignore[attr-defined]
 
