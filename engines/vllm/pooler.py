@@ -10,7 +10,7 @@ from vllm.lora.request import LoRARequest
 from vllm.pooling_params import PoolingParams
 
 from engines.context import Context
-from engines.errors import Cancelled, EngineFailed, InvalidRequest
+from engines.errors import EngineFailed, InvalidRequest
 from engines.vllm.adapters import VllmAdapters
 from engines.vllm.failures import refusal
 
@@ -87,35 +87,22 @@ class Pooler:
         context: Context,
         lora: LoRARequest | None,
     ) -> list[Made]:
-        loop = asyncio.get_running_loop()
-        tasks: list[asyncio.Task[Made]] = []
-
         async def one(place: int, prompt: PoolingPrompt) -> Made:
             return await convert(place, await self._output(prompt, context, lora))
 
-        def cancel(_: Context) -> None:
-            for task in tasks:
-                task.cancel()
+        async def all_of_them() -> list[Made]:
+            tasks: list[asyncio.Task[Made]] = []
+            try:
+                for place, prompt in enumerate(prompts):
+                    tasks.append(asyncio.create_task(one(place, prompt)))
+                    if place % _AT_ONCE == _AT_ONCE - 1:
+                        await asyncio.sleep(0)
+                return await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:  # One that failed leaves the others running.
+                    task.cancel()
 
-        unsubscribe = context.on_stop(cancel)
-        try:
-            for place, prompt in enumerate(prompts):
-                if context.is_stopped:
-                    break
-                tasks.append(loop.create_task(one(place, prompt)))
-                if place % _AT_ONCE == _AT_ONCE - 1:
-                    await asyncio.sleep(0)
-            made = await asyncio.gather(*tasks)
-        except asyncio.CancelledError:
-            if context.is_stopped:
-                raise Cancelled("The request was cancelled.") from None
-            raise
-        finally:
-            unsubscribe()
-            cancel(context)  # One that failed leaves the others running.
-        if context.is_stopped:
-            raise Cancelled("The request was cancelled.")
-        return made
+        return await context.unless_stopped(all_of_them())
 
     async def _output(self, prompt: PoolingPrompt, context: Context, lora: LoRARequest | None) -> torch.Tensor:
         self._numbers += 1
