@@ -11,6 +11,7 @@ from vllm.pooling_params import PoolingParams
 
 from engines.context import Context
 from engines.errors import EngineFailed, InvalidRequest
+from engines.turns import Turns
 from engines.vllm.adapters import VllmAdapters
 from engines.vllm.failures import refusal
 
@@ -92,11 +93,13 @@ class Pooler:
 
         async def all_of_them() -> list[Made]:
             tasks: list[asyncio.Task[Made]] = []
+            turns = Turns()
             try:
                 for place, prompt in enumerate(prompts):
                     tasks.append(asyncio.create_task(one(place, prompt)))
                     if place % _AT_ONCE == _AT_ONCE - 1:
-                        await asyncio.sleep(0)
+                        await asyncio.sleep(0)  # They begin.
+                        await turns.pause()
                 return await asyncio.gather(*tasks)
             finally:
                 for task in tasks:  # One that failed leaves the others running.
@@ -121,12 +124,13 @@ class Pooler:
 
 
 async def in_groups(items: Sequence[T], make: Callable[[int, T], Awaitable[Made]]) -> list[Made]:
-    """What is made of each item, of so many at a time, given its place; the event loop has a turn in between."""
+    """What is made of each item, of so many at a time, given its place; others have the event loop in between."""
     made: list[Made] = []
+    turns = Turns()
     for begin in range(0, len(items), _AT_ONCE):
         group = items[begin : begin + _AT_ONCE]
         made += await asyncio.gather(*(make(begin + number, item) for number, item in enumerate(group)))
-        await asyncio.sleep(0)
+        await turns.pause()
     return made
 
 

@@ -19,8 +19,10 @@ from vllm.tokenizers import get_tokenizer
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
-from engines.vllm.resuming import replay
+from engines.turns import Turns
+from engines.vllm.resuming import going_on, replay
 from engines.vllm.streaming import VllmChoice
+from tests.turns import others_go_on
 
 PROMPT = [5, 6, 7]
 
@@ -57,8 +59,8 @@ class Generating:
         self.detokenizer = IncrementalDetokenizer.from_new_request(tokenizer(), core)
         self.choice = VllmChoice(0, None)
 
-    def replay(self, ids: Sequence[int]) -> bool:
-        return replay(self.params, self.detokenizer, self.choice, ids)
+    async def replay(self, ids: Sequence[int]) -> bool:
+        return await replay(self.params, self.detokenizer, self.choice, ids, Turns())
 
     def generate(self, ids: Sequence[int], max_tokens: int) -> list[Event]:
         """What is said until the ids run out or the choice ends."""
@@ -91,7 +93,7 @@ STOPS = st.lists(st.text("abc!#$%&", min_size=1, max_size=3), max_size=2)
 
 @settings(deadline=None)
 @given(ids=IDS, stops=STOPS, keep=st.booleans(), min_tokens=st.integers(0, 6), data=st.data())
-def test_goes_on_as_if_undisturbed(
+async def test_goes_on_as_if_undisturbed(
     ids: list[int], stops: list[str], keep: bool, min_tokens: int, data: st.DataObject
 ) -> None:
     core = core_request(stop=stops, include_stop_str_in_output=keep, max_tokens=20, min_tokens=min_tokens)
@@ -104,10 +106,26 @@ def test_goes_on_as_if_undisturbed(
     delivered = whole[:count]
     generated = ids[: boundaries[count]]
     second = Generating(core)
-    is_over = second.replay(generated)
+    is_over = await second.replay(generated)
     assert is_over == (first.choice.reason is not None and boundaries[count] == boundaries[-1])
     rest = [] if is_over else second.generate(ids[boundaries[count] :], 20)
     assert said([*delivered, *rest]) == said(whole)
     assert second.choice.tokens == first.choice.tokens
     assert second.choice.reason == first.choice.reason
     assert second.choice.stop_reason == first.choice.stop_reason
+
+
+async def test_a_replay_leaves_the_event_loop_to_others() -> None:
+    core = core_request(max_tokens=20)
+    async with others_go_on() as steps:
+
+        class Choice(VllmChoice):
+            def take(self, *_: Any) -> None:
+                steps.take()
+
+        def detokenizer() -> IncrementalDetokenizer:
+            return IncrementalDetokenizer.from_new_request(tokenizer(), core)
+
+        starts = await going_on(core.sampling_params, detokenizer, [Choice(0, None), Choice(1, None)], [[100] * 3] * 2)
+    assert list(starts) == [0, 1]
+    steps.check(6)

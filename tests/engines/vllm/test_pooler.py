@@ -1,0 +1,48 @@
+"""Prompts through a pooling model, without the model."""
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm")
+
+import torch
+from vllm.pooling_params import PoolingParams
+
+from engines.context import Context
+from engines.vllm.pooler import Pooler, PoolingPrompt, in_groups
+from tests.turns import others_go_on
+
+GROUP = 16
+
+
+async def test_rendering_many_leaves_the_event_loop_to_others() -> None:
+    async with others_go_on() as steps:
+
+        async def make(place: int, item: int) -> int:
+            if place % GROUP == 0:
+                steps.take()
+            return place + item
+
+        assert await in_groups(range(4 * GROUP), make) == [2 * place for place in range(4 * GROUP)]
+    steps.check(4)
+
+
+async def test_handing_many_to_the_engine_leaves_the_event_loop_to_others() -> None:
+    async with others_go_on() as steps:
+
+        async def encode(prompt: dict[str, Any], *_: Any, **__: Any) -> AsyncIterator[Any]:
+            if prompt["place"] % GROUP == 0:
+                steps.take()
+            yield SimpleNamespace(error=None, outputs=SimpleNamespace(data=prompt["place"]))
+
+        async def convert(place: int, output: torch.Tensor) -> tuple[int, torch.Tensor]:
+            return place, output
+
+        pooler = Pooler(SimpleNamespace(encode=encode), SimpleNamespace())
+        prompts = [PoolingPrompt({"place": place}, [], PoolingParams(), "inputs") for place in range(4 * GROUP)]
+        made = await pooler.run(prompts, convert, Context(), None)
+    assert made == [(place, place) for place in range(4 * GROUP)]
+    steps.check(4)
