@@ -50,33 +50,6 @@ class Footprint:
         return {"placement_group_bundles": [bundle] * self.nnodes, "placement_group_strategy": strategy}
 
 
-def footprint(
-    *,
-    gpus: float | None,
-    cpus: float,
-    resources: Resources,
-    world_size: int,
-    nnodes: int,
-    engine_uses_gpus: bool,
-    nodes: Sequence[Resources],
-) -> Footprint:
-    """What one instance reserves, with the GPUs decided.
-
-    Args:
-        gpus: GPUs of one instance; None: `world_size` where the cluster has GPUs and the engine uses them, else 0.
-        cpus: CPUs of one instance, on each of its nodes.
-        resources: Custom resources of one instance, on each of its nodes.
-        world_size: GPUs (or CPU ranks) that the engine spreads its model over.
-        nnodes: Nodes that it spreads it over.
-        engine_uses_gpus: Whether that kind of engine has a use for GPUs.
-        nodes: What each node of the cluster has.
-    """
-    if gpus is None:
-        has_gpus = any(node.get("GPU", 0) for node in nodes)
-        gpus = world_size if engine_uses_gpus and has_gpus else 0
-    return Footprint(gpus / nnodes, cpus, dict(resources), nnodes)
-
-
 def actor_options(
     instance: Footprint, runtime_env: Mapping[str, Any] | None = None, *, node_rank: int = 0
 ) -> dict[str, Any]:

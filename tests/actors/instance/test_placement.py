@@ -1,38 +1,9 @@
 import pytest
 
-from actors.instance.placement import Footprint, actor_options, cluster_nodes, footprint, missing, room
+from actors.instance.placement import Footprint, actor_options, cluster_nodes, missing, room
 
 LAPTOP = [{"CPU": 8.0, "memory": 1e10}]
 SERVERS = [{"CPU": 32.0, "GPU": 2.0}, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 4.0, "big": 1.0}]
-
-
-@pytest.mark.parametrize(
-    ("gpus", "world_size", "engine_uses_gpus", "nodes", "expected"),
-    [
-        (None, 1, True, LAPTOP, 0),
-        (None, 2, True, SERVERS, 2),
-        (None, 2, False, SERVERS, 0),
-        (0, 2, True, SERVERS, 0),
-        (4, 1, True, LAPTOP, 4),
-    ],
-)
-def test_gpus_follow_the_cluster_unless_they_are_given(
-    gpus: int | None,
-    world_size: int,
-    engine_uses_gpus: bool,
-    nodes: list[dict[str, float]],
-    expected: int,
-) -> None:
-    decided = footprint(
-        gpus=gpus,
-        cpus=1.0,
-        resources={},
-        world_size=world_size,
-        nnodes=1,
-        engine_uses_gpus=engine_uses_gpus,
-        nodes=nodes,
-    )
-    assert decided.gpus == expected
 
 
 def test_the_bundle_holds_the_instance_and_its_replica() -> None:
@@ -41,9 +12,7 @@ def test_the_bundle_holds_the_instance_and_its_replica() -> None:
 
 
 def test_an_instance_over_several_nodes_has_a_bundle_on_each() -> None:
-    spread = footprint(
-        gpus=None, cpus=2.0, resources={"rack": 1.0}, world_size=8, nnodes=2, engine_uses_gpus=True, nodes=SERVERS
-    )
+    spread = Footprint(4, 2.0, {"rack": 1.0}, nnodes=2)
     bundle = {"CPU": 2.0, "GPU": 4.0, "rack": 1.0}
     assert spread.group == {
         "placement_group_bundles": [bundle, bundle],
