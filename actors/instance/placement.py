@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -70,11 +69,6 @@ def actor_options(
             placement_group_capture_child_tasks=True,
         )
     return options
-
-
-def cluster_nodes() -> list[Resources]:
-    """What each living node of the cluster has, reserved or not. Asks Ray, which may take milliseconds."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def missing(bundle: Resources, instances: int, nodes: Sequence[Resources], nnodes: int = 1) -> str | None:

@@ -1,6 +1,6 @@
 import pytest
 
-from actors.instance.placement import Footprint, actor_options, cluster_nodes, missing, room
+from actors.instance.placement import Footprint, actor_options, missing, room
 
 LAPTOP = [{"CPU": 8.0, "memory": 1e10}]
 SERVERS = [{"CPU": 32.0, "GPU": 2.0}, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 4.0, "big": 1.0}]
@@ -55,12 +55,6 @@ def test_an_instance_has_no_two_bundles_on_one_node(gpus: list[int], nnodes: int
 def test_what_is_missing_is_said_in_words(bundle: dict[str, float], instances: int, expected: str | None) -> None:
     words = missing(bundle, instances, SERVERS)
     assert (words is None) if expected is None else (words is not None and expected in words)
-
-
-def test_the_cluster_says_what_its_nodes_have(ray_cluster: None) -> None:
-    nodes = cluster_nodes()
-    assert len(nodes) == 1
-    assert nodes[0]["CPU"] >= 1
 
 
 def test_outside_of_a_placement_group_an_actor_is_placed_by_its_resources(ray_cluster: None) -> None:
