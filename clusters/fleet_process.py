@@ -46,7 +46,7 @@ from deployments.app import deploy
 from deployments.cluster_nodes import living_nodes
 from deployments.http.key_source import is_loopback
 from deployments.loopback_ray import LOOPBACK
-from deployments.metrics import GAUGES_PREFIX
+from deployments.metric_exchange import GAUGES_PREFIX
 from deployments.router_addresses import RouterAddress, told_addresses
 from deployments.run_file import http_url
 
