@@ -132,8 +132,9 @@ async def test_an_upgrade_replaces_each_router_on_its_node_and_no_client_notices
         CountingLoad(cluster.urls[1], "sim", Arrivals(clients=4), 60) as second,
     ):
         await asyncio.to_thread(cluster.nodes.serve, {}, FLEET)
-        while not before.keys().isdisjoint(after := await asyncio.to_thread(routers, cluster.urls[0])):  # noqa: ASYNC110
-            await asyncio.sleep(0.2)
+        async with asyncio.timeout(BOOT_S):
+            while not before.keys().isdisjoint(after := await asyncio.to_thread(routers, cluster.urls[0])):  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
     for load in (first, second):
         tally.add(load.take())
     assert sorted(after.values()) == sorted(before.values())

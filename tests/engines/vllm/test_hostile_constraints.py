@@ -158,7 +158,7 @@ async def test_a_helper_that_is_killed_is_started_again(vllm_engine: VllmEngine)
     runtime: Any = vllm_engine._boot.runtime
     helper = runtime._grammars._helper
     running = asyncio.create_task(ask(vllm_engine, guided(regex="killed((a*)*)*b")))
-    await asyncio.sleep(0.1)
+    await eventually(lambda: helper._asked or running.done())
     helper._process.kill()
     with pytest.raises(PenstockError) as refused:
         await running

@@ -84,9 +84,10 @@ async def test_what_a_stream_says_and_what_the_core_says_agree(vllm_engine: Vllm
     context, recorder = Context(), Recorder()
     await vllm_engine.submit(counting(1, 9, max_tokens=50, ignore_eos=True, n=2), context, recorder)
     last = Progress(0)
-    while not recorder.ended.is_set():
-        last = vllm_engine.progress(context) or last
-        await asyncio.sleep(0.005)
+    async with asyncio.timeout(60):
+        while not recorder.ended.is_set():
+            last = vllm_engine.progress(context) or last
+            await asyncio.sleep(0.005)
     finished = recorder.events[-1]
     assert isinstance(finished, Finished)
     usage = finished.usage
