@@ -4,8 +4,9 @@ import pytest
 
 from tests.chaos.exact_kills import KILLS, check_kills
 from tests.clusters.conftest import Terminal, free_port
+from tests.lazily import needs
 
-pytest.importorskip("vllm", reason="the demo fleet runs on vLLM")
+needs("vllm", "the demo fleet runs on vLLM")
 
 BOOT_S = 900.0
 

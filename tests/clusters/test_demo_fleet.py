@@ -19,12 +19,16 @@ import pytest
 
 from tests.benchmarks import kv_prediction
 from tests.chaos.exact_kills import check_kills
-from tests.clusters import langchain_flows, messages_flows, openai_agents_flows, responses_flows
+from tests.clusters import messages_flows, responses_flows
 from tests.clusters.conftest import ROOT, Penstock, Terminal, ask, free_port
 from tests.clusters.realtime_flows import Counting, all_flows
+from tests.lazily import lazily, needs
 from tests.metric_text import samples
 
-pytest.importorskip("vllm", reason="the demo fleet runs on vLLM")
+needs("vllm", "the demo fleet runs on vLLM")
+
+langchain_flows = lazily("tests.clusters.langchain_flows")
+openai_agents_flows = lazily("tests.clusters.openai_agents_flows")
 
 VLLM_BOOT_S = 900.0
 """One boot takes a minute on two free cores, and all of a fleet's come at once."""

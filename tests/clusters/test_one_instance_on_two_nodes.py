@@ -16,10 +16,11 @@ from deployments.fleet_settings import KEYS_ENV
 from tests.clusters.conftest import BOOT_S
 from tests.clusters.ray_nodes import KEY, RayNodes, ray_nodes
 from tests.clusters.ray_ports import HTTP
+from tests.lazily import needs
 from tests.metric_text import samples
 from tests.network_namespaces import Namespace
 
-pytest.importorskip("vllm", reason="needs vLLM")
+needs("vllm", "needs vLLM")
 
 logger = logging.getLogger(__name__)
 

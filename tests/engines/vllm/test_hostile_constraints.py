@@ -14,8 +14,11 @@ from engines.vllm.engine import VllmEngine
 from tests.benchmarks import hostile
 from tests.contract.asking import eventually
 from tests.engines.vllm.asking import WEATHER, answer, ask, chat, still_serves
+from tests.lazily import lazily, needs
 
-grammars = pytest.importorskip("engines.vllm.grammars", reason="needs vLLM")
+needs("vllm", "it holds its output to constraints")
+
+grammars = lazily("engines.vllm.grammars")
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

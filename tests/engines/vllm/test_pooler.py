@@ -4,16 +4,14 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
-pytest.importorskip("vllm")
-
-import torch
-from vllm.pooling_params import PoolingParams
-
 from engines.context import Context
-from engines.vllm.pooler import Pooler, PoolingPrompt, in_groups
+from tests.lazily import lazily, needs
 from tests.turns import others_go_on
+
+needs("vllm", "its parameters are handed on")
+
+pooling = lazily("engines.vllm.pooler")
+pooling_params = lazily("vllm.pooling_params")
 
 GROUP = 16
 
@@ -26,7 +24,7 @@ async def test_rendering_many_leaves_the_event_loop_to_others() -> None:
                 steps.take()
             return place + item
 
-        assert await in_groups(range(4 * GROUP), make) == [2 * place for place in range(4 * GROUP)]
+        assert await pooling.in_groups(range(4 * GROUP), make) == [2 * place for place in range(4 * GROUP)]
     steps.check(4)
 
 
@@ -38,11 +36,12 @@ async def test_handing_many_to_the_engine_leaves_the_event_loop_to_others() -> N
                 steps.take()
             yield SimpleNamespace(error=None, outputs=SimpleNamespace(data=prompt["place"]))
 
-        async def convert(place: int, output: torch.Tensor) -> tuple[int, torch.Tensor]:
+        async def convert(place: int, output: int) -> tuple[int, int]:
             return place, output
 
-        pooler = Pooler(SimpleNamespace(encode=encode), SimpleNamespace())
-        prompts = [PoolingPrompt({"place": place}, [], PoolingParams(), "inputs") for place in range(4 * GROUP)]
+        pooler = pooling.Pooler(SimpleNamespace(encode=encode), SimpleNamespace())
+        params = pooling_params.PoolingParams()
+        prompts = [pooling.PoolingPrompt({"place": place}, [], params, "inputs") for place in range(4 * GROUP)]
         made = await pooler.run(prompts, convert, Context(), None)
     assert made == [(place, place) for place in range(4 * GROUP)]
     steps.check(4)

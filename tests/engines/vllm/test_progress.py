@@ -9,8 +9,12 @@ from engines.contract import Progress
 from engines.errors import EngineFailed
 from engines.events import Finished
 from engines.vllm.engine import VllmEngine
-from engines.vllm.scheduler import _check, check_core
 from tests.engines.vllm.asking import Recorder, chat, counting
+from tests.lazily import lazily, needs
+
+needs("vllm", "its core says how far they are")
+
+scheduler = lazily("engines.vllm.scheduler")
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -99,6 +103,6 @@ async def test_nothing_is_known_of_a_stream_that_is_not_there(vllm_engine: VllmE
 
 
 async def test_another_vllm_is_refused_by_name() -> None:
-    check_core()
+    scheduler.check_core()
     with pytest.raises(EngineFailed, match=r"vLLM \S+ has no Scheduler\.add_request,"):
-        _check({"Scheduler.add_request": False, "Request.append_output_token_ids": True})
+        scheduler._check({"Scheduler.add_request": False, "Request.append_output_token_ids": True})
