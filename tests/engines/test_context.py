@@ -186,7 +186,6 @@ async def test_what_work_fails_with_is_told() -> None:
 
     with pytest.raises(ValueError, match="wrong"):
         await context.unless_stopped(work())
-    context.stop()  # Nothing of it is left to be told.
 
 
 class Trees(RuleBasedStateMachine):
