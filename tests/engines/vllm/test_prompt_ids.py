@@ -259,7 +259,7 @@ def at_random() -> Any:
 
 
 def in_own_way() -> Any:
-    class OwnWay(transformers.PreTrainedTokenizerFast):  # type: ignore[misc]
+    class OwnWay(transformers.PreTrainedTokenizerFast):  # type: ignore[name-defined]
         def _encode_plus(self, text: Any, *args: Any, **kwargs: Any) -> Any:
             return super()._encode_plus(f"{text} ", *args, **kwargs)
 

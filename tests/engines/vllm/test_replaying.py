@@ -121,7 +121,7 @@ async def test_a_replay_leaves_the_event_loop_to_others() -> None:
     core = core_request(max_tokens=20)
     async with others_go_on() as steps:
 
-        class Choice(streaming.VllmChoice):
+        class Choice(streaming.VllmChoice):  # type: ignore[name-defined]
             def take(self, *_: Any) -> None:
                 steps.take()
 
