@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from actors.instance.placement import Resources, missing, nodes_with_room, room, words
 from deployments.fleet_settings import FleetSettings
-from deployments.instance_footprint import footprint_of
+from deployments.instance_footprint import footprint_of, needs_nodes
 from deployments.model_settings import ModelSettings
-from engines.registry import engine_kind, options_type
+from engines.registry import options_type
 
 
 def missing_resources(fleet: FleetSettings, nodes: Sequence[Resources]) -> str:
@@ -66,7 +66,7 @@ def share_gpus(fleet: FleetSettings, gpus: int) -> FleetSettings:
 
     Only instances that left the question open, and that hold their model on one GPU.
     """
-    sharing = [model for model in fleet.deployed if engine_kind(model.engine).uses_gpus and model.gpus is None]
+    sharing = [model for model in fleet.deployed if needs_nodes(model)]
     instances = sum(model.most_replicas for model in sharing)
     if gpus == 0 or instances <= gpus or any(model.world_size > 1 for model in sharing):
         return fleet

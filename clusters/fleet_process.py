@@ -21,7 +21,6 @@ from ray import serve
 from ray.exceptions import RayError
 
 from actors.directory.client import DirectoryClient
-from actors.instance.placement import cluster_nodes
 from clusters import process_session
 from clusters.answering import answering
 from clusters.api_client import trusting_anybody
@@ -47,7 +46,7 @@ from deployments.app import deploy
 from deployments.cluster_nodes import living_nodes
 from deployments.http.key_source import is_loopback
 from deployments.loopback_ray import LOOPBACK
-from deployments.metrics import GAUGES_PREFIX
+from deployments.metric_exchange import GAUGES_PREFIX
 from deployments.router_addresses import RouterAddress, told_addresses
 from deployments.run_file import http_url
 
@@ -144,13 +143,16 @@ class FleetProcess:
 
     def _wait_for_resources(self) -> None:
         said = ""
-        while not self._stop.is_set() and (lack := missing_resources(self._fleet, cluster_nodes())):
+        while not self._stop.is_set() and (lack := self._lack()):
             if not self._job.wait:
                 raise ClusterError(f"The cluster is too small: {lack}.{self._way_out()}")
             if lack != said:
                 self._report(Phase(text=f"waiting for a larger cluster: {lack}"))
                 said = lack
             self._stop.wait(1.0)
+
+    def _lack(self) -> str:
+        return missing_resources(self._fleet, [node.resources for node in living_nodes()])
 
     def _way_out(self) -> str:
         if self._job.address is None:  # This machine, which does not grow.

@@ -3,8 +3,8 @@
 from rich.table import Table
 
 from deployments.fleet_settings import FleetSettings
+from deployments.instance_footprint import gpus_of, needs_nodes
 from deployments.model_settings import FallbackSettings, ModelSettings
-from engines.registry import engine_kind
 
 
 def summary(fleet: FleetSettings) -> Table:
@@ -23,10 +23,7 @@ def summary(fleet: FleetSettings) -> Table:
         if model.is_remote:
             table.add_row(names, model.engine, str(model.options.get("model", "")), "", "", "")
             continue
-        if model.gpus is not None:
-            gpus = f"{model.gpus:g}"
-        else:
-            gpus = f"{model.world_size}, or the CPU" if engine_kind(model.engine).uses_gpus else "0"
+        gpus = f"{gpus_of(model, has_gpus=True):g}" + (", or the CPU" if needs_nodes(model) else "")
         cpus = f"{model.cpus:g}"
         if model.nnodes > 1:
             gpus, cpus = f"{gpus}, on {model.nnodes} nodes", f"{model.cpus * model.nnodes:g}"

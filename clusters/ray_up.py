@@ -19,8 +19,8 @@ from clusters.errors import ClusterError
 from clusters.needs import http_files
 from deployments.fleet_settings import FleetSettings
 from deployments.http.key_source import is_loopback
+from deployments.instance_footprint import gpus_of
 from deployments.model_settings import ModelSettings
-from engines.registry import engine_kind
 
 Provider = Literal["aws", "gcp", "local"]
 FOLDER = "~/penstock"
@@ -254,7 +254,7 @@ def _node_types(fleet: FleetSettings, options: RayUpOptions) -> dict[str, Any]:
     most = 2 * routers.cpus * routers.most_replicas
     apart = 1
     for model in fleet.deployed:
-        gpus = _gpus_of(model)
+        gpus = gpus_of(model, has_gpus=True) / model.nnodes
         if not gpus:
             if model.cpus > cpu_node.cpus:
                 raise ClusterError(
@@ -290,13 +290,6 @@ def _node_types(fleet: FleetSettings, options: RayUpOptions) -> dict[str, Any]:
         "max_workers": max(apart, math.ceil(most / cpu_node.cpus)) + apart,
     }
     return types
-
-
-def _gpus_of(model: ModelSettings) -> float:
-    """GPUs of an instance on each of its nodes."""
-    if model.gpus is not None:
-        return model.gpus / model.nnodes
-    return model.world_size / model.nnodes if engine_kind(model.engine).uses_gpus else 0.0
 
 
 def _machines(instances: int, nnodes: int, fitting: int) -> int:

@@ -9,8 +9,8 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from actors.instance.placement import cluster_nodes
 from deployments import router_deployment, scaled_application
+from deployments.cluster_nodes import living_nodes
 from deployments.engine_deployment import MARGIN_S, EngineDeployment, shutdown_timeout_s
 from deployments.fleet_settings import FleetSettings
 from deployments.instance_footprint import footprint_of, needs_nodes
@@ -89,7 +89,7 @@ def deploy(settings: FleetSettings, *, wait: bool = True) -> None:
 
 def _engine_deployment(name: str, model: ModelSettings, settings: FleetSettings) -> Application:
     # Only a model that leaves its GPUs open needs a cluster to be there by now.
-    instance = footprint_of(model, cluster_nodes() if needs_nodes(model) else ())
+    instance = footprint_of(model, [node.resources for node in living_nodes()] if needs_nodes(model) else ())
     deployment = serve.deployment(
         EngineDeployment,
         name=name,

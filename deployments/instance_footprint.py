@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from actors.instance.placement import Footprint, Resources, footprint
+from actors.instance.placement import Footprint, Resources
 from deployments.model_settings import ModelSettings
 from engines.registry import engine_kind
 
@@ -12,14 +12,19 @@ def needs_nodes(model: ModelSettings) -> bool:
     return model.gpus is None and engine_kind(model.engine).uses_gpus
 
 
+def gpus_of(model: ModelSettings, *, has_gpus: bool) -> float:
+    """GPUs of one instance, on all its nodes together; where they are left open, one for each rank, or none.
+
+    Args:
+        model: The model.
+        has_gpus: Whether there are any where it is to run.
+    """
+    if model.gpus is not None:
+        return model.gpus
+    return float(model.world_size) if has_gpus and needs_nodes(model) else 0.0
+
+
 def footprint_of(model: ModelSettings, nodes: Sequence[Resources]) -> Footprint:
     """What one instance of the model reserves on a cluster of these nodes."""
-    return footprint(
-        gpus=model.gpus,
-        cpus=model.cpus,
-        resources=model.custom_resources,
-        world_size=model.world_size,
-        nnodes=model.nnodes,
-        engine_uses_gpus=engine_kind(model.engine).uses_gpus,
-        nodes=nodes,
-    )
+    gpus = gpus_of(model, has_gpus=any(node.get("GPU", 0) for node in nodes))
+    return Footprint(gpus / model.nnodes, model.cpus, model.custom_resources, model.nnodes)

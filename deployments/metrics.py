@@ -1,19 +1,16 @@
 """What a router replica counts, and the fleet's sum of it as Prometheus text.
 
-Several replicas may share one port, so a scrape reaches any one of them: whichever answers gives the figures of all.
-They exchange snapshots over a board. What only grows (counters, histograms) is kept there without expiry, so that the
-sums do not fall when a replica dies: once it has been gone for a while, its figures are added to those of all that are
-gone. Gauges expire with the replica. A replica posts its own before it reads the
-others', so that no later scrape, whoever answers it, shows less than this one did.
+Several replicas may share one port, so a scrape reaches any one of them: whichever answers gives the figures of all. A
+replica posts its own before it reads the others', so that no later scrape, whoever answers it, shows less than this one
+did.
 """
 
-import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -25,6 +22,7 @@ from actors.directory.known_instance import Instance
 from actors.loop_lag import LoopLag
 from deployments.field_metrics import field_metrics
 from deployments.instance_metrics import instance_metrics
+from deployments.metric_exchange import Board, MetricExchange
 from deployments.metric_snapshots import added, snapshot
 from deployments.request_meter import RequestMeter
 from engines.errors import Unavailable
@@ -36,14 +34,6 @@ from engines.operators.recovery import Recovered
 logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-CUMULATIVE_PREFIX = "metrics/cumulative/"
-GAUGES_PREFIX = "metrics/gauges/"
-ALIVE_PREFIX = "metrics/alive/"
-GONE = CUMULATIVE_PREFIX + "~gone"
-"""The key under which the figures of all replicas that are gone are kept, as one."""
-GONE_AFTER_S = 600.0
-"""A replica that posted nothing for so long does not come back: its figures can be added up."""
-FOLD_EVERY_S = 60.0
 _LAG = "penstock_event_loop_lag_seconds"
 _LAG_HELP = "The longest that the event loop of a process stood still in the last 15 s."
 
@@ -51,33 +41,6 @@ _LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 
 _FIRST_TOKEN_BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _MOVE_PAUSE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _PER_TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
-
-
-class Board(Protocol):
-    """Where replicas leave values for one another."""
-
-    async def post(self, key: str, value: bytes, ttl_s: float | None) -> None:
-        """Leaves a value, in place of an earlier one of that key. It expires after `ttl_s`; None: never.
-
-        Raises:
-            Unavailable: The board cannot be reached now.
-        """
-
-    async def read(self, prefix: str) -> dict[str, bytes]:
-        """The values whose key has this prefix.
-
-        Raises:
-            Unavailable: The board cannot be reached now.
-        """
-
-    async def swap(self, expected: Mapping[str, bytes | None], values: Mapping[str, bytes | None]) -> bool:
-        """Leaves values without expiry, all at once, if the board holds what is expected; whether it did.
-
-        None means that there is no value, or is to be none.
-
-        Raises:
-            Unavailable: The board cannot be reached now.
-        """
 
 
 class Metrics:
@@ -91,8 +54,7 @@ class Metrics:
 
     def __init__(self, replica: str | None = None, board: Board | None = None, post_every_s: float = 2.0) -> None:
         self.replica = replica if replica is not None else uuid.uuid4().hex
-        self._board = board
-        self._post_every_s = post_every_s
+        self._exchange = None if board is None else MetricExchange(self.replica, board, post_every_s)
         self._live: set[RequestMeter] = set()
         self._cumulative = CollectorRegistry(auto_describe=False)
         self._gauges = CollectorRegistry(auto_describe=False)
@@ -325,42 +287,14 @@ class Metrics:
 
     async def post_forever(self) -> None:
         """Posts this replica's figures until cancelled; returns at once without a board."""
-        fold_s = time.monotonic() + FOLD_EVERY_S
-        while self._board is not None:
-            await self.post()
-            if time.monotonic() >= fold_s:
-                fold_s = time.monotonic() + FOLD_EVERY_S
-                with suppress(Unavailable):
-                    await self.fold()
-            await asyncio.sleep(self._post_every_s)
+        if self._exchange is not None:
+            await self._exchange.run(self.snapshots)
 
     async def post(self) -> None:
-        """Posts this replica's figures, if there is a board."""
-        # Each post carries everything, so one that fails is made good by the next.
-        if self._board is not None:
+        """Posts this replica's figures, if there is a board that can be reached."""
+        if self._exchange is not None:
             with suppress(Unavailable):
-                await self._post(self._board)
-
-    async def fold(self) -> None:
-        """Adds up the figures of replicas that are gone, so that the board does not grow with each that ever lived.
-
-        Raises:
-            Unavailable: The board cannot be reached now.
-        """
-        if self._board is None:
-            return
-        cumulative = await self._board.read(CUMULATIVE_PREFIX)
-        alive = {key.removeprefix(ALIVE_PREFIX) for key in await self._board.read(ALIVE_PREFIX)}
-        known = cumulative.pop(GONE, None)
-        gone = {
-            key: value
-            for key, value in cumulative.items()
-            if (replica := key.removeprefix(CUMULATIVE_PREFIX)) not in alive and replica != self.replica
-        }
-        if gone:
-            total = snapshot(added([*gone.values(), *([] if known is None else [known])]))
-            # Another replica may do the same now; one of the two swaps fails, and nothing is counted twice.
-            await self._board.swap({**gone, GONE: known}, {**dict.fromkeys(gone), GONE: total})
+                await self._exchange.post(*self.snapshots())
 
     async def text(self, instances: Sequence[Instance]) -> str:
         """The fleet's figures as Prometheus text.
@@ -373,11 +307,9 @@ class Metrics:
                 less than the last: Prometheus would take that for a restart.
         """
         others: list[bytes] = []
-        if self._board is not None:
-            await self._post(self._board)
-            for prefix in (CUMULATIVE_PREFIX, GAUGES_PREFIX):
-                posted = await self._board.read(prefix)
-                others.extend(value for key, value in posted.items() if key != prefix + self.replica)
+        if self._exchange is not None:
+            await self._exchange.post(*self.snapshots())
+            others = await self._exchange.others()
         ours = [*added([*self.snapshots(), *others, _instance_lags(instances)]), *instance_metrics(instances)]
         return _exposed([*ours, *self.fleet_wide(), *field_metrics(ours)])
 
@@ -398,13 +330,6 @@ class Metrics:
         for model, tokens in live.items():
             counter.add_sample("penstock_generation_tokens_total", {"model": model}, tokens)
         return snapshot(families), snapshot(self._gauges.collect())
-
-    async def _post(self, board: Board) -> None:
-        cumulative, gauges = self.snapshots()
-        # Before its figures: those of a replica that is not alive are added up by others.
-        await board.post(ALIVE_PREFIX + self.replica, b"", GONE_AFTER_S)
-        await board.post(CUMULATIVE_PREFIX + self.replica, cumulative, None)
-        await board.post(GAUGES_PREFIX + self.replica, gauges, 3 * self._post_every_s)
 
 
 def _instance_lags(instances: Sequence[Instance]) -> bytes:

@@ -51,7 +51,7 @@ class RouterInfo(Collector):
 
 
 def told_addresses(posted: Mapping[str, bytes]) -> list[RouterAddress]:
-    """Where the router replicas answer, out of the gauges that they have posted (`deployments.metrics`), in order."""
+    """Where the router replicas answer, out of the posted gauges (`deployments.metric_exchange`), in order."""
     found = {
         RouterAddress(**labels)
         for snapshot in posted.values()

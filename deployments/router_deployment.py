@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from prometheus_client.metrics_core import Metric
 from pydantic import BaseModel
 from ray import serve
 from ray.exceptions import RayError
@@ -258,17 +259,23 @@ class RouterDeployment:
         metrics.add(RoutingFigures(self._serving.placements), is_cumulative=True)
 
     def _tell_of_scaling(self, metrics: Metrics, board: "_DirectoryBoard") -> None:
+        metrics.fleet_wide = self._fleet_wide
         models = {name: model for name, (model, _) in self._meters.items()}
-        held = {model: self._serving.held[model] for model in models.values()}
-        nodes = self._nodes.families
-        fixed = {model.name: model.replicas for model in self._settings.deployed if isinstance(model.replicas, int)}
-        metrics.fleet_wide = lambda: [*nodes(), target_instances(fixed)]
         if models:
-            self._policy_news = news = PolicyNews(models, board.read)
+            held = {model: self._serving.held[model] for model in models.values()}
             metrics.add(held_requests(held))
             metrics.add(cold_starts(held), is_cumulative=True)
-            metrics.fleet_wide = lambda: [*nodes(), target_instances({**fixed, **news.targets()}), *news.families()]
-            self._news = asyncio.create_task(news.follow())
+            self._policy_news = PolicyNews(models, board.read)
+            self._news = asyncio.create_task(self._policy_news.follow())
+
+    def _fleet_wide(self) -> list[Metric]:
+        """What every replica tells alike: of the cluster's nodes, and of how many instances there are to be."""
+        targets = {model.name: model.replicas for model in self._settings.deployed if isinstance(model.replicas, int)}
+        told: list[Metric] = []
+        if self._policy_news is not None:
+            targets |= self._policy_news.targets()
+            told = self._policy_news.families()
+        return [*self._nodes.families(), target_instances(targets), *told]
 
     def _address(self, port: int) -> RouterAddress:
         at = reachable(self._settings.http.host, port, ray.util.get_node_ip_address())

@@ -7,8 +7,9 @@ loop. Callbacks run synchronously inside `stop()` and `kill()`: cancelling costs
 import asyncio
 import math
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
+from typing import TypeVar
 
 from engines.errors import Cancelled
 
@@ -21,6 +22,7 @@ class CancelState(IntEnum):
     KILLED = 2
 
 
+T = TypeVar("T")
 Callback = Callable[["Context"], None]
 Unsubscribe = Callable[[], None]
 
@@ -152,6 +154,26 @@ class Context:
             pass
         return not self.is_stopped
 
+    async def unless_stopped(self, work: Awaitable[T]) -> T:
+        """What `work` gives; it is cancelled when stopped or killed. Of a tie, what it gives counts.
+
+        However this ends, the work has ended, or was told to.
+
+        Raises:
+            Cancelled: It was stopped or killed before that.
+        """
+        doing = asyncio.ensure_future(work)
+        unsubscribe = self.on_stop(lambda _: _cancel(doing))
+        try:
+            return await doing
+        except asyncio.CancelledError:
+            if self.is_stopped and doing.cancelled():
+                raise self.cancellation() from None
+            raise
+        finally:
+            unsubscribe()
+            doing.cancel()
+
     async def stopped(self) -> None:
         """Returns when stopped or killed."""
         await self._reached(CancelState.STOPPED)
@@ -201,6 +223,10 @@ class Context:
             child._advance(state)
         for callback in callbacks:
             callback(self)
+
+
+def _cancel(work: asyncio.Future[T]) -> None:
+    work.cancel()
 
 
 def _nothing() -> None:

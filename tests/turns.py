@@ -1,15 +1,21 @@
-"""How long one turn of an event loop is: in CPU time, so that it is the program's and not the machine's."""
+"""How long one turn of an event loop is: in CPU time, so that it is the program's and not the machine's.
+
+And whether long work leaves the loop to others for more than a turn.
+"""
 
 import asyncio
 import gc
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import pytest
+
+from engines import turns
 
 _QUIET_S = 0.0115
 """What `slowness` measures takes on a quiet core of the machine that the bounds were set on."""
@@ -78,3 +84,43 @@ def longest_turn() -> Iterator[Longest]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(asyncio.Handle, "_run", measured)
         yield longest
+
+
+class Steps:
+    """The steps of long work, each of which counts as long enough to leave the event loop to others after it."""
+
+    def __init__(self) -> None:
+        self.turns = 0  # Of others.
+        self._taken: list[int] = []
+
+    def take(self) -> None:
+        """To be called in each step."""
+        self._taken.append(self.turns)
+
+    def check(self, count: int) -> None:
+        """Raises AssertionError unless there were so many, and others had dozens of turns between any two."""
+        between = [later - earlier for earlier, later in pairwise(self._taken)]
+        assert len(self._taken) == count
+        assert min(between) >= 50, between
+
+
+@asynccontextmanager
+async def others_go_on() -> AsyncIterator[Steps]:
+    """Others, each of whose steps is a turn of the event loop, while long work is done."""
+    steps = Steps()
+
+    async def others() -> None:
+        while True:
+            steps.turns += 1
+            await asyncio.sleep(0)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(turns, "TURN_S", 0.0)
+        # Long enough for so many turns on any machine.
+        patched.setattr(turns, "REST_S", 0.03)
+        patched.setattr(turns, "_next_s", 0.0)
+        going = asyncio.create_task(others())
+        try:
+            yield steps
+        finally:
+            going.cancel()

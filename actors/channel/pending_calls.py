@@ -7,7 +7,7 @@ from typing import Any
 from actors.channel.calls import result
 from engines.call_requests import Request
 from engines.context import Context
-from engines.errors import Cancelled, InstanceLost
+from engines.errors import InstanceLost
 
 
 class PendingCalls:
@@ -50,21 +50,7 @@ class PendingCalls:
             Cancelled: The context was stopped.
             PenstockError: The call failed, or the channel was lost.
         """
-        waiting = asyncio.ensure_future(self._ask(request, call, found_lost))
-
-        def cancel(_: Context) -> None:
-            waiting.cancel()
-
-        unsubscribe = context.on_stop(cancel)
-        try:
-            return await waiting
-        except asyncio.CancelledError:
-            if context.is_stopped:
-                raise Cancelled("The request was cancelled.") from None
-            raise
-        finally:
-            unsubscribe()
-            waiting.cancel()
+        return await context.unless_stopped(self._ask(request, call, found_lost))
 
     async def _ask(self, request: Request, call: Any, found_lost: Callable[[InstanceLost], None]) -> Any:
         answer = asyncio.ensure_future(result(call, self._instance))

@@ -5,8 +5,9 @@ is goes with the next frame. So what waits is bounded, whatever happens at the i
 """
 
 from collections.abc import Callable, Collection
+from typing import Any
 
-from actors.channel.frames import SESSIONS, News
+from actors.channel.frames import News
 from actors.channel.outbox import Outbox
 
 MAX_WAITING = 4096
@@ -51,7 +52,7 @@ class StandingNews:
         if self._is_behind:
             return
         self._count += 1
-        self._bytes += _size(news)
+        self._bytes += _size(news.body)
         if self._outbox.is_held or self._count > self._max_waiting or self._bytes > self._max_bytes:
             self._outbox.drop_news(self._topics)
             self.tell_everything()
@@ -72,8 +73,8 @@ class StandingNews:
         return self._everything()
 
 
-def _size(news: News) -> int:
-    """About how many bytes it takes."""
-    if news.topic == SESSIONS:
-        return sum(len(session) for session, _ in news.body)
-    return sum(len(part) for part in news.body if isinstance(part, bytes))
+def _size(part: Any) -> int:
+    """About how many bytes plain data takes: what of it may be long."""
+    if isinstance(part, str | bytes):
+        return len(part)
+    return sum(map(_size, part)) if isinstance(part, list | tuple) else 0

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -50,33 +49,6 @@ class Footprint:
         return {"placement_group_bundles": [bundle] * self.nnodes, "placement_group_strategy": strategy}
 
 
-def footprint(
-    *,
-    gpus: float | None,
-    cpus: float,
-    resources: Resources,
-    world_size: int,
-    nnodes: int,
-    engine_uses_gpus: bool,
-    nodes: Sequence[Resources],
-) -> Footprint:
-    """What one instance reserves, with the GPUs decided.
-
-    Args:
-        gpus: GPUs of one instance; None: `world_size` where the cluster has GPUs and the engine uses them, else 0.
-        cpus: CPUs of one instance, on each of its nodes.
-        resources: Custom resources of one instance, on each of its nodes.
-        world_size: GPUs (or CPU ranks) that the engine spreads its model over.
-        nnodes: Nodes that it spreads it over.
-        engine_uses_gpus: Whether that kind of engine has a use for GPUs.
-        nodes: What each node of the cluster has.
-    """
-    if gpus is None:
-        has_gpus = any(node.get("GPU", 0) for node in nodes)
-        gpus = world_size if engine_uses_gpus and has_gpus else 0
-    return Footprint(gpus / nnodes, cpus, dict(resources), nnodes)
-
-
 def actor_options(
     instance: Footprint, runtime_env: Mapping[str, Any] | None = None, *, node_rank: int = 0
 ) -> dict[str, Any]:
@@ -97,11 +69,6 @@ def actor_options(
             placement_group_capture_child_tasks=True,
         )
     return options
-
-
-def cluster_nodes() -> list[Resources]:
-    """What each living node of the cluster has, reserved or not. Asks Ray, which may take milliseconds."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def missing(bundle: Resources, instances: int, nodes: Sequence[Resources], nnodes: int = 1) -> str | None:

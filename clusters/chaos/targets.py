@@ -17,6 +17,7 @@ from actors.directory.client import NAME as DIRECTORY
 from actors.directory.client import DirectoryClient
 from actors.directory.known_instance import Instance, InstanceState
 from deployments.app import deploy
+from deployments.cluster_nodes import living_nodes
 from deployments.serve_private import CONTROLLER
 
 _RETRY_S = 0.2
@@ -94,7 +95,7 @@ class Targets:
         """The nodes that can die and leave the cluster and the connections of clients alive, as far as is known."""
         handle = serve.get_app_handle(self._fleet)
         routers = {node for node, *_ in await asyncio.gather(*(handle.process.remote() for _ in range(_ASKS)))}
-        nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"] and _HEAD not in node["Resources"]}
+        nodes = {node.id for node in living_nodes() if _HEAD not in node.resources}
         return nodes - routers
 
     async def leave_out(self, node: str) -> list[str]:

@@ -13,8 +13,8 @@ from clusters.kuberay.options import KubeRayOptions
 from deployments.engine_deployment import shutdown_timeout_s
 from deployments.fleet_settings import FleetSettings, HttpSettings
 from deployments.http.key_source import is_loopback
+from deployments.instance_footprint import gpus_of
 from deployments.model_settings import ModelSettings
-from engines.registry import engine_kind
 
 ROUTERS = "routers"
 KEYS = PurePosixPath("/etc/penstock/keys/keys.yaml")
@@ -141,11 +141,8 @@ def _group_names(models: Sequence[ModelSettings]) -> list[str]:
 
 
 def _group(name: str, model: ModelSettings, options: KubeRayOptions) -> InstanceGroup:
-    gpus = model.gpus
-    if gpus is None:
-        # The cluster may have no GPUs yet when Serve asks: its nodes come with the pods.
-        uses_gpus = options.uses_gpus and engine_kind(model.engine).uses_gpus
-        gpus = float(model.world_size if uses_gpus else 0)
+    # Decided here: the cluster may have none yet when Serve asks, since its nodes come with the pods.
+    gpus = gpus_of(model, has_gpus=options.uses_gpus)
     on_each = gpus / model.nnodes
     per_pod = room({"GPU": on_each}, [{"GPU": math.ceil(on_each)}]) if gpus else 1
     pinned = model.model_copy(update={"gpus": gpus, "resources": model.resources | {place_of(name): 1.0}})

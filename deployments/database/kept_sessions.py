@@ -3,7 +3,6 @@
 Each is written as it grows, by whoever holds it. A session costs nothing while nothing is said in it.
 """
 
-import asyncio
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -20,13 +19,12 @@ from deployments.database.tables import REALTIME_SESSIONS as SESSIONS
 from deployments.followed_file import Follower
 from engines.conversation.frames import Item, TurnSettings
 from engines.errors import PenstockError
+from engines.turns import Turns
 
 SWEEP_S = 10.0
 """How often sessions are removed that are past their end, or their tenant's share."""
 _BATCH = 256
 """Sessions that one transaction writes, or removes, at most."""
-_PARSED_BYTES = 64 * 1024
-"""After so much of a history everybody else has a turn of the event loop."""
 _ID = re.compile(r"sess_[0-9a-f]{32}")
 
 
@@ -94,13 +92,10 @@ class KeptSessions:
         if not _ID.fullmatch(id):
             raise SessionNotFound(id)
         found, rows = await self._database.run(lambda connection: self._take(connection, id, tenant, model))
-        parsed, unyielded = [], 0
+        parsed, turns = [], Turns()
         for row in rows:
             parsed.append(Item.model_validate_json(row.item))
-            unyielded += len(row.item)
-            if unyielded >= _PARSED_BYTES:
-                unyielded = 0
-                await asyncio.sleep(0)
+            await turns.pause()
         settings = TurnSettings.model_validate_json(found.settings)
         return TakenUp(settings, parsed, [(row.number, row.position) for row in rows], found.epoch)
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from copy import copy
 
 from engines.context import Context
-from engines.errors import AdapterFailed, Cancelled, EngineFailed, PenstockError, QueueFull
+from engines.errors import AdapterFailed, EngineFailed, PenstockError, QueueFull
 
 FAILED_S = 10.0
 """For how long an adapter that could not be loaded is not tried again: trying holds the engine's steps up."""
@@ -116,17 +116,13 @@ class ResidentAdapters:
         waiters = self._coming[name][1]
         waiters.append(waiter)
         self._waiting.add(context)
-        unsubscribe = context.on_stop(lambda _: _cancel(waiter))
         try:
-            return await waiter
+            return await context.unless_stopped(waiter)
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            if not waiter.cancelled() and waiter.exception() is None:
                 waiter.result().release()
-            elif context.is_stopped:
-                raise Cancelled("The request was cancelled.") from None
             raise
         finally:
-            unsubscribe()
             self._waiting.discard(context)
             if waiter in waiters:
                 waiters.remove(waiter)
@@ -211,7 +207,3 @@ class ResidentAdapters:
         finally:
             self._freed = None
             oldest.is_leaving = False
-
-
-def _cancel(waiter: asyncio.Future[AdapterUse]) -> None:
-    waiter.cancel()

@@ -10,7 +10,16 @@ from engines.attachments.beside import with_data_inside
 from engines.call_requests import CallRequest
 from engines.context import Context
 from engines.contract import Capabilities, Load, PushEngine, unsupported
-from engines.errors import InstanceLost, NotReady, PenstockError, ProviderRefused, QueueFull, Timeout, Unsupported
+from engines.errors import (
+    Cancelled,
+    InstanceLost,
+    NotReady,
+    PenstockError,
+    ProviderRefused,
+    QueueFull,
+    Timeout,
+    Unsupported,
+)
 from engines.events import Finished, Started
 from engines.registry import EngineSpec
 from engines.remote.failures import Asked
@@ -201,21 +210,12 @@ class RemoteEngine(PushEngine):
         if context.is_stopped:
             raise context.cancellation().at(self.name)
         self._take_slot()
-        task = asyncio.ensure_future(work())
-
-        def give_up(_: Context) -> None:
-            task.cancel()
-
-        unsubscribe = context.on_stop(give_up)
         try:
-            await asyncio.wait((task,))
+            return await context.unless_stopped(work())
+        except Cancelled as error:
+            raise error.at(self.name) from None
         finally:
-            unsubscribe()
-            task.cancel()
             self._free_slot()
-        if task.cancelled():
-            raise context.cancellation().at(self.name)
-        return task.result()
 
     def _take_slot(self) -> None:
         self._rate.check()

@@ -10,7 +10,8 @@ from vllm.lora.request import LoRARequest
 from vllm.pooling_params import PoolingParams
 
 from engines.context import Context
-from engines.errors import Cancelled, EngineFailed, InvalidRequest
+from engines.errors import EngineFailed, InvalidRequest
+from engines.turns import Turns
 from engines.vllm.adapters import VllmAdapters
 from engines.vllm.failures import refusal
 
@@ -87,35 +88,24 @@ class Pooler:
         context: Context,
         lora: LoRARequest | None,
     ) -> list[Made]:
-        loop = asyncio.get_running_loop()
-        tasks: list[asyncio.Task[Made]] = []
-
         async def one(place: int, prompt: PoolingPrompt) -> Made:
             return await convert(place, await self._output(prompt, context, lora))
 
-        def cancel(_: Context) -> None:
-            for task in tasks:
-                task.cancel()
+        async def all_of_them() -> list[Made]:
+            tasks: list[asyncio.Task[Made]] = []
+            turns = Turns()
+            try:
+                for place, prompt in enumerate(prompts):
+                    tasks.append(asyncio.create_task(one(place, prompt)))
+                    if place % _AT_ONCE == _AT_ONCE - 1:
+                        await asyncio.sleep(0)  # They begin.
+                        await turns.pause()
+                return await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:  # One that failed leaves the others running.
+                    task.cancel()
 
-        unsubscribe = context.on_stop(cancel)
-        try:
-            for place, prompt in enumerate(prompts):
-                if context.is_stopped:
-                    break
-                tasks.append(loop.create_task(one(place, prompt)))
-                if place % _AT_ONCE == _AT_ONCE - 1:
-                    await asyncio.sleep(0)
-            made = await asyncio.gather(*tasks)
-        except asyncio.CancelledError:
-            if context.is_stopped:
-                raise Cancelled("The request was cancelled.") from None
-            raise
-        finally:
-            unsubscribe()
-            cancel(context)  # One that failed leaves the others running.
-        if context.is_stopped:
-            raise Cancelled("The request was cancelled.")
-        return made
+        return await context.unless_stopped(all_of_them())
 
     async def _output(self, prompt: PoolingPrompt, context: Context, lora: LoRARequest | None) -> torch.Tensor:
         self._numbers += 1
@@ -134,12 +124,13 @@ class Pooler:
 
 
 async def in_groups(items: Sequence[T], make: Callable[[int, T], Awaitable[Made]]) -> list[Made]:
-    """What is made of each item, of so many at a time, given its place; the event loop has a turn in between."""
+    """What is made of each item, of so many at a time, given its place; others have the event loop in between."""
     made: list[Made] = []
+    turns = Turns()
     for begin in range(0, len(items), _AT_ONCE):
         group = items[begin : begin + _AT_ONCE]
         made += await asyncio.gather(*(make(begin + number, item) for number, item in enumerate(group)))
-        await asyncio.sleep(0)
+        await turns.pause()
     return made
 
 

@@ -8,7 +8,7 @@ request has already (`engines.vllm.scheduler`).
 What an engine step yielded is taken to have been delivered as a whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -21,6 +21,7 @@ from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 from vllm.v1.engine.output_processor import RequestState
 
 from engines.events import Event
+from engines.turns import Turns
 from engines.vllm.scheduler import with_generated
 from engines.vllm.streaming import VllmChoice
 
@@ -61,8 +62,40 @@ class Start:
             state.detokenizer = self.detokenizer
 
 
-def replay(
-    params: SamplingParams, detokenizer: IncrementalDetokenizer, choice: VllmChoice, token_ids: Sequence[int]
+async def going_on(
+    params: SamplingParams,
+    make_detokenizer: Callable[[], IncrementalDetokenizer],
+    choices: Sequence[VllmChoice],
+    generated: Sequence[Sequence[int]],
+) -> dict[int, Start]:
+    """Where the choices of a request go on.
+
+    Args:
+        params: Of the whole request, as vLLM has completed them.
+        make_detokenizer: Makes one for the whole request.
+        choices: The choices, silent so far.
+        generated: What each has generated already; empty where it begins.
+
+    Returns:
+        By index; those that had ended already are missing, and know that they have.
+    """
+    starts, turns = {}, Turns()
+    for index, token_ids in enumerate(generated):
+        start = Start(token_ids)
+        if token_ids:
+            start.detokenizer = make_detokenizer()
+            if await replay(params, start.detokenizer, choices[index], token_ids, turns):
+                continue
+        starts[index] = start
+    return starts
+
+
+async def replay(
+    params: SamplingParams,
+    detokenizer: IncrementalDetokenizer,
+    choice: VllmChoice,
+    token_ids: Sequence[int],
+    turns: Turns,
 ) -> bool:
     """Feeds the ids to a new detokenizer and a new choice, silently.
 
@@ -71,11 +104,13 @@ def replay(
         detokenizer: Made for the whole request.
         choice: The choice that goes on.
         token_ids: What was generated.
+        turns: Of the request: a long answer, or many, take several.
 
     Returns:
         Whether the choice had ended with them already.
     """
     for token_id in token_ids:
+        await turns.pause()
         # In the order of vLLM's scheduler: an end token stops whatever min_tokens says, which only keeps it from
         # being drawn.
         is_end = token_id == params.eos_token_id or token_id in params.stop_token_ids

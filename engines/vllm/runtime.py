@@ -1,8 +1,8 @@
 """One booted vLLM, and everything that serves requests with it."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
@@ -37,12 +37,12 @@ from engines.vllm.pooling import Pooling
 from engines.vllm.processes import ProcessTree
 from engines.vllm.progress import ProgressBoard
 from engines.vllm.rendering import Rendered, Rendering
-from engines.vllm.resuming import Start, replay, vocabulary
+from engines.vllm.resuming import going_on, vocabulary
 from engines.vllm.sampling import SamplingMapper, guided_field
 from engines.vllm.scheduler import PREPARE_WORKER, check_core
 from engines.vllm.scoring import Scoring
 from engines.vllm.step_record import StepRecord
-from engines.vllm.streaming import VllmChoice, VllmStream
+from engines.vllm.streaming import VllmStream
 
 
 class Runtime:
@@ -200,7 +200,8 @@ class Runtime:
             abort=lambda: self._frontend.abort_soon(stream),
             release=lambda stream: self._release(stream, use),
         )
-        starts = await self._starts(core, request, choices)
+        detokenizer = partial(self._frontend.detokenizer, core)
+        starts = await going_on(core.sampling_params, detokenizer, choices, request.generated)
         if not starts:
             stream.start()
             stream.finish()
@@ -296,21 +297,6 @@ class Runtime:
                 self._llm.renderer.validate_token_ids(token_ids)
             except Exception as error:
                 raise refusal(error, param="resume.choices", context_length=self._config.max_model_len) from error
-
-    async def _starts(
-        self, core: EngineCoreRequest, request: GenerateRequest, choices: Sequence[VllmChoice]
-    ) -> dict[int, Start]:
-        """Where the choices go on, by index; those that had ended already are missing, and know that they have."""
-        starts = {}
-        for index, token_ids in enumerate(request.generated):
-            start = Start(token_ids)
-            if token_ids:
-                start.detokenizer = self._frontend.detokenizer(core)
-                if replay(core.sampling_params, start.detokenizer, choices[index], token_ids):
-                    continue
-                await asyncio.sleep(0)  # A long answer is read in some milliseconds; there may be many.
-            starts[index] = start
-        return starts
 
     def _release(self, stream: VllmStream, use: AdapterUse | None) -> None:
         self._streams.discard(stream)

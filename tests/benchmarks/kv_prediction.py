@@ -4,7 +4,6 @@ be held against the same fleet with another policy.
 """
 
 import argparse
-import re
 import sys
 import time
 import urllib.request
@@ -14,6 +13,7 @@ import openai
 from rich.console import Console
 
 from tests.benchmarks.quantiles import quantile
+from tests.metric_text import samples
 
 TURNS = 5
 AT_ONCE = 8
@@ -84,8 +84,8 @@ def cached_tokens(url: str, model: str) -> dict[str, float]:
     """Tokens of prompts that were expected in caches so far (`predicted`), and found there (`real`)."""
     with urllib.request.urlopen(f"{url}/metrics") as response:
         text = response.read().decode()
-    pattern = rf'penstock_routing_cached_tokens_total\{{kind="(\w+)",model="{re.escape(model)}"\}} (\S+)'
-    return {kind: float(value) for kind, value in re.findall(pattern, text)}
+    found = samples(text, "penstock_routing_cached_tokens_total", model=model)
+    return {sample.labels["kind"]: sample.value for sample in found}
 
 
 if __name__ == "__main__":

@@ -144,8 +144,9 @@ async def leave_while_streaming(fleet: Fleet) -> list[float]:
     for _ in range(LEAVERS):
         await streams.add(1)
         await fleet.until("long", OTHERS + 1)
-        while not streams.open[-1][0].speaking:  # noqa: ASYNC110 - as a client would
-            await asyncio.sleep(0.005)
+        async with asyncio.timeout(_LIMIT_S):
+            while not streams.open[-1][0].speaking:  # noqa: ASYNC110 - as a client would
+                await asyncio.sleep(0.005)
         left_s = await streams.leave(1)
         took_s.append(await fleet.until("long", OTHERS) - left_s)
     await streams.leave()

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-import ray
 from ray.cluster_utils import Cluster
 
 from clusters.chaos.targets import Targets
+from deployments.cluster_nodes import living_nodes
 from tests.network_namespaces import Namespace, NamespaceNetwork
 
 HEAD = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False}
@@ -92,14 +92,14 @@ class CutNodes:
         command += ["--disable-usage-stats"]
         await asyncio.to_thread(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)
         deadline_s = time.monotonic() + JOIN_S
-        while node.address not in (one["NodeManagerAddress"] for one in ray.nodes() if one["Alive"]):
+        while node.address not in (one.address for one in living_nodes()):
             if time.monotonic() > deadline_s:
                 sys.exit(f"The node {node.address} does not join.")
             await asyncio.sleep(0.1)
 
     async def end(self, node: str, targets: Targets, about_to: Callable[[], None]) -> list[str]:
         """As `KillableNodes.end`."""
-        [address] = [one["NodeManagerAddress"] for one in ray.nodes() if one["NodeID"] == node]
+        [address] = [one.address for one in living_nodes() if one.id == node]
         first = next(instance for instance in await targets.instances() if instance.node == node)
         # Also starts the worker that kills it.
         await targets.engine_processes(first)

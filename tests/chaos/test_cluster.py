@@ -4,7 +4,6 @@ The head has no CPUs, and so neither router nor instance; each of the two others
 """
 
 import asyncio
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from deployments.fleet_settings import KEYS_ENV
 from tests.clusters.conftest import BOOT_S
 from tests.clusters.ray_nodes import KEY, RayNodes, ray_nodes
 from tests.clusters.ray_ports import HTTP
+from tests.metric_text import labels
 from tests.redis import redis
 
 pytestmark = pytest.mark.long
@@ -74,10 +74,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def told(url: str, metric: str) -> list[dict[str, str]]:
     """The labels of each sample of a metric."""
-    text = ApiClient(url).get_text("/metrics")
-    return [
-        dict(re.findall(r'(\w+)="([^"]*)"', line)) for line in re.findall(rf"^{metric}\{{.*\}}", text, re.MULTILINE)
-    ]
+    return labels(ApiClient(url).get_text("/metrics"), metric)
 
 
 async def until_whole(url: str, routers: int = 2, instances: int = 4, besides: frozenset[str] = frozenset()) -> None:

@@ -14,8 +14,9 @@ from tests.chaos.exact_kills import KILLS, check_kills
 from tests.clusters.conftest import Terminal, free_port
 from tests.deployments.waiting import until
 from tests.engines.vllm.booted import POISON, POISON_SEED
+from tests.lazily import needs
 
-pytest.importorskip("vllm", reason="the demo fleet runs on vLLM")
+needs("vllm", "the demo fleet runs on vLLM")
 
 BOOT_S = 900.0
 ANSWER_S = 300.0

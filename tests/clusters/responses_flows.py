@@ -94,9 +94,10 @@ async def all_flows(port: int, person: dict[str, Any]) -> dict[str, Any]:
 
         waiting = await responses.create(**GREEDY, input="count from 3 to 30", background=True)
         seen["in the background"] = waiting.status
-        while waiting.status in ("queued", "in_progress"):
-            await asyncio.sleep(0.05)
-            waiting = await responses.retrieve(waiting.id)
+        async with asyncio.timeout(60):
+            while waiting.status in ("queued", "in_progress"):
+                await asyncio.sleep(0.05)
+                waiting = await responses.retrieve(waiting.id)
         seen["from the background"] = (waiting.status, waiting.output_text.strip())
         stream = await responses.create(**GREEDY, input="count from 4 to 40", background=True, stream=True)
         read: list[Any] = []

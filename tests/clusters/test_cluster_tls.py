@@ -1,7 +1,6 @@
 """A Ray cluster of two nodes that speak TLS with each other, beside the token."""
 
 import json
-import re
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pytest
 from tests.certificates import Issued, issued
 from tests.clusters.ray_nodes import KEY, TOKEN, RayNodes, ray_nodes
 from tests.clusters.ray_ports import HTTP, KINDS, GrpcPort, HttpPort, Neighbour
+from tests.metric_text import labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,7 @@ def test_a_fleet_serves_from_both_nodes(cluster: Cluster) -> None:
             return str(answer.read().decode())
 
     metrics = text(urllib.request.Request(f"{url}/metrics", headers=headers))
-    lines = re.findall(r"penstock_instance_info\{(.*)\}", metrics)
-    nodes = {
-        found["instance"]: found["node"] for line in lines if (found := dict(re.findall(r'(\w+)="([^"]*)"', line)))
-    }
+    nodes = {one["instance"]: one["node"] for one in labels(metrics, "penstock_instance_info")}
     assert len(nodes) == len(set(nodes.values())) == 2, metrics
     body = json.dumps({"model": "sim", "prompt": "count from 1 to 3", "max_tokens": 8}).encode()
     for instance in nodes:

@@ -21,11 +21,16 @@ import pytest
 from clusters.chaos.targets import engine_pids
 from tests.benchmarks import kv_prediction
 from tests.chaos.exact_kills import check_kills
-from tests.clusters import langchain_flows, messages_flows, openai_agents_flows, responses_flows
+from tests.clusters import messages_flows, responses_flows
 from tests.clusters.conftest import ROOT, Penstock, Terminal, ask, free_port
 from tests.clusters.realtime_flows import Counting, all_flows
+from tests.lazily import lazily, needs
+from tests.metric_text import samples
 
-pytest.importorskip("vllm", reason="the demo fleet runs on vLLM")
+needs("vllm", "the demo fleet runs on vLLM")
+
+langchain_flows = lazily("tests.clusters.langchain_flows")
+openai_agents_flows = lazily("tests.clusters.openai_agents_flows")
 
 VLLM_BOOT_S = 900.0
 """One boot takes a minute on two free cores, and all of a fleet's come at once."""
@@ -444,10 +449,9 @@ def test_refuses_what_is_wrong_and_serves_on(port: int, client: openai.OpenAI) -
     assert answer.choices[0].message.content == counted(1, 9)
 
 
-def figures(port: int, name: str) -> list[float]:
+def figures(port: int, name: str, **labels: str) -> list[float]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as response:
-        lines = response.read().decode().splitlines()
-    return [float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)]
+        return [sample.value for sample in samples(response.read().decode(), name, **labels)]
 
 
 def test_answers_are_those_of_an_undisturbed_run_when_an_engine_is_killed(
@@ -474,7 +478,7 @@ def test_an_agent_loop_goes_on_through_the_death_of_an_engine(
         )
         until = time.monotonic() + 120
         # One that is gone is shown for a while.
-        while sum(running := figures(served.port, "penstock_instance_running_requests{")) < 6.0 or (
+        while sum(running := figures(served.port, "penstock_instance_running_requests")) < 6.0 or (
             sum(requests >= 1.0 for requests in running) < 2
         ):
             assert time.monotonic() < until and loop.poll() is None, (running, (tmp_path / "errors").read_text())
@@ -493,5 +497,5 @@ def test_an_agent_loop_goes_on_through_the_death_of_an_engine(
         f"count from 1 to 400 {counted(1, 400)}",
         f"count from 2 to 400 {counted(2, 400)}",
     ]
-    moved = 'penstock_migrations_total{cause="died",model="demo",outcome="continued"'
-    assert sum(figures(served.port, moved)) >= 1
+    moved = {"cause": "died", "model": "demo", "outcome": "continued"}
+    assert sum(figures(served.port, "penstock_migrations_total", **moved)) >= 1

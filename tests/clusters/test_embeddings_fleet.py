@@ -12,7 +12,6 @@ import anthropic
 import openai
 import pytest
 import yaml
-from langchain_openai import OpenAIEmbeddings
 from tokenizers import Tokenizer
 
 import clusters
@@ -22,8 +21,11 @@ from tests.clusters import realtime_flows
 from tests.clusters.conftest import Terminal, free_port
 from tests.deployments.waiting import until
 from tests.engines.vllm.tiny_adapters import make
+from tests.lazily import lazily, needs
 
-pytest.importorskip("vllm", reason="the fleet runs on vLLM")
+needs("vllm", "the fleet runs on vLLM")
+
+langchain_openai = lazily("langchain_openai")
 
 VLLM_BOOT_S = 900.0
 DATABASE = "penstock.sqlite"
@@ -72,7 +74,7 @@ def test_embeds_beside_the_chat_model(client: openai.OpenAI) -> None:
 
 
 def test_embeds_for_langchain(port: int, client: openai.OpenAI) -> None:
-    embeddings = OpenAIEmbeddings(  # type: ignore[call-arg]  # by their aliases
+    embeddings = langchain_openai.OpenAIEmbeddings(  # type: ignore[call-arg]  # by their aliases
         model="demo-embeddings",
         base_url=f"http://127.0.0.1:{port}/v1",
         api_key="none",  # type: ignore[arg-type]

@@ -16,9 +16,11 @@ from deployments.fleet_settings import KEYS_ENV
 from tests.clusters.conftest import BOOT_S
 from tests.clusters.ray_nodes import KEY, RayNodes, ray_nodes
 from tests.clusters.ray_ports import HTTP
+from tests.lazily import needs
+from tests.metric_text import samples
 from tests.network_namespaces import Namespace
 
-pytest.importorskip("vllm", reason="needs vLLM")
+needs("vllm", "needs vLLM")
 
 logger = logging.getLogger(__name__)
 
@@ -59,10 +61,8 @@ class Cluster:
 
     def ready(self) -> int:
         """Instances that are ready, as the router sees them."""
-        for line in ApiClient(self.url).get_text("/metrics").splitlines():
-            if line.startswith("penstock_instances{") and 'model="demo"' in line and 'state="ready"' in line:
-                return int(float(line.split()[-1]))
-        return 0
+        text = ApiClient(self.url).get_text("/metrics")
+        return int(sum(one.value for one in samples(text, "penstock_instances", model="demo", state="ready")))
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,14 @@ import pytest
 from clusters.chaos.targets import engine_pids
 
 PARENT = """
-import subprocess, sys
+import os, subprocess, sys
 def start(code):
     child = subprocess.Popen([sys.executable, "-c", code, *sys.argv[1:]], stdout=subprocess.PIPE, stdin=subprocess.PIPE)
     child.stdout.readline()
     return child
 runs = "print(flush=True); input()"
 core, helper, tracker, ended = start(runs), start(runs), start("'resource_tracker'; " + runs), start("print()")
-while open(f"/proc/{ended.pid}/stat").read().split()[2] != "Z":
-    pass
+os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # It stays a zombie.
 print(core.pid, helper.pid, flush=True)
 input()
 """

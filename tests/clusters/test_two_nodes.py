@@ -1,7 +1,6 @@
 """A fleet on two nodes, each with a router replica, as docs/clusters.md has it: from nothing, to zero and back."""
 
 import asyncio
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from deployments.fleet_settings import KEYS_ENV
 from tests.clusters.conftest import BOOT_S
 from tests.clusters.ray_nodes import KEY, RayNodes, ray_nodes
 from tests.clusters.ray_ports import HTTP
+from tests.metric_text import labels
 from tests.prometheus import prometheus
 
 # Two nodes, five waits for a boot: it takes minutes.
@@ -67,8 +67,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def routers(url: str) -> dict[str, str]:
     """The node of each router replica, by its name."""
-    metrics = ApiClient(url).get_text("/metrics")
-    found = [dict(re.findall(r'(\w+)="([^"]*)"', line)) for line in re.findall(r"penstock_router_info\{.*\}", metrics)]
+    found = labels(ApiClient(url).get_text("/metrics"), "penstock_router_info")
     return {one["router"]: one["node"] for one in found}
 
 
@@ -133,8 +132,9 @@ async def test_an_upgrade_replaces_each_router_on_its_node_and_no_client_notices
         CountingLoad(cluster.urls[1], "sim", Arrivals(clients=4), 60) as second,
     ):
         await asyncio.to_thread(cluster.nodes.serve, {}, FLEET)
-        while not before.keys().isdisjoint(after := await asyncio.to_thread(routers, cluster.urls[0])):  # noqa: ASYNC110
-            await asyncio.sleep(0.2)
+        async with asyncio.timeout(BOOT_S):
+            while not before.keys().isdisjoint(after := await asyncio.to_thread(routers, cluster.urls[0])):  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
     for load in (first, second):
         tally.add(load.take())
     assert sorted(after.values()) == sorted(before.values())

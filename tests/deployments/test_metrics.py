@@ -1,51 +1,20 @@
 import asyncio
-import re
 import time
-from collections.abc import Iterable
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from actors.directory.known_instance import Instance, InstanceState
 from actors.loop_lag import LoopLag
-from deployments.metrics import CUMULATIVE_PREFIX, GONE_AFTER_S, Metrics
+from deployments.metrics import Metrics
 from deployments.request_meter import RequestMeter
 from engines.contract import Load
-from engines.errors import NotReady
 from engines.events import Usage
 from engines.operators.breaker import BreakerTurned
 from engines.operators.migration import Move
 from engines.operators.pool import PutAside
 from engines.operators.recovery import Recovered
-
-
-class MemoryBoard:
-    """A board in this process; time is moved by hand."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-        self._values: dict[str, tuple[bytes, float]] = {}
-
-    async def post(self, key: str, value: bytes, ttl_s: float | None) -> None:
-        self._values[key] = (value, float("inf") if ttl_s is None else self.now_s + ttl_s)
-
-    async def read(self, prefix: str) -> dict[str, bytes]:
-        return {
-            key: value
-            for key, (value, until_s) in self._values.items()
-            if key.startswith(prefix) and until_s > self.now_s
-        }
-
-    async def swap(self, expected: dict[str, bytes | None], values: dict[str, bytes | None]) -> bool:
-        now = await self.read("")
-        if any(now.get(key) != value for key, value in expected.items()):
-            return False
-        for key, value in values.items():
-            if value is None:
-                self._values.pop(key, None)
-            else:
-                await self.post(key, value, None)
-        return True
+from tests.deployments.memory_board import MemoryBoard
 
 
 def served(metrics: Metrics, tokens: int = 3, status: int = 200) -> RequestMeter:
@@ -67,10 +36,6 @@ def values(text: str) -> dict[str, float]:
             assert key not in found, f"{key} is there twice"
             found[key] = sample.value
     return found
-
-
-def growing(figures: dict[str, float]) -> Iterable[str]:
-    return (key for key in figures if re.match(r"\w+_(total|count|sum|bucket)\b", key))
 
 
 async def test_a_request_is_counted_once_in_every_figure() -> None:
@@ -177,52 +142,6 @@ async def test_instances_are_not_summed_over_replicas() -> None:
     assert figures["penstock_instance_adapter_info{adapter=sql,instance=demo-0,model=demo}"] == 1
 
 
-async def test_whichever_replica_answers_gives_the_sum() -> None:
-    board = MemoryBoard()
-    one, other = Metrics("one", board), Metrics("other", board)
-    served(one)
-    served(other)
-    served(other)
-    first = values(await one.text([]))
-    second = values(await other.text([]))
-    third = values(await one.text([]))
-    tokens = "penstock_generation_tokens_total{model=demo}"
-    assert first[tokens] == 3  # the other one has not posted yet
-    assert second[tokens] == third[tokens] == 9
-    assert third["penstock_router_replicas{}"] == 2
-    assert third["penstock_time_to_first_token_seconds_bucket{le=+Inf,model=demo}"] == 3
-
-
-async def test_nothing_falls_when_a_replica_dies() -> None:
-    board = MemoryBoard()
-    dying, living = Metrics("dying", board), Metrics("living", board)
-    served(dying)
-    under_way = dying.begin("/v1/chat/completions")
-    under_way.model = "demo"
-    await dying.text([])
-    before = values(await living.text([]))
-    assert before["penstock_requests_in_flight{}"] == 1
-    board.now_s += 3600
-    replacement = Metrics("replacement", board)
-    after = values(await replacement.text([]))
-    assert [key for key in growing(before) if after[key] < before[key]] == []
-    # What it was doing died with it.
-    assert after["penstock_requests_in_flight{}"] == 0
-    assert after["penstock_router_replicas{}"] == 1
-
-
-async def test_no_scrape_shows_less_than_the_one_before() -> None:
-    board = MemoryBoard()
-    replicas = [Metrics(f"replica-{index}", board) for index in range(3)]
-    before: dict[str, float] = {}
-    for step in range(12):
-        served(replicas[(step * 7) % 3], tokens=step)
-        figures = values(await replicas[step % 3].text([]))
-        fallen = [key for key in growing(before) if figures.get(key, 0) < before[key]]
-        assert fallen == []
-        before = figures
-
-
 @pytest.mark.parametrize("model", ['we"ird', "sla/sh", "new\nline", "back\\slash", "\u2603"])
 async def test_any_model_name_is_exposed(model: str) -> None:
     metrics = Metrics()
@@ -230,66 +149,6 @@ async def test_any_model_name_is_exposed(model: str) -> None:
     meter.model = model
     metrics.end(meter, 200)
     assert any(model in key for key in values(await metrics.text([])))
-
-
-class LostBoard:
-    """A board that is away."""
-
-    def __init__(self) -> None:
-        self.posts = 0
-
-    async def post(self, key: str, value: bytes, ttl_s: float | None) -> None:
-        self.posts += 1
-        raise NotReady("The board is away.")
-
-    async def read(self, prefix: str) -> dict[str, bytes]:
-        raise NotReady("The board is away.")
-
-
-async def test_a_board_that_is_away_fails_the_scrape_and_not_the_replica() -> None:
-    board = LostBoard()
-    metrics = Metrics("one", board, post_every_s=0.001)
-    with pytest.raises(NotReady):
-        await metrics.text([])
-    posting = asyncio.create_task(metrics.post_forever())
-    async with asyncio.timeout(60):
-        while board.posts < 3:  # noqa: ASYNC110 - the board sets no event
-            await asyncio.sleep(0.001)
-    assert not posting.done()
-    posting.cancel()
-
-
-async def test_replicas_that_are_gone_are_kept_as_one_and_the_sums_do_not_fall() -> None:
-    board = MemoryBoard()
-    alive = Metrics("alive", board)
-    for number in range(5):
-        gone = Metrics(f"gone-{number}", board)
-        served(gone)
-        await gone.post()
-        await alive.post()
-        before = values(await alive.text([]))
-        board.now_s += GONE_AFTER_S - 1
-        await alive.fold()
-        assert len(await board.read(CUMULATIVE_PREFIX)) == 2 + min(number, 1)
-        board.now_s += 2
-        await alive.post()
-        await alive.fold()
-        assert len(await board.read(CUMULATIVE_PREFIX)) == 2
-        after = values(await alive.text([]))
-        for key in growing(before):
-            assert after[key] >= before[key], key
-    assert after["penstock_prompt_tokens_total{model=demo}"] == 25
-
-
-async def test_two_that_add_up_at_once_count_nothing_twice() -> None:
-    board = MemoryBoard()
-    served(gone := Metrics("gone", board))
-    await gone.post()
-    board.now_s += GONE_AFTER_S + 1
-    one, other = Metrics("one", board), Metrics("other", board)
-    await asyncio.gather(one.post(), other.post())
-    await asyncio.gather(one.fold(), other.fold())
-    assert values(await one.text([]))["penstock_prompt_tokens_total{model=demo}"] == 5
 
 
 async def test_the_time_per_token_is_that_of_one_choice() -> None:

@@ -1,8 +1,9 @@
 import pytest
 
-from deployments.metrics import GAUGES_PREFIX, Metrics
+from deployments.metric_exchange import GAUGES_PREFIX
+from deployments.metrics import Metrics
 from deployments.router_addresses import RouterAddress, RouterInfo, reachable, told_addresses
-from tests.deployments.test_metrics import MemoryBoard
+from tests.deployments.memory_board import MemoryBoard
 
 
 @pytest.mark.parametrize(

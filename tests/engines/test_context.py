@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from engines.context import CancelState, Context
+from engines.errors import Cancelled
 
 
 def test_stop_and_kill_are_told_apart() -> None:
@@ -131,6 +132,60 @@ async def test_a_cancelled_wait_leaves_no_callback() -> None:
     await asyncio.wait((waiting,))
     context.kill()  # would set the result of a cancelled future
     assert waiting.cancelled()
+
+
+@pytest.mark.parametrize("is_stopped_before", [True, False])
+async def test_work_ends_with_its_context(is_stopped_before: bool) -> None:
+    context, ended = Context("request-1"), list[str]()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("work")
+
+    if is_stopped_before:
+        context.stop()
+    waiting = asyncio.ensure_future(context.unless_stopped(work()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    context.stop()
+    with pytest.raises(Cancelled, match="request-1"):
+        await waiting
+    assert ended == ([] if is_stopped_before else ["work"])
+    with pytest.raises(Cancelled):
+        await context.unless_stopped(asyncio.get_running_loop().create_future())
+
+
+async def test_work_that_is_done_counts_though_its_context_is_stopped_then() -> None:
+    context = Context()
+    work: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    waiting = asyncio.ensure_future(context.unless_stopped(work))
+    await asyncio.sleep(0)
+    work.set_result(7)
+    context.stop()
+    assert await waiting == 7
+
+
+async def test_work_ends_with_whoever_waits_for_it_and_that_is_no_stop() -> None:
+    context = Context()
+    work: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    waiting = asyncio.ensure_future(context.unless_stopped(work))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert work.cancelled()
+
+
+async def test_what_work_fails_with_is_told() -> None:
+    context = Context()
+
+    async def work() -> None:
+        raise ValueError("wrong")
+
+    with pytest.raises(ValueError, match="wrong"):
+        await context.unless_stopped(work())
 
 
 class Trees(RuleBasedStateMachine):

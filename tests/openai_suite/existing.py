@@ -35,7 +35,9 @@ def response() -> str:
     """A new one that has ended, of the kind that can be cancelled."""
     responses = _client().responses
     made = responses.create(model="demo", input="hello there", background=True)
+    deadline_s = time.monotonic() + 60
     while made.status in ("queued", "in_progress"):
+        assert time.monotonic() < deadline_s, made
         time.sleep(0.01)
         made = responses.retrieve(made.id)
     return made.id

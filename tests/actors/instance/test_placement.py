@@ -1,38 +1,9 @@
 import pytest
 
-from actors.instance.placement import Footprint, actor_options, cluster_nodes, footprint, missing, room
+from actors.instance.placement import Footprint, actor_options, missing, room
 
 LAPTOP = [{"CPU": 8.0, "memory": 1e10}]
 SERVERS = [{"CPU": 32.0, "GPU": 2.0}, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 4.0, "big": 1.0}]
-
-
-@pytest.mark.parametrize(
-    ("gpus", "world_size", "engine_uses_gpus", "nodes", "expected"),
-    [
-        (None, 1, True, LAPTOP, 0),
-        (None, 2, True, SERVERS, 2),
-        (None, 2, False, SERVERS, 0),
-        (0, 2, True, SERVERS, 0),
-        (4, 1, True, LAPTOP, 4),
-    ],
-)
-def test_gpus_follow_the_cluster_unless_they_are_given(
-    gpus: int | None,
-    world_size: int,
-    engine_uses_gpus: bool,
-    nodes: list[dict[str, float]],
-    expected: int,
-) -> None:
-    decided = footprint(
-        gpus=gpus,
-        cpus=1.0,
-        resources={},
-        world_size=world_size,
-        nnodes=1,
-        engine_uses_gpus=engine_uses_gpus,
-        nodes=nodes,
-    )
-    assert decided.gpus == expected
 
 
 def test_the_bundle_holds_the_instance_and_its_replica() -> None:
@@ -41,9 +12,7 @@ def test_the_bundle_holds_the_instance_and_its_replica() -> None:
 
 
 def test_an_instance_over_several_nodes_has_a_bundle_on_each() -> None:
-    spread = footprint(
-        gpus=None, cpus=2.0, resources={"rack": 1.0}, world_size=8, nnodes=2, engine_uses_gpus=True, nodes=SERVERS
-    )
+    spread = Footprint(4, 2.0, {"rack": 1.0}, nnodes=2)
     bundle = {"CPU": 2.0, "GPU": 4.0, "rack": 1.0}
     assert spread.group == {
         "placement_group_bundles": [bundle, bundle],
@@ -86,12 +55,6 @@ def test_an_instance_has_no_two_bundles_on_one_node(gpus: list[int], nnodes: int
 def test_what_is_missing_is_said_in_words(bundle: dict[str, float], instances: int, expected: str | None) -> None:
     words = missing(bundle, instances, SERVERS)
     assert (words is None) if expected is None else (words is not None and expected in words)
-
-
-def test_the_cluster_says_what_its_nodes_have(ray_cluster: None) -> None:
-    nodes = cluster_nodes()
-    assert len(nodes) == 1
-    assert nodes[0]["CPU"] >= 1
 
 
 def test_outside_of_a_placement_group_an_actor_is_placed_by_its_resources(ray_cluster: None) -> None:

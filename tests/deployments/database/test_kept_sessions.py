@@ -7,6 +7,7 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from engines.conversation.journal import ConversationLimits, Journal
 from engines.errors import InvalidRequest
 from engines.messages import Message
 from engines.requests import Sampling
+from tests.turns import others_go_on
 
 LIMITS = ConversationLimits()
 
@@ -92,6 +94,27 @@ async def test_another_replica_goes_on_with_what_was_said(settings: DatabaseSett
     assert list(third.items) == again.journal.items()
     await ours.stop()
     await theirs.stop()
+
+
+async def test_taking_a_long_one_up_leaves_the_event_loop_to_others(
+    settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = await a_storage(settings)
+    held = Held(storage, id := a_session())
+    for number in range(4):
+        held.journal.append(said(str(number)))
+    await held.committed()
+    async with others_go_on() as steps:
+
+        def parse(text: str) -> Item:
+            steps.take()
+            return Item.model_validate_json(text)
+
+        monkeypatch.setattr(kept_sessions, "Item", SimpleNamespace(model_validate_json=parse))
+        taken_up = await storage.sessions.take_up(id, "team", "demo")
+    assert list(taken_up.items) == held.journal.items()
+    steps.check(4)
+    await storage.stop()
 
 
 async def test_whoever_held_it_has_lost_it(settings: DatabaseSettings) -> None:

@@ -15,7 +15,8 @@ from engines.errors import EngineDead
 from engines.scripted.engine import ScriptedEngine
 from engines.scripted.script import Hang
 from tests.deployments.http.conftest import HELLO, Serving, until
-from tests.deployments.test_metrics import MemoryBoard, values
+from tests.deployments.memory_board import MemoryBoard
+from tests.deployments.test_metrics import values
 
 
 async def test_a_taken_port_is_a_clear_error() -> None:

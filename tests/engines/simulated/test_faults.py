@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -27,11 +28,11 @@ async def test_one_kills_the_process_each_time_that_it_comes(
     async with engine(faults=faults) as simulated:
         undisturbed = await answer(simulated, HARMLESS)
         assert undisturbed.text and not killed
-        tokens = await _meets_its_end(simulated, POISON)
+        tokens = await _meets_its_end(simulated, POISON, killed)
         assert killed == [(os.getpid(), signal.SIGKILL)]
         assert len(tokens) == (after_tokens or 0)
     async with engine(faults=faults) as another:
-        await _meets_its_end(another, POISON.model_copy(update={"resume": Resume(choices=[tokens])}))
+        await _meets_its_end(another, POISON.model_copy(update={"resume": Resume(choices=[tokens])}), killed)
         assert len(killed) == 2
 
 
@@ -41,17 +42,17 @@ async def test_one_makes_the_engine_hang_for_everybody() -> None:
         await simulated.submit(asking("count from 1 to 900"), Context(), bystander)
         await eventually(lambda: bystander.text)
         await simulated.submit(POISON, Context(), poison := Recorder())
-        await asyncio.sleep(0.1)
+        await eventually(lambda: simulated._faults._hangs)
         steps, said = simulated.steps, bystander.text
         await simulated.submit(HARMLESS, Context(), late := Recorder())
         await asyncio.sleep(0.1)
         assert (simulated.steps, bystander.text, poison.text, late.text) == (steps, said, "", "")
 
 
-async def _meets_its_end(simulated: SimulatedEngine, request: GenerateRequest) -> list[int]:
+async def _meets_its_end(simulated: SimulatedEngine, request: GenerateRequest, killed: list[Any]) -> list[int]:
     """Submits a request that kills the engine; the tokens that it got before."""
-    recorder = Recorder()
+    recorder, before = Recorder(), len(killed)
     task = asyncio.ensure_future(simulated.submit(request, Context(), recorder))
-    await asyncio.sleep(0.2)
+    await eventually(lambda: len(killed) > before)
     task.cancel()
     return [id for event in recorder.events if isinstance(event, TextDelta) for id in event.token_ids]

@@ -29,8 +29,9 @@ from tests.engines.vllm.asking import (
 )
 from tests.engines.vllm.booted import demo_engine
 from tests.engines.vllm.tiny_adapters import adapter
+from tests.lazily import needs
 
-pytest.importorskip("vllm")
+needs("vllm", "it loads them")
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LOADED = 2

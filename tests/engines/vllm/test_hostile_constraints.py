@@ -14,8 +14,11 @@ from engines.vllm.engine import VllmEngine
 from tests.benchmarks import hostile
 from tests.contract.asking import eventually
 from tests.engines.vllm.asking import WEATHER, answer, ask, chat, still_serves
+from tests.lazily import lazily, needs
 
-grammars = pytest.importorskip("engines.vllm.grammars", reason="needs vLLM")
+needs("vllm", "it holds its output to constraints")
+
+grammars = lazily("engines.vllm.grammars")
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -157,8 +160,9 @@ async def test_others_go_on(vllm_engine: VllmEngine, kind: str) -> None:
 async def test_a_helper_that_is_killed_is_started_again(vllm_engine: VllmEngine) -> None:
     runtime: Any = vllm_engine._boot.runtime
     helper = runtime._grammars._helper
+    before = helper._number
     running = asyncio.create_task(ask(vllm_engine, guided(regex="killed((a*)*)*b")))
-    await asyncio.sleep(0.1)
+    await eventually(lambda: helper._number > before)
     helper._process.kill()
     with pytest.raises(PenstockError) as refused:
         await running

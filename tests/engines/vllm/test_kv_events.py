@@ -8,7 +8,6 @@ import msgspec
 import pytest
 import zmq
 import zmq.asyncio
-from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, KVEventBatch
 
 from deployments.routing.prompt_chain import ChainHasher
 from engines.block_keys import block_hashes
@@ -17,17 +16,22 @@ from engines.completion import collect
 from engines.context import Context
 from engines.messages import Message
 from engines.prefix_chunks import SentChain, pack
-from engines.vllm.arguments import engine_args
 from engines.vllm.engine import VllmEngine
-from engines.vllm.kv_events import KvEvents, root_key
 from engines.vllm.options import VllmOptions
 from tests.deployments.waiting import until
 from tests.engines.vllm.asking import chat
+from tests.lazily import lazily, needs
+
+needs("vllm", "its events are what this is about")
+
+arguments = lazily("engines.vllm.arguments")
+kv_events = lazily("engines.vllm.kv_events")
+vllm_events = lazily("vllm.distributed.kv_events")
 
 SIZE = 16
 
 
-def stored(tokens: list[int], hashes: list[bytes], parent: bytes | None = None, **fields: Any) -> BlockStored:
+def stored(tokens: list[int], hashes: list[bytes], parent: bytes | None = None, **fields: Any) -> Any:
     whole = {
         "lora_id": None,
         "medium": "GPU",
@@ -35,13 +39,13 @@ def stored(tokens: list[int], hashes: list[bytes], parent: bytes | None = None, 
         "group_idx": 0,
         "kv_cache_spec_kind": "full_attention",
     }
-    return BlockStored(
+    return vllm_events.BlockStored(
         block_hashes=hashes, parent_block_hash=parent, token_ids=tokens, block_size=SIZE, **{**whole, **fields}
     )
 
 
-def removed(*hashes: bytes, group: int = 0) -> BlockRemoved:
-    return BlockRemoved(block_hashes=list(hashes), medium="GPU", group_idx=group)
+def removed(*hashes: bytes, group: int = 0) -> Any:
+    return vllm_events.BlockRemoved(block_hashes=list(hashes), medium="GPU", group_idx=group)
 
 
 class Cache:
@@ -50,14 +54,16 @@ class Cache:
     def __init__(self, salt: str = "", adapter: str = "") -> None:
         self.tokens = list(range(4 * SIZE))
         self.chunks = CachedChunks(SIZE)
-        self.events = KvEvents("", self.chunks)
-        blocks = block_hashes(self.tokens, SIZE, root_key(salt, adapter))
+        self.events = kv_events.KvEvents("", self.chunks)
+        blocks = block_hashes(self.tokens, SIZE, kv_events.root_key(salt, adapter))
         self.chunks.read(SentChain(pack([1, 2, 3, 4]), pack([1, 2, 3, 4]), 4), blocks, len(self.tokens))
         self._number = 0
 
     def say(self, *events: Any, lost: int = 0) -> list[int]:
         """The core says something; which chunks are cached then."""
-        self.events.take(self._number + lost, msgspec.msgpack.encode(KVEventBatch(ts=0.0, events=list(events))))
+        self.events.take(
+            self._number + lost, msgspec.msgpack.encode(vllm_events.KVEventBatch(ts=0.0, events=list(events)))
+        )
         self._number += lost + 1
         return sorted(self.chunks.all())
 
@@ -67,7 +73,7 @@ def test_blocks_are_found_by_their_tokens_whatever_the_core_calls_them() -> None
     assert cache.say(stored(cache.tokens[:32], [b"a", b"b"])) == [1, 2]
     assert cache.say(stored(cache.tokens[32:], [b"c", b"d"], b"b"), removed(b"d")) == [1, 2, 3]
     assert cache.say(removed(b"nobody's"), removed(b"b")) == [1, 3]
-    assert cache.say(AllBlocksCleared()) == []
+    assert cache.say(vllm_events.AllBlocksCleared()) == []
 
 
 def test_a_salt_and_an_adapter_have_blocks_of_their_own() -> None:
@@ -103,7 +109,7 @@ async def test_when_they_cannot_be_followed_any_more_nothing_is_taken_for_cached
     with zmq.asyncio.Context.instance().socket(zmq.PUB) as core:
         core.linger = 0
         core.bind(endpoint)
-        events = KvEvents(endpoint, cache.chunks)
+        events = kv_events.KvEvents(endpoint, cache.chunks)
         events.open()
         try:
             async with asyncio.timeout(30):
@@ -116,7 +122,7 @@ async def test_when_they_cannot_be_followed_any_more_nothing_is_taken_for_cached
 
 def test_several_ranks_of_data_are_not_followed() -> None:
     followed = [
-        engine_args(VllmOptions(model="demo", engine_args={"data_parallel_size": ranks}), 1).kv_events_config
+        arguments.engine_args(VllmOptions(model="demo", engine_args={"data_parallel_size": ranks}), 1).kv_events_config
         is not None
         for ranks in (1, 2)
     ]

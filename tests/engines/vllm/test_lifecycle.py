@@ -16,8 +16,9 @@ from engines.errors import Cancelled, EngineDead, EngineFailed, InvalidRequest, 
 from engines.vllm.engine import VllmEngine
 from tests.engines.vllm.asking import Recorder, ask, counting, eventually
 from tests.engines.vllm.booted import POISON, POISON_SEED, demo_engine, make_vllm
+from tests.lazily import needs
 
-pytest.importorskip("vllm")
+needs("vllm", "its life is what this is about")
 
 BOOT_DEADLINE_S = 1200.0
 

@@ -11,13 +11,21 @@ from pydantic import ValidationError
 from engines.errors import InvalidRequest
 from engines.registry import NodePart
 from engines.vllm.options import VllmOptions
+from tests.lazily import lazily, needs
+
+needs("vllm", "its arguments are what this is about")
 
 PART = NodePart(node_rank=1, address="127.0.0.1", master_addr="10.0.0.1", master_port=4000)
 
-arguments = pytest.importorskip("engines.vllm.arguments", reason="needs vLLM")
+arguments = lazily("engines.vllm.arguments")
+executors = lazily("vllm.v1.executor.uniproc_executor")
+platforms = lazily("vllm.platforms")
 
-from vllm.platforms import current_platform  # noqa: E402 - where there is a vLLM
-from vllm.v1.executor.uniproc_executor import UniProcExecutor  # noqa: E402
+
+@pytest.fixture
+def on_the_cpu() -> None:
+    if not platforms.current_platform.is_cpu():
+        pytest.skip("about the CPU")
 
 
 def test_unknown_option_is_refused() -> None:
@@ -84,7 +92,7 @@ def test_engines_that_boot_at_once_each_get_an_environment_of_their_own(monkeypa
         with arguments.child_environment(VllmOptions()):
             seen.update({name: os.environ.get(name) for name in names})
 
-    monkeypatch.setattr(arguments, "_environment_lock", Announced())
+    monkeypatch.setattr("engines.vllm.arguments._environment_lock", Announced())
     second = threading.Thread(target=boot_second)
     with arguments.child_environment(VllmOptions(cpu_threads=7)):
         second.start()
@@ -98,19 +106,19 @@ def test_engines_that_boot_at_once_each_get_an_environment_of_their_own(monkeypa
 def test_a_single_rank_shares_the_process_of_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
     executor = arguments.engine_args(VllmOptions(), 1).distributed_executor_backend
-    assert executor in ("uni", UniProcExecutor)
+    assert executor in ("uni", executors.UniProcExecutor)
     assert arguments.engine_args(VllmOptions(), 2).distributed_executor_backend == "mp"
     assert arguments.engine_args(VllmOptions(), 1, 2).distributed_executor_backend == "mp"
 
 
-@pytest.mark.skipif(not current_platform.is_cpu(), reason="about threads on the CPU")
-def test_a_rank_whose_threads_are_pinned_has_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_whose_threads_are_pinned_has_a_process_of_its_own(
+    on_the_cpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0-1")
     assert arguments.engine_args(VllmOptions(), 1).distributed_executor_backend == "mp"
 
 
-@pytest.mark.skipif(not current_platform.is_cpu(), reason="about the CPU")
-def test_on_the_cpu_a_node_of_several_has_one_rank() -> None:
+def test_on_the_cpu_a_node_of_several_has_one_rank(on_the_cpu: None) -> None:
     with pytest.raises(InvalidRequest, match="set nnodes to 4") as refused:
         arguments.engine_args(VllmOptions(), 2, 2, nnodes=2, part=PART)
     assert refused.value.param == "nnodes"

@@ -9,10 +9,13 @@ from engines.contract import Progress
 from engines.errors import EngineFailed
 from engines.events import Finished
 from engines.vllm.engine import VllmEngine
-from engines.vllm.progress import ProgressBoard
-from engines.vllm.scheduler import _check, check_core
 from tests.actors.channel_reader import until
 from tests.engines.vllm.asking import Recorder, chat, counting
+from tests.lazily import lazily, needs
+
+needs("vllm", "its core says how far they are")
+
+scheduler = lazily("engines.vllm.scheduler")
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -85,7 +88,7 @@ async def test_who_is_taken_up_is_known_without_a_word_of_the_core(
 
     await until(lambda: waiting() == [32, 33])
     asked: list[object] = []
-    monkeypatch.setattr(ProgressBoard, "_note", lambda _, *answer: asked.append(answer))
+    monkeypatch.setattr("engines.vllm.progress.ProgressBoard._note", lambda _, *answer: asked.append(answer))
     contexts[0].kill()
     await until(lambda: waiting() == [33])
     # What the core had said before is older, and changes nothing.
@@ -111,9 +114,10 @@ async def test_what_a_stream_says_and_what_the_core_says_agree(vllm_engine: Vllm
     context, recorder = Context(), Recorder()
     await vllm_engine.submit(counting(1, 9, max_tokens=50, ignore_eos=True, n=2), context, recorder)
     last = Progress(0)
-    while not recorder.ended.is_set():
-        last = vllm_engine.progress(context) or last
-        await asyncio.sleep(0.005)
+    async with asyncio.timeout(60):
+        while not recorder.ended.is_set():
+            last = vllm_engine.progress(context) or last
+            await asyncio.sleep(0.005)
     finished = recorder.events[-1]
     assert isinstance(finished, Finished)
     usage = finished.usage
@@ -125,6 +129,6 @@ async def test_nothing_is_known_of_a_stream_that_is_not_there(vllm_engine: VllmE
 
 
 async def test_another_vllm_is_refused_by_name() -> None:
-    check_core()
+    scheduler.check_core()
     with pytest.raises(EngineFailed, match=r"vLLM \S+ has no Scheduler\.add_request,"):
-        _check({"Scheduler.add_request": False, "Request.append_output_token_ids": True})
+        scheduler._check({"Scheduler.add_request": False, "Request.append_output_token_ids": True})

@@ -7,17 +7,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("transformers", reason="comes with vLLM")
+pytest.importorskip("tokenizers", reason="comes with vLLM")
 
 from tokenizers import AddedToken, NormalizedString, PreTokenizedString, Tokenizer, decoders, trainers
 from tokenizers import models as kinds
 from tokenizers import normalizers as normalize
 from tokenizers import pre_tokenizers as pre
-from transformers import PreTrainedTokenizerFast
 
 from engines.demo.tokenizer import CHAT_TEMPLATE, CONTROL_TOKENS, build_tokenizer
-from engines.vllm.prompt_ids import PromptIds
-from engines.vllm.segments import Splitter, splitter
+from tests.lazily import lazily
+
+prompt_ids = lazily("engines.vllm.prompt_ids")
+segments = lazily("engines.vllm.segments")
+transformers = lazily("transformers")
 
 MIB = 2**20
 START, END = "<|im_start|>", "<|im_end|>"
@@ -30,7 +32,7 @@ CHAT = [
 
 
 def loaded(tokenizer: Tokenizer, **fields: Any) -> Any:
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=CHAT_TEMPLATE, **fields)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=CHAT_TEMPLATE, **fields)
 
 
 def controlled(tokenizer: Tokenizer, **flags: Any) -> Any:
@@ -86,8 +88,8 @@ def render(tokenizer: Any, messages: list[dict[str, str]]) -> str:
     return text
 
 
-def split(tokenizer: Any) -> Splitter | None:
-    return splitter(tokenizer, lambda: render(tokenizer, CHAT))
+def split(tokenizer: Any) -> Any:
+    return segments.splitter(tokenizer, lambda: render(tokenizer, CHAT))
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
@@ -101,7 +103,7 @@ class Asked:
         made = split(tokenizer)
         assert made is not None
         self.tokenizer = tokenizer
-        self.kept = PromptIds(made, max_bytes)
+        self.kept = prompt_ids.PromptIds(made, max_bytes)
         self.tokenized: list[str] = []
 
     def ids(self, text: str, salt: str = "", limit: int | None = None) -> list[int]:
@@ -238,11 +240,6 @@ class OwnPieces:
         text.split(self.split)
 
 
-class OwnWay(PreTrainedTokenizerFast):  # type: ignore[misc]
-    def _encode_plus(self, text: Any, *args: Any, **kwargs: Any) -> Any:
-        return super()._encode_plus(f"{text} ", *args, **kwargs)
-
-
 def with_token(token: AddedToken) -> Any:
     made = byte_level()
     made.add_tokens([token])
@@ -262,6 +259,10 @@ def at_random() -> Any:
 
 
 def in_own_way() -> Any:
+    class OwnWay(transformers.PreTrainedTokenizerFast):  # type: ignore[name-defined]
+        def _encode_plus(self, text: Any, *args: Any, **kwargs: Any) -> Any:
+            return super()._encode_plus(f"{text} ", *args, **kwargs)
+
     made = byte_level()
     made.add_special_tokens([AddedToken(token, normalized=False) for token in CONTROL_TOKENS])
     return OwnWay(tokenizer_object=made, chat_template=CHAT_TEMPLATE)
@@ -297,7 +298,7 @@ def in_own_way() -> Any:
     ],
 )
 def test_no_text_is_split_where_that_might_change_its_ids(made: Callable[[], Any]) -> None:
-    assert splitter(made(), lambda: f"{START}user\nhi{END}\n{START}assistant\n") is None
+    assert segments.splitter(made(), lambda: f"{START}user\nhi{END}\n{START}assistant\n") is None
 
 
 def test_a_token_that_another_may_take_a_part_of_is_not_split_at() -> None:
@@ -308,4 +309,4 @@ def test_a_token_that_another_may_take_a_part_of_is_not_split_at() -> None:
 
 
 def test_no_text_is_split_where_the_template_renders_none_of_the_tokens() -> None:
-    assert splitter(TOKENIZERS["demo"](), lambda: "") is None
+    assert segments.splitter(TOKENIZERS["demo"](), lambda: "") is None

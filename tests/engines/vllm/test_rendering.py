@@ -13,8 +13,9 @@ from tests.engines.attachments.pictures import image, png, said
 from tests.engines.vllm.asking import WEATHER, chat
 from tests.engines.vllm.tiny_vision import make
 from tests.engines.vllm.unbooted import rendering
+from tests.lazily import needs
 
-pytest.importorskip("vllm")
+needs("vllm", "its renderer is what this is about")
 
 HISTORY = [
     {"role": "system", "content": "Be brief."},

@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from engines.errors import ContextOverflow
 from engines.requests import Guided, Sampling
+from tests.lazily import lazily, needs
 
-sampling = pytest.importorskip("engines.vllm.sampling", reason="needs vLLM")
+needs("vllm", "its words are what this is about")
+
+sampling = lazily("engines.vllm.sampling")
 
 
 def mapper(context_length: int = 100, generation_config: str = "auto", **defaults: Any) -> Any:

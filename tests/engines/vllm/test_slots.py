@@ -4,15 +4,13 @@ import asyncio
 
 import pytest
 
-slots = pytest.importorskip("engines.vllm.slots", reason="needs vLLM")
-
-from engines.context import Context  # noqa: E402
-from engines.contract import Load, Progress  # noqa: E402
-from engines.events import Finished  # noqa: E402
-from engines.vllm.engine import VllmEngine  # noqa: E402
-from engines.vllm.slots import RequestSlots  # noqa: E402
-from tests.engines.vllm.asking import Recorder, ask, counted, counting, eventually  # noqa: E402
-from tests.engines.vllm.booted import DEMO_OPTIONS  # noqa: E402
+from engines.context import Context
+from engines.contract import Load, Progress
+from engines.events import Finished
+from engines.vllm.engine import VllmEngine
+from engines.vllm.slots import RequestSlots, engine_slots
+from tests.engines.vllm.asking import Recorder, ask, counted, counting, eventually
+from tests.engines.vllm.booted import DEMO_OPTIONS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -59,7 +57,7 @@ async def test_a_request_that_waits_can_be_stopped(vllm_engine: VllmEngine) -> N
 
 
 async def test_requests_take_turns() -> None:
-    free = slots.engine_slots(1)
+    free = engine_slots(1)
     order: list[str] = []
 
     async def answer(name: str, request: RequestSlots) -> None:
@@ -69,13 +67,13 @@ async def test_requests_take_turns() -> None:
             await asyncio.sleep(0)
             request.leave()
 
-    await asyncio.gather(*(answer(name, slots.RequestSlots(free)) for name in ("first", "second")))
+    await asyncio.gather(*(answer(name, RequestSlots(free)) for name in ("first", "second")))
     assert order == ["first", "second"] * 3
 
 
 async def test_what_has_ended_takes_none() -> None:
-    free = slots.engine_slots(1)
-    running, ended, later = (slots.RequestSlots(free) for _ in range(3))
+    free = engine_slots(1)
+    running, ended, later = (RequestSlots(free) for _ in range(3))
     assert await running.take()
     taking = asyncio.create_task(ended.take())
     await asyncio.sleep(0)
