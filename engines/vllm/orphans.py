@@ -1,11 +1,6 @@
 """vLLM's core and ranks must not outlive their host: killed without notice, it would leave them on the GPU for good."""
 
-import ctypes
 import gc
-import multiprocessing
-import os
-import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,9 +8,9 @@ from typing import Any
 from vllm.v1.engine.core import EngineCoreProc
 from vllm.v1.executor.multiproc_executor import WorkerProc
 
+from engines.vllm.host import ends_with_host
 from engines.vllm.scheduler import prepare_core
 
-_PR_SET_PDEATHSIG = 1
 _rank_main = WorkerProc.worker_main
 
 
@@ -25,7 +20,7 @@ def run_core_with_host(*args: Any, **kwargs: Any) -> None:
     By the kernel (Linux: `PR_SET_PDEATHSIG` of prctl(2)), because a core that hangs does nothing by itself any more.
     So are the ranks below it. Its scheduler becomes ours on the way (see `engines.vllm.scheduler`).
     """
-    if not _ends_with_host():
+    if not ends_with_host():
         return
     prepare_core()
     try:
@@ -38,17 +33,8 @@ def run_core_with_host(*args: Any, **kwargs: Any) -> None:
 
 def run_rank_with_host(*args: Any, **kwargs: Any) -> None:
     """A rank's process, likewise: vLLM's own hears of the end of its host only between two steps."""
-    if _ends_with_host():
+    if ends_with_host():
         _rank_main(*args, **kwargs)
-
-
-def _ends_with_host() -> bool:
-    """Lets the kernel kill this process at the end of its host; False: that has ended, and nobody wants it any more."""
-    if sys.platform != "linux":
-        return True
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    host = multiprocessing.parent_process()
-    return host is None or host.pid == os.getppid()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from engines.context import Context
 from engines.errors import EngineDead, EngineFailed, InvalidRequest, NotReady
 from engines.vllm.engine import VllmEngine
 from tests.engines.vllm.asking import Recorder, ask, counting, eventually
-from tests.engines.vllm.booted import demo_engine, make_vllm
+from tests.engines.vllm.booted import DEMO_OPTIONS, demo_engine, make_vllm
 
 pytest.importorskip("vllm")
 
@@ -27,6 +27,16 @@ def descendants() -> set[psutil.Process]:
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             if not any("resource_tracker" in part for part in process.cmdline()):
+                found.add(process)
+    return found
+
+
+def cores(processes: set[psutil.Process]) -> set[psutil.Process]:
+    """Those in which vLLM's core has begun."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "EngineCore" in process.name():
                 found.add(process)
     return found
 
@@ -71,11 +81,25 @@ async def test_wrong_options_are_named_at_start() -> None:
     assert descendants() <= before  # Those of other tests may end.
 
 
-async def test_stop_in_the_middle_of_the_boot() -> None:
+async def test_stop_while_vllm_is_imported() -> None:
     before = descendants()
     engine: VllmEngine = make_vllm("vllm-1", model="demo", enforce_eager=True)
     boot = asyncio.create_task(engine.start())
-    await eventually(lambda: bool(descendants() - before))  # the core
+    await eventually(lambda: bool(descendants() - before))  # what is to become the core
+    started = descendants() - before
+    await engine.stop()
+    with pytest.raises(EngineFailed):
+        await boot
+    await gone(started)
+
+
+async def test_stop_while_the_core_boots() -> None:
+    before = descendants()
+    engine: VllmEngine = make_vllm("vllm-1", model="demo", enforce_eager=True)
+    boot = asyncio.create_task(engine.start())
+    await eventually(lambda: bool(cores(descendants() - before)))
+    for core in cores(descendants() - before):
+        core.suspend()  # It is not to be done before it is stopped.
     started = descendants() - before
     await engine.stop()
     with pytest.raises(EngineFailed):
@@ -86,9 +110,16 @@ async def test_stop_in_the_middle_of_the_boot() -> None:
 
 async def test_death_is_noticed_and_leaves_nothing() -> None:
     before = descendants()
-    async with demo_engine() as engine:
+    engine = make_vllm("vllm-0", **DEMO_OPTIONS)
+    boot = asyncio.create_task(engine.start())
+    await eventually(lambda: bool(descendants() - before))
+    first = descendants() - before
+    try:
+        await boot
         processes = descendants() - before
-        (core,) = [process for process in processes if "EngineCore" in process.name()]
+        (core,) = cores(processes)
+        # It has imported vLLM beside its host: otherwise that was done in vain, and a boot takes half as long again.
+        assert first == {core}
         recorders = [Recorder() for _ in range(3)]
         for recorder in recorders:
             await engine.submit(counting(1, 500), Context(), recorder)
@@ -102,6 +133,8 @@ async def test_death_is_noticed_and_leaves_nothing() -> None:
             await engine.check_health()
         with pytest.raises(EngineDead):
             await ask(engine, counting(1, 5))
+    finally:
+        await engine.stop()
     await gone(processes)
 
 
@@ -134,7 +167,7 @@ async def test_host_that_is_killed_takes_core_and_ranks_along_even_when_they_han
                     assert not host.stdout.at_eof(), "it did not boot"
             processes = set(psutil.Process(host.pid).children(recursive=True))
             assert len(processes) >= 2  # the core, and its rank
-            (core,) = [process for process in processes if "EngineCore" in process.name()]
+            (core,) = cores(processes)
             core.suspend()
         finally:
             host.kill()
