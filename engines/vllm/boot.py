@@ -16,6 +16,7 @@ from engines.errors import EngineFailed, PenstockError
 from engines.registry import EngineSpec
 from engines.vllm.early_core import EarlyCore
 from engines.vllm.environment import quiet_environment
+from engines.vllm.few_collections import few_collections
 from engines.vllm.options import VllmOptions
 from engines.vllm.processes import ProcessTree
 
@@ -85,7 +86,8 @@ class Boot:
         quiet_environment()
         with self._early:
             import_vllm(self._name)
-            from engines.vllm.runtime import Runtime
+            with few_collections():
+                from engines.vllm.runtime import Runtime
 
             if self._abandoned.is_set():
                 raise EngineFailed(f"The engine {self._name} was stopped while it booted.")
@@ -132,7 +134,8 @@ def import_vllm(name: str) -> None:
     """
     quiet_environment()
     try:
-        import vllm  # noqa: F401
+        with few_collections():
+            import vllm  # noqa: F401
     except ImportError as error:
         raise EngineFailed(
             f"The engine {name} needs vLLM, which is not installed here: "

@@ -12,6 +12,7 @@ is gone, vLLM is left alone.
 """
 
 import atexit
+import gc
 import logging
 import multiprocessing
 import os
@@ -84,7 +85,7 @@ class EarlyCore:
                 logger.info("vLLM's core is started anew, for these variables have changed: %s", ", ".join(changed))
                 self._end()
                 return None
-            work.send((name, dict(os.environ), self._started_in.keys() - os.environ.keys()))
+            work.send((name, _changes(self._started_in)))
             work.send((target, kwargs))
         except (EOFError, OSError, RuntimeError) as error:
             # It has ended; or there is a lock or queue among the arguments, which only a new process can have.
@@ -133,6 +134,8 @@ def _import_and_run(work: Connection) -> None:
         return
     import engines.vllm.orphans  # noqa: F401 - the core, and what of ours runs in it
 
+    # All of that stays. vLLM does the same once its core is made, for which it imports more.
+    gc.freeze()
     run_when_told(work)
 
 
@@ -140,16 +143,27 @@ def run_when_told(work: Connection) -> None:
     """Tells its environment, waits for the one to take on and the function to call, and calls it."""
     try:
         work.send(dict(os.environ))
-        name, environment, gone = work.recv()
+        name, changes = work.recv()
         multiprocessing.current_process().name = name
-        os.environ.update(environment)
-        for variable in gone:
-            os.environ.pop(variable, None)
+        for variable, value in changes.items():
+            if value is None:
+                os.environ.pop(variable, None)
+            else:
+                os.environ[variable] = value
         target, kwargs = work.recv()
         work.close()
     except (EOFError, OSError):
         return  # Its host wants it no more.
     target(**kwargs)
+
+
+def _changes(before: dict[str, str]) -> dict[str, str | None]:
+    """What is otherwise in the environment than before; None: gone.
+
+    No more: a process whose first variables are set anew cannot change its title any more (`setproctitle`).
+    """
+    names = before.keys() | os.environ.keys()
+    return {name: os.environ.get(name) for name in names if before.get(name) != os.environ.get(name)}
 
 
 class _Offering:

@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from vllm.v1.engine.core import EngineCoreProc
-from vllm.v1.executor.multiproc_executor import WorkerProc
-
+from engines.vllm.few_collections import few_collections
 from engines.vllm.host import ends_with_host
-from engines.vllm.scheduler import prepare_core
+
+with few_collections():  # In a new process of vLLM this is what imports it.
+    from vllm.v1.engine.core import EngineCoreProc
+    from vllm.v1.executor.multiproc_executor import WorkerProc
+
+    from engines.vllm.scheduler import prepare_core
 
 _rank_main = WorkerProc.worker_main
 
