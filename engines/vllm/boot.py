@@ -84,10 +84,9 @@ class Boot:
 
     def _boot(self) -> "Runtime":
         quiet_environment()
-        with self._early:
+        with self._early, few_collections():
             import_vllm(self._name)
-            with few_collections():
-                from engines.vllm.runtime import Runtime
+            from engines.vllm.runtime import Runtime
 
             if self._abandoned.is_set():
                 raise EngineFailed(f"The engine {self._name} was stopped while it booted.")
@@ -134,8 +133,7 @@ def import_vllm(name: str) -> None:
     """
     quiet_environment()
     try:
-        with few_collections():
-            import vllm  # noqa: F401
+        import vllm  # noqa: F401
     except ImportError as error:
         raise EngineFailed(
             f"The engine {name} needs vLLM, which is not installed here: "

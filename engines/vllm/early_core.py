@@ -198,6 +198,8 @@ class _Core:
             self._process.start()
         else:
             self._process = early
+        # Due since the imports (`few_collections`), and now nothing waits for it: the core begins meanwhile.
+        gc.collect()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._process, name)

@@ -18,7 +18,7 @@ _usual: list[tuple[int, int, int]] = []
 
 @contextmanager
 def few_collections() -> Iterator[None]:
-    """While something is imported, here or in other threads."""
+    """While vLLM is imported, here or in other threads."""
     with _lock:
         _usual.append(_usual[0] if _usual else gc.get_threshold())
         gc.set_threshold(*_THRESHOLDS)

@@ -44,8 +44,8 @@ class VllmFollower(Follower):
     def _work(self) -> PenstockError:
         """Runs them to their end; returns why."""
         try:
-            import_vllm(self._name)
             with few_collections():
+                import_vllm(self._name)
                 from engines.vllm.ranks import Ranks
 
             return Ranks(self._name, self._spec, self._options).ended()
