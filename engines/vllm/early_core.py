@@ -87,7 +87,7 @@ class EarlyCore:
                 return None
             work.send((name, _changes(self._started_in)))
             work.send((target, kwargs))
-        except (EOFError, OSError, RuntimeError) as error:
+        except (EOFError, OSError, RuntimeError, TypeError) as error:
             # It has ended; or there is a lock or queue among the arguments, which only a new process can have.
             logger.info("vLLM's core is started anew: %r", error)
             self._end()
@@ -144,16 +144,16 @@ def run_when_told(work: Connection) -> None:
     try:
         work.send(dict(os.environ))
         name, changes = work.recv()
-        multiprocessing.current_process().name = name
-        for variable, value in changes.items():
-            if value is None:
-                os.environ.pop(variable, None)
-            else:
-                os.environ[variable] = value
-        target, kwargs = work.recv()
-        work.close()
     except (EOFError, OSError):
         return  # Its host wants it no more.
+    multiprocessing.current_process().name = name
+    for variable, value in changes.items():
+        if value is None:
+            os.environ.pop(variable, None)
+        else:
+            os.environ[variable] = value
+    target, kwargs = work.recv()
+    work.close()
     target(**kwargs)
 
 

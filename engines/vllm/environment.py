@@ -145,7 +145,8 @@ def _added_on_cpu() -> dict[str, str]:
     added = {"TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1"}
     preloads = list(filter(None, [os.environ.get(_PRELOAD, "")]))
     if not any(library in "".join(preloads) for library in ("libomp", "libgomp", "libiomp")):
-        preloads += _first(_package("torch") / "lib", "libgomp*.so*")
+        torch = _package("torch")
+        preloads += _first(torch.parent / "torch.libs", "libgomp*.so*") or _first(torch / "lib", "libgomp*.so*")
     if "libtcmalloc" not in "".join(preloads):
         libraries = _package("vllm") / "libs"
         found = _first(libraries, "libtcmalloc_minimal*.so*") or _first(libraries, "libtcmalloc.so*")
