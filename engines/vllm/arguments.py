@@ -1,9 +1,6 @@
-"""Our options in vLLM's words: its engine arguments, and the environment of its processes."""
+"""Our options in vLLM's words: its engine arguments."""
 
-import os
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,16 +14,14 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from engines.errors import InvalidRequest
 from engines.nearest import did_you_mean
 from engines.registry import EngineSpec, NodePart
+from engines.vllm.environment import threads_bound
 from engines.vllm.kv_events import events_config
 from engines.vllm.options import DEMO_MODEL, VllmOptions
 from engines.vllm.scheduler import WORKER_EXTENSION
-from engines.vllm.socket_folder import socket_folder
 
 CPU_KV_CACHE_BYTES = 256 * 2**20
 """The CPU's default KV cache. vLLM's own takes most of the machine's memory, which no two engines can do."""
 
-_BIND, _NO_BIND = "VLLM_CPU_OMP_THREADS_BIND", "nobind"
-_SOCKETS = "VLLM_RPC_BASE_PATH"
 _RESERVED = {
     "tensor_parallel_size": "set `tensor_parallel_size` of the model, so that the fleet reserves its GPUs",
     "pipeline_parallel_size": "set `pipeline_parallel_size` of the model, so that the fleet reserves its GPUs",
@@ -41,7 +36,6 @@ _RESERVED = {
     "allowed_media_domains": "what is fetched, the routers fetch: set `attachments.urls` of the model",
     "allowed_local_media_path": "files of the engine's machine are not for callers to read",
 }
-_environment_lock = threading.Lock()
 
 
 def engine_args(
@@ -177,14 +171,9 @@ def _executor(ranks: int) -> str | type[Executor]:
     the two need not spin for each other at every step: 1.4 times the tokens per second with 8 requests on two cores,
     and one process less. Given as a class, because vLLM overrules the name.
     """
-    if ranks > 1 or (current_platform.is_cpu() and _threads_bound()):
+    if ranks > 1 or (current_platform.is_cpu() and threads_bound()):
         return "mp"
     return UniProcExecutor if current_platform.is_cpu() else "uni"
-
-
-def _threads_bound() -> bool:
-    """Whether the operator wants vLLM to pin its compute threads, which it does for ranks in children only."""
-    return os.environ.get(_BIND, _NO_BIND) != _NO_BIND
 
 
 def _check_names(given: Mapping[str, Any]) -> None:
@@ -195,63 +184,6 @@ def _check_names(given: Mapping[str, Any]) -> None:
             raise InvalidRequest(f"{name!r} does not belong in engine_args: {_RESERVED[name]}.", param=param)
         if name not in known:
             raise InvalidRequest(f"vLLM has no engine argument {name!r}.{did_you_mean(name, known)}", param=param)
-
-
-def quiet_environment() -> None:
-    """Sets what vLLM reads when it is imported: no usage reports, and warnings only unless the operator asks."""
-    os.environ["VLLM_NO_USAGE_STATS"] = "1"
-    os.environ["DO_NOT_TRACK"] = "1"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-
-
-@contextmanager
-def child_environment(options: VllmOptions, part: NodePart | None = None) -> Iterator[None]:
-    """The environment that vLLM's processes inherit, while they are started.
-
-    vLLM would pin the compute threads of every engine of a machine to the same cores, all but the last; we leave them
-    to the operating system and say only how many there are. It would put the sockets over which they speak into the
-    folder for everybody's temporary files, as open to others as the user's umask. Where there are several nodes, it
-    would take the address by which this one reaches the internet, and Gloo the one that its name leads to; the others
-    reach it by the one that Ray has of it.
-    """
-    with _environment_lock:
-        # Under the lock, for another engine's boot may have its own in place now and take them back later.
-        changes = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
-        if _SOCKETS not in os.environ:
-            changes[_SOCKETS] = socket_folder()
-        if part is not None:
-            changes |= {name: value for name, value in _network(part).items() if name not in os.environ}
-        if current_platform.is_cpu():
-            changes[_BIND] = os.environ.get(_BIND, _NO_BIND)
-            changes["OMP_NUM_THREADS"] = str(options.cpu_threads or _default_threads())
-        before = {name: os.environ.get(name) for name in changes}
-        os.environ.update(changes)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
-
-
-def _network(part: NodePart) -> dict[str, str]:
-    """How the ranks on other nodes reach those on this one."""
-    import psutil  # type: ignore[import-untyped, unused-ignore]  # vLLM brings it.
-
-    named = {"VLLM_HOST_IP": part.address}
-    for interface, addresses in psutil.net_if_addrs().items():
-        if any(one.address == part.address for one in addresses):
-            return named | {"GLOO_SOCKET_IFNAME": interface}
-    return named
-
-
-def _default_threads() -> int:
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given) > 0:
-        return int(given)
-    return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 def chat_template(options: VllmOptions) -> str | None:

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 from engines.errors import EngineFailed, PenstockError
 from engines.registry import EngineSpec
+from engines.vllm.early_core import EarlyCore
+from engines.vllm.environment import quiet_environment
+from engines.vllm.few_collections import few_collections
 from engines.vllm.options import VllmOptions
 from engines.vllm.processes import ProcessTree
 
@@ -41,6 +44,7 @@ class Boot:
         self._error: Exception | None = None
         self._abandoned = threading.Event()
         self._processes = ProcessTree()
+        self._early = EarlyCore(options, spec.part)
         self._idle = threading.Event()
         self._idle.set()
         self._ended = threading.Event()
@@ -79,17 +83,20 @@ class Boot:
             self._end(_KILL_S)
 
     def _boot(self) -> "Runtime":
-        import_vllm(self._name)
-        from engines.vllm.runtime import Runtime
+        quiet_environment()
+        with self._early, few_collections():
+            import_vllm(self._name)
+            from engines.vllm.runtime import Runtime
 
-        if self._abandoned.is_set():
-            raise EngineFailed(f"The engine {self._name} was stopped while it booted.")
-        return Runtime(self._name, self._spec, self._options, self._processes)
+            if self._abandoned.is_set():
+                raise EngineFailed(f"The engine {self._name} was stopped while it booted.")
+            return Runtime(self._name, self._spec, self._options, self._processes, self._early)
 
     def _end(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         # A boot under way fails once its processes are gone; it may be about to start another.
         while not self._idle.is_set() and time.monotonic() < deadline:
+            self._early.kill()
             self._processes.kill()
             self._idle.wait(_POLL_S)
         if self._built is not None:
@@ -124,8 +131,6 @@ def import_vllm(name: str) -> None:
     Raises:
         EngineFailed: It is not installed; the message says how to install it.
     """
-    from engines.vllm.arguments import quiet_environment
-
     quiet_environment()
     try:
         import vllm  # noqa: F401

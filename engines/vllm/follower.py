@@ -7,6 +7,7 @@ from engines.errors import PenstockError
 from engines.follower import Follower
 from engines.registry import EngineSpec
 from engines.vllm.boot import could_not_boot, import_vllm
+from engines.vllm.few_collections import few_collections
 from engines.vllm.options import VllmOptions
 
 
@@ -43,8 +44,9 @@ class VllmFollower(Follower):
     def _work(self) -> PenstockError:
         """Runs them to their end; returns why."""
         try:
-            import_vllm(self._name)
-            from engines.vllm.ranks import Ranks
+            with few_collections():
+                import_vllm(self._name)
+                from engines.vllm.ranks import Ranks
 
             return Ranks(self._name, self._spec, self._options).ended()
         except PenstockError as error:

@@ -1,41 +1,40 @@
 """vLLM's core and ranks must not outlive their host: killed without notice, it would leave them on the GPU for good."""
 
-import ctypes
 import gc
-import multiprocessing
-import os
-import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from vllm.v1.engine.core import EngineCoreProc
-from vllm.v1.executor.multiproc_executor import WorkerProc
+from engines.vllm.few_collections import few_collections
+from engines.vllm.host import ends_with_host
+from engines.vllm.step_record import StepWriter
 
-from engines.vllm.scheduler import prepare_core
-from engines.vllm.step_record import StepRecord
+with few_collections():  # In a new process of vLLM this is what imports it.
+    from vllm.v1.engine.core import EngineCoreProc
+    from vllm.v1.executor.multiproc_executor import WorkerProc
 
-_PR_SET_PDEATHSIG = 1
+    from engines.vllm.scheduler import prepare_core
+
 _rank_main = WorkerProc.worker_main
 
 
-def run_core_with_host(record: StepRecord, *args: Any, local_dp_rank: int = 0, **kwargs: Any) -> None:
+def run_core_with_host(record: Path, *args: Any, local_dp_rank: int = 0, **kwargs: Any) -> None:
     """The core's process: as vLLM runs it, and killed by the kernel when the thread that started it ends.
 
     By the kernel (Linux: `PR_SET_PDEATHSIG` of prctl(2)), because a core that hangs does nothing by itself any more.
     So are the ranks below it. Its scheduler becomes ours on the way (see `engines.vllm.scheduler`).
 
     Args:
-        record: Takes which requests its steps take up.
+        record: The file of the record that takes which requests its steps take up.
         args: vLLM's.
         local_dp_rank: Which of this host's cores it is.
         kwargs: vLLM's.
     """
-    if not _ends_with_host():
+    if not ends_with_host():
         return
-    prepare_core(record.writer(local_dp_rank))
+    prepare_core(StepWriter(record, local_dp_rank))
     try:
         with ranks_end_with_host():
             EngineCoreProc.run_engine_core(*args, local_dp_rank=local_dp_rank, **kwargs)
@@ -46,17 +45,8 @@ def run_core_with_host(record: StepRecord, *args: Any, local_dp_rank: int = 0, *
 
 def run_rank_with_host(*args: Any, **kwargs: Any) -> None:
     """A rank's process, likewise: vLLM's own hears of the end of its host only between two steps."""
-    if _ends_with_host():
+    if ends_with_host():
         _rank_main(*args, **kwargs)
-
-
-def _ends_with_host() -> bool:
-    """Lets the kernel kill this process at the end of its host; False: that has ended, and nobody wants it any more."""
-    if sys.platform != "linux":
-        return True
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    host = multiprocessing.parent_process()
-    return host is None or host.pid == os.getppid()
 
 
 @contextmanager
@@ -70,7 +60,7 @@ def ranks_end_with_host() -> Iterator[None]:
 
 
 @contextmanager
-def core_ends_with_host(record: StepRecord) -> Iterator[None]:
+def core_ends_with_host(record: Path) -> Iterator[None]:
     """While vLLM starts its core: lets it run `run_core_with_host` with this record. vLLM has no option for it.
 
     The thread that starts it must live as long as the core is to live.

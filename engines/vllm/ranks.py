@@ -7,7 +7,8 @@ from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
 from engines.errors import EngineDead
 from engines.registry import EngineSpec
-from engines.vllm.arguments import child_environment, spec_args
+from engines.vllm.arguments import spec_args
+from engines.vllm.environment import child_environment
 from engines.vllm.options import VllmOptions
 from engines.vllm.orphans import ranks_end_with_host
 

@@ -22,8 +22,10 @@ from engines.registry import EngineSpec
 from engines.requests import GenerateRequest
 from engines.sink import Sink
 from engines.vllm.adapters import VllmAdapters
-from engines.vllm.arguments import chat_template, child_environment, loaded_adapters, spec_args
+from engines.vllm.arguments import chat_template, loaded_adapters, spec_args
+from engines.vllm.early_core import EarlyCore
 from engines.vllm.embedding import Embedding
+from engines.vllm.environment import child_environment
 from engines.vllm.failures import refusal
 from engines.vllm.frontend import Frontend
 from engines.vllm.gauges import Gauges
@@ -59,6 +61,7 @@ class Runtime:
         spec: EngineSpec,
         options: VllmOptions,
         processes: ProcessTree,
+        early: EarlyCore,
     ) -> None:
         self._name = name
         self._model = spec.model
@@ -69,7 +72,8 @@ class Runtime:
         check_core()
         self._gauges = Gauges()
         record = StepRecord(cores=args.data_parallel_size)
-        with child_environment(options, spec.part), processes.starting(), core_ends_with_host(record):
+        core = core_ends_with_host(record.path)
+        with child_environment(options, spec.part), processes.starting(), core, early.offered():
             self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._gauges.logger])
         if current_platform.is_cpu():
             processes.give_way()

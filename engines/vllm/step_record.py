@@ -2,42 +2,47 @@
 
 A core that dies, or hangs, answers nothing any more. What its last step held is all that can have been its end: who
 waited in its queue then had no part in it. So each core notes a request before the first step that works on it, in
-memory that it shares with its host. Only the standard library is imported here, for the core needs it first.
+memory that it shares with its host.
 """
 
-import ctypes
-from collections.abc import Iterable, Sequence
+import mmap
+import os
+import tempfile
+from collections.abc import Iterable
 from hashlib import blake2b
-from multiprocessing import get_context
-from typing import Any
+from pathlib import Path
+
+from engines.vllm.socket_folder import socket_folder
 
 _ENTRIES = 8192
 """So many that were taken up last are kept: more than a core takes up between two heartbeats."""
-_KEY_BYTES = 8
+_WORDS = 1 + _ENTRIES
+"""A ring's words of 8 bytes: how many entries were written so far, and the entries. It has one writer, and no lock."""
+_WORD_BYTES = 8
 
 
 def key_of(request_id: str) -> int:
     """The number under which a request of the core is noted."""
-    return int.from_bytes(blake2b(request_id.encode(), digest_size=_KEY_BYTES).digest(), "little")
+    return int.from_bytes(blake2b(request_id.encode(), digest_size=_WORD_BYTES).digest(), "little")
 
 
 class StepRecord:
-    """The host's end. It can be given to the processes that it starts by spawning, and to no others.
+    """The host's end.
 
     Args:
         cores: How many cores there are at most on this host.
+
+    Attributes:
+        path: The file by which they share it; it goes with the host.
     """
 
     def __init__(self, cores: int) -> None:
-        # A number of entries written so far, and then the entries, as a ring: one writer each, and so no lock.
-        self._rings: Sequence[Any] = [
-            get_context("spawn").RawArray(ctypes.c_uint64, 1 + _ENTRIES) for _ in range(cores)
-        ]
+        descriptor, path = tempfile.mkstemp(prefix="steps-", dir=socket_folder())
+        os.ftruncate(descriptor, cores * _WORDS * _WORD_BYTES)
+        os.close(descriptor)
+        self.path = Path(path)
+        self._rings = [_ring(self.path, core) for core in range(cores)]
         self._read = [0] * cores
-
-    def writer(self, core: int) -> "StepWriter":
-        """The core's end; `core` counts those of this host from 0."""
-        return StepWriter(self._rings[core])
 
     def taken_up(self) -> set[int]:
         """The keys of the requests that steps have taken up since this was asked last, the latest 8,192 of a core."""
@@ -51,12 +56,15 @@ class StepRecord:
 
 
 class StepWriter:
-    """A core's end of the record."""
+    """A core's end.
 
-    __slots__ = ("_ring", "_written")
+    Args:
+        path: The record's.
+        core: Which of its host's cores this is, from 0.
+    """
 
-    def __init__(self, ring: Any) -> None:
-        self._ring = ring
+    def __init__(self, path: Path, core: int) -> None:
+        self._ring = _ring(path, core)
         self._written = 0
 
     def add(self, request_ids: Iterable[str]) -> None:
@@ -65,3 +73,9 @@ class StepWriter:
             self._ring[1 + self._written % _ENTRIES] = key_of(request_id)
             self._written += 1
         self._ring[0] = self._written
+
+
+def _ring(path: Path, core: int) -> memoryview:
+    with path.open("r+b") as file:
+        words = memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
+    return words[core * _WORDS : (core + 1) * _WORDS]

@@ -15,7 +15,7 @@ from engines.context import Context
 from engines.errors import Cancelled, EngineDead, EngineFailed, InvalidRequest, NotReady, PenstockError
 from engines.vllm.engine import VllmEngine
 from tests.engines.vllm.asking import Recorder, ask, counting, eventually
-from tests.engines.vllm.booted import POISON, POISON_SEED, demo_engine, make_vllm
+from tests.engines.vllm.booted import DEMO_OPTIONS, POISON, POISON_SEED, demo_engine, make_vllm
 from tests.lazily import needs
 
 needs("vllm", "its life is what this is about")
@@ -29,6 +29,16 @@ def descendants() -> set[psutil.Process]:
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             if not any("resource_tracker" in part for part in process.cmdline()):
+                found.add(process)
+    return found
+
+
+def cores(processes: set[psutil.Process]) -> set[psutil.Process]:
+    """Those in which vLLM's core has begun."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "EngineCore" in process.name():
                 found.add(process)
     return found
 
@@ -86,11 +96,25 @@ async def test_wrong_options_are_named_at_start() -> None:
     assert descendants() <= before  # Those of other tests may end.
 
 
-async def test_stop_in_the_middle_of_the_boot() -> None:
+async def test_stop_while_vllm_is_imported() -> None:
     before = descendants()
     engine: VllmEngine = make_vllm("vllm-1", model="demo", enforce_eager=True)
     boot = asyncio.create_task(engine.start())
-    await eventually(lambda: bool(descendants() - before))  # the core
+    await eventually(lambda: bool(descendants() - before))  # what is to become the core
+    started = descendants() - before
+    await engine.stop()
+    with pytest.raises(EngineFailed):
+        await boot
+    await gone(started)
+
+
+async def test_stop_while_the_core_boots() -> None:
+    before = descendants()
+    engine: VllmEngine = make_vllm("vllm-1", model="demo", enforce_eager=True)
+    boot = asyncio.create_task(engine.start())
+    await eventually(lambda: bool(cores(descendants() - before)))
+    for core in cores(descendants() - before):
+        core.suspend()  # It is not to be done before it is stopped.
     started = descendants() - before
     await engine.stop()
     with pytest.raises(EngineFailed):
@@ -102,8 +126,16 @@ async def test_stop_in_the_middle_of_the_boot() -> None:
 async def test_death_is_noticed_and_leaves_nothing() -> None:
     """Of a request that has waited for long, and is the end of the core in the first step that works on it."""
     before = descendants()
-    async with demo_engine(max_num_seqs=2, engine_args=POISON) as engine:
+    options = DEMO_OPTIONS | {"max_num_seqs": 2, "engine_args": POISON}
+    engine = make_vllm("vllm-0", **options)
+    boot = asyncio.create_task(engine.start())
+    await eventually(lambda: bool(descendants() - before))
+    first = descendants() - before
+    try:
+        await boot
         processes = descendants() - before
+        # It has imported vLLM beside its host: otherwise that was done in vain, and a boot takes half as long again.
+        assert first == set(cores(processes))
         requests = {
             "runs": counting(1, 500),
             "makes room": counting(1, 500),
@@ -132,6 +164,8 @@ async def test_death_is_noticed_and_leaves_nothing() -> None:
             await engine.check_health()
         with pytest.raises(EngineDead):
             await ask(engine, counting(1, 5))
+    finally:
+        await engine.stop()
     await gone(processes)
 
 
@@ -164,7 +198,7 @@ async def test_host_that_is_killed_takes_core_and_ranks_along_even_when_they_han
                     assert not host.stdout.at_eof(), "it did not boot"
             processes = set(psutil.Process(host.pid).children(recursive=True))
             assert len(processes) >= 2  # the core, and its rank
-            (core,) = [process for process in processes if "EngineCore" in process.name()]
+            (core,) = cores(processes)
             core.suspend()
         finally:
             host.kill()

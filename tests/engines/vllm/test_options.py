@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from engines.errors import InvalidRequest
 from engines.registry import NodePart
+from engines.vllm import environment
 from engines.vllm.options import VllmOptions
 from tests.lazily import lazily, needs
 
@@ -64,12 +65,12 @@ def test_demo_is_the_model_that_comes_along() -> None:
 def test_children_compute_with_the_threads_given_and_are_not_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
-    with arguments.child_environment(VllmOptions(cpu_threads=2)):
+    with environment.child_environment(VllmOptions(cpu_threads=2)):
         assert os.environ["OMP_NUM_THREADS"] == "2"
         assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
     assert os.environ["OMP_NUM_THREADS"] == "3"
     assert "VLLM_CPU_OMP_THREADS_BIND" not in os.environ
-    with arguments.child_environment(VllmOptions()):
+    with environment.child_environment(VllmOptions()):
         assert os.environ["OMP_NUM_THREADS"] == "3"
 
 
@@ -89,12 +90,12 @@ def test_engines_that_boot_at_once_each_get_an_environment_of_their_own(monkeypa
             lock.release()
 
     def boot_second() -> None:
-        with arguments.child_environment(VllmOptions()):
+        with environment.child_environment(VllmOptions()):
             seen.update({name: os.environ.get(name) for name in names})
 
-    monkeypatch.setattr("engines.vllm.arguments._environment_lock", Announced())
+    monkeypatch.setattr(environment, "_environment_lock", Announced())
     second = threading.Thread(target=boot_second)
-    with arguments.child_environment(VllmOptions(cpu_threads=7)):
+    with environment.child_environment(VllmOptions(cpu_threads=7)):
         second.start()
         assert second_waits.wait(10)
     second.join(10)
@@ -129,7 +130,7 @@ def test_the_ranks_of_a_node_say_the_address_that_ray_has_of_it(monkeypatch: pyt
         monkeypatch.delenv(name, raising=False)
     args = arguments.engine_args(VllmOptions(), 1, 2, nnodes=2, part=PART)
     assert (args.nnodes, args.node_rank, args.master_addr, args.master_port) == (2, 1, "10.0.0.1", 4000)
-    with arguments.child_environment(VllmOptions(), PART):
+    with environment.child_environment(VllmOptions(), PART):
         assert (os.environ["VLLM_HOST_IP"], os.environ["GLOO_SOCKET_IFNAME"]) == ("127.0.0.1", "lo")
     assert "VLLM_HOST_IP" not in os.environ
 

@@ -10,7 +10,8 @@ def rendering(**options: Any) -> Any:
     """Rendering as an engine with these options has it."""
     from vllm.renderers.registry import renderer_from_config
 
-    from engines.vllm.arguments import chat_template, engine_args, quiet_environment
+    from engines.vllm.arguments import chat_template, engine_args
+    from engines.vllm.environment import quiet_environment
     from engines.vllm.rendering import Rendering
 
     quiet_environment()
