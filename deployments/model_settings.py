@@ -202,13 +202,13 @@ class ModelSettings(ServedModel):
 
     @property
     def least_replicas(self) -> int:
-        """Instances that it always has; 0: an idle one has none."""
+        """Instances that it always has, spares included; 0: an idle one has none."""
         return least(self.replicas)
 
     @property
     def may_sleep(self) -> bool:
-        """Whether it may have no instances: then requests wait until one has booted."""
-        return self.least_replicas == 0
+        """Whether it may have no instances, as before its spare has booted: then requests wait until one has."""
+        return self.bounds is not None and self.bounds.min == 0
 
     @property
     def routing_in_effect(self) -> RoutingSettings:

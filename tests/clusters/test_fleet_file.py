@@ -88,6 +88,10 @@ def test_replicas_are_a_number_or_bounds_and_each_mistake_names_its_key() -> Non
     assert the_problem(text.format("{max: 3, mix: 1}")).startswith("fleet.yaml:4: models[0].replicas.mix: there is no")
     assert the_problem(text.format("{min: 5, max: 2}")) == "fleet.yaml:3: models[0].replicas: min is 5, and max only 2"
     assert "there is one goal" in the_problem(text.format("{max: 2, ttft_s: 1, queue_time_s: 1}"))
+    assert the_problem(text.format("{max: 8, spare: 8}")) == (
+        "fleet.yaml:3: models[0].replicas: spare is 8, and max 8: nothing is left that could grow. Set spare to 7 at "
+        "most, or replicas to the number 8"
+    )
     assert "idle_s" in the_problem(text.format("{max: 2, idle_s: 0}"))
     line = the_problem("models: [{name: demo}]\nrouter: {replicas: {min: 3, max: 2}}\n")
     assert line == "fleet.yaml:2: router.replicas: min is 3, and max only 2"
