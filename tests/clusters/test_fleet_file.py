@@ -102,6 +102,19 @@ def test_a_model_that_may_sleep_must_wait_for_its_boots() -> None:
     assert line.startswith("fleet.yaml:2: models[0]: replicas.min is 0, and routing.wait_s too")
 
 
+def test_sleep_is_refused_where_the_engine_cannot_or_would_lose_its_adapters() -> None:
+    text = "models:\n  - name: m\n    engine: {}\n    sleep: {}\n"
+    assert the_problem(text.format("scripted", "{after_s: 60}")) == (
+        "fleet.yaml:2: models[0]: sleep is set, and the engine scripted cannot sleep: leave it out"
+    )
+    assert the_problem(text.format("simulated", "{level: 1}")) == "fleet.yaml:4: models[0].sleep.after_s: is missing"
+    assert "sleep.level: " in the_problem(text.format("simulated", "{after_s: 60, level: 3}"))
+    adapters = "    adapters: [{name: x, path: org/x}]\n"
+    assert "weights would not be loaded again: set sleep.level to 1" in the_problem(
+        text.format("vllm", "{after_s: 60, level: 2}") + adapters
+    )
+
+
 def test_a_key_that_is_there_twice_is_refused_with_both_lines() -> None:
     line = the_problem("models:\n  - name: demo\n    replicas: 1\n    replicas: 2\n")
     assert line == "fleet.yaml:4: models[0].replicas: is here twice; the first is on line 3"
