@@ -25,9 +25,20 @@ class SentPrefixes:
         self._cache_tokens = cache_tokens
         # The one that was used longest ago first.
         self._used: OrderedDict[int, int] = OrderedDict()
+        self._was_cleared = False
 
     def __len__(self) -> int:
         return len(self._used)
+
+    @property
+    def is_worth_telling(self) -> bool:
+        """Whether there are any, or were, before the cache was emptied."""
+        return bool(self._used) or self._was_cleared
+
+    def clear(self) -> None:
+        """The cache was emptied."""
+        self._used.clear()
+        self._was_cleared = True
 
     def add(self, prefixes: bytes, written_tokens: int) -> None:
         """A prompt came.

@@ -1,5 +1,7 @@
 """Settings of the parts that live in actors; sections of the fleet file."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 ACCELERATOR = "accelerator_type:"
@@ -75,6 +77,21 @@ class ChannelSettings(Settings):
     unread_stream_bytes: int = Field(64 * 2**20, ge=2**20)
     unread_bytes: int = Field(512 * 2**20, ge=2**20)
     rotate_after: int = Field(4000, ge=16)
+
+
+class SleepSettings(Settings):
+    """When an instance without work sleeps: it gives up its accelerator's memory, and wakes for its next request.
+
+    Attributes:
+        after_s: So long has it had no work by then.
+        level: By vLLM's numbers. 1: the weights go to the machine's memory, and come back from there. 2: they are
+            dropped, and loaded again from where the boot had them. The KV cache is dropped either way.
+        timeout_s: Falling asleep may take so long, and so may waking; an engine that is not done by then is replaced.
+    """
+
+    after_s: float = Field(gt=0)
+    level: Literal[1, 2] = 1
+    timeout_s: float = Field(120.0, gt=0)
 
 
 class PatienceSettings(Settings):

@@ -118,5 +118,6 @@ def instance_table(rows: list[InstanceRow], *, loads: bool = False) -> Table:
             rest = [str(row.running), str(row.queued), f"{row.kv_use:.0%}", cached, Text(row.node[:12])]
         else:
             rest = [f"{max(0.0, time.time() - row.since_s):.0f}" if row.since_s else "", Text(row.detail)]
-        table.add_row(Text(row.id), Text(row.model), Text(row.state.value, STATE_STYLES[row.state]), *rest)
+        state = f"{row.state.value}, sleeps" if row.sleeps else row.state.value
+        table.add_row(Text(row.id), Text(row.model), Text(state, STATE_STYLES[row.state]), *rest)
     return table

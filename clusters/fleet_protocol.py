@@ -49,7 +49,8 @@ class ClusterUp(_Message):
 class InstanceRow(_Message):
     """One instance, as far as a person wants to know.
 
-    `cached_share` is of the tokens of its prompts so far, how many came from its prefix cache; None before the first.
+    `sleeps` says whether it must wake before it works. `cached_share` is of the tokens of its prompts so far, how many
+    came from its prefix cache; None before the first.
     """
 
     id: str
@@ -62,6 +63,7 @@ class InstanceRow(_Message):
     queued: int = 0
     kv_use: float = 0.0
     cached_share: float | None = None
+    sleeps: bool = False
 
     @classmethod
     def of(cls, instance: Instance) -> "InstanceRow":
@@ -78,6 +80,7 @@ class InstanceRow(_Message):
             queued=instance.load.queued,
             kv_use=instance.load.kv_use,
             cached_share=load.cached_tokens / load.prompt_tokens if load.prompt_tokens else None,
+            sleeps=load.is_asleep,
         )
 
 

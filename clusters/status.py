@@ -142,6 +142,8 @@ def parse_metrics(text: str, at_s: float) -> Scrape:
                     loads.setdefault(sample.labels["instance"], {})["prompts"] = sample.value
                 case "penstock_instance_cached_prompt_tokens_total":
                     loads.setdefault(sample.labels["instance"], {})["cached"] = sample.value
+                case "penstock_instance_sleeping":
+                    loads.setdefault(sample.labels["instance"], {})["sleeps"] = sample.value
                 case "penstock_generation_tokens_total":
                     model = sample.labels["model"]
                     result.tokens[model] = result.tokens.get(model, 0.0) + sample.value
@@ -179,6 +181,7 @@ def parse_metrics(text: str, at_s: float) -> Scrape:
                 queued=int(load.get("queued", 0)),
                 kv_use=load.get("kv_use", 0.0),
                 cached_share=load.get("cached", 0.0) / load["prompts"] if load.get("prompts") else None,
+                sleeps=bool(load.get("sleeps", 0)),
             )
         )
     return result

@@ -48,6 +48,7 @@ def _goal(bounds: ReplicaBounds) -> dict[str, Any]:
     return {
         "min": bounds.min,
         "max": bounds.max,
+        "spare": bounds.spare,
         "wait_s": bounds.ttft_s or bounds.queue_time_s or QUEUE_TIME_S,
         "counts_prefill": bounds.ttft_s is not None,
         "idle_s": bounds.idle_s,

@@ -70,6 +70,7 @@ class EngineDeployment:
             followers=[
                 actor_options(footprint, model.runtime_env, node_rank=rank) for rank in range(1, footprint.nnodes)
             ],
+            sleep=model.sleep,
         )
         try:
             async with asyncio.timeout(model.start_timeout_s):

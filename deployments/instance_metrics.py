@@ -30,7 +30,16 @@ def instance_metrics(instances: Iterable[Instance]) -> list[Metric]:
     adapters = GaugeMetricFamily(
         "penstock_instance_adapter_info", "A LoRA adapter that an instance has loaded.", labels=[*labels, "adapter"]
     )
+    sleeping = GaugeMetricFamily(
+        "penstock_instance_sleeping", "Whether an instance sleeps, of those that do at times.", labels=labels
+    )
+    wake = GaugeMetricFamily(
+        "penstock_instance_wake_seconds", "What waking takes: as it was the last time, or a guess.", labels=labels
+    )
     for instance in instances:
+        if instance.load.wake_s > 0:
+            sleeping.add_metric([instance.id, instance.model], float(instance.load.is_asleep))
+            wake.add_metric([instance.id, instance.model], instance.load.wake_s)
         for adapter in instance.load.adapters:
             adapters.add_metric([instance.id, instance.model, adapter], 1)
         state = (instance.model, instance.state.value)
@@ -45,4 +54,4 @@ def instance_metrics(instances: Iterable[Instance]) -> list[Metric]:
             waits.add_metric([instance.id, instance.model, instance.detail], 1)
     for (model, state_name), count in states.items():
         up.add_metric([model, state_name], count)
-    return [up, running, queued, kv_use, prompts, cached, info, waits, adapters]
+    return [up, running, queued, kv_use, prompts, cached, info, waits, adapters, sleeping, wake]

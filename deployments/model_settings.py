@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 
-from actors.settings import ACCELERATOR, AdmissionSettings, PatienceSettings, Settings
+from actors.settings import ACCELERATOR, AdmissionSettings, PatienceSettings, Settings, SleepSettings
 from deployments.fill_in_the_middle import check_template
 from deployments.replica_settings import ReplicaBounds, Replicas, least, most
 from deployments.resource_settings import ACCELERATOR_SHARE, AcceleratorType, CustomResources
@@ -144,6 +144,7 @@ class ModelSettings(ServedModel):
         resources: Custom Ray resources that one instance reserves, on each of its nodes.
         accelerator_type: Its nodes have this kind of accelerator, by Ray's name (`H100`, `A100-80G`, `TPU-V6E`).
         runtime_env: Ray runtime environment of the instances.
+        sleep: When an instance that has no work gives up its GPUs' memory until its next request; None: never.
         start_timeout_s: An instance that has not booted after so long has failed.
         drain_timeout_s: What a draining instance gets to finish its requests.
     """
@@ -165,6 +166,7 @@ class ModelSettings(ServedModel):
     routing: RoutingSettings = RoutingSettings()
     patience: PatienceSettings = PatienceSettings()
     health: HealthSettings = HealthSettings()
+    sleep: SleepSettings | None = None
     start_timeout_s: float = Field(1200.0, gt=0)
     drain_timeout_s: float = Field(30.0, ge=0)
 
@@ -202,13 +204,13 @@ class ModelSettings(ServedModel):
 
     @property
     def least_replicas(self) -> int:
-        """Instances that it always has; 0: an idle one has none."""
+        """Instances that it always has, spares included; 0: an idle one has none."""
         return least(self.replicas)
 
     @property
     def may_sleep(self) -> bool:
-        """Whether it may have no instances: then requests wait until one has booted."""
-        return self.least_replicas == 0
+        """Whether it may have no instances, as before its spare has booted: then requests wait until one has."""
+        return self.bounds is not None and self.bounds.min == 0
 
     @property
     def routing_in_effect(self) -> RoutingSettings:
@@ -263,6 +265,19 @@ class ModelSettings(ServedModel):
             raise ValueError(f"cpus is 0, and nnodes {self.nnodes}: an instance must reserve something on each node")
         return self
 
+    @model_validator(mode="after")
+    def _engine_can_sleep(self) -> Self:
+        if self.sleep is None or self.is_remote or self.engine not in KINDS:
+            return self
+        if not KINDS[self.engine].sleeps:
+            raise ValueError(f"sleep is set, and the engine {self.engine} cannot sleep: leave it out")
+        if self.sleep.level == 2 and self.adapters:
+            raise ValueError(
+                "sleep.level is 2, and the model has adapters, whose weights would not be loaded again: set "
+                "sleep.level to 1"
+            )
+        return self
+
     def spec(self) -> EngineSpec:
         """What the engine actor makes its engine from."""
         return EngineSpec(
@@ -273,6 +288,7 @@ class ModelSettings(ServedModel):
             pipeline_parallel_size=self.pipeline_parallel_size,
             nnodes=self.nnodes,
             adapters=tuple(self.adapters),
+            sleeps=self.sleep is not None,
         )
 
     @property

@@ -22,6 +22,11 @@ class Bounds(Settings):
     min: int
     max: int
 
+    @property
+    def least(self) -> int:
+        """Replicas that there always are."""
+        return self.min
+
     def __str__(self) -> str:
         """The bounds, for a person."""
         return f"{self.min} to {self.max}"
@@ -39,6 +44,8 @@ class ReplicaBounds(Bounds):
     Attributes:
         min: Least instances. 0: an idle model has none; requests for it wait until one has booted.
         max: Most instances.
+        spare: So many instances more than the load asks for are kept booted, within `max`, so that growth, also from
+            nothing, meets one that has booted. An idle model has as many.
         queue_time_s: The goal: so long may 99 of 100 requests wait before an engine works on them. 2 s where neither
             goal is given.
         ttft_s: Or this goal: so long may they wait for their first token, the work on their prompt included.
@@ -50,11 +57,30 @@ class ReplicaBounds(Bounds):
 
     min: int = Field(1, ge=0, le=MOST_REPLICAS)
     max: int = Field(ge=1, le=MOST_REPLICAS)
+    spare: int = Field(0, ge=0, le=MOST_REPLICAS)
     queue_time_s: float | None = Field(None, gt=0)
     ttft_s: float | None = Field(None, gt=0)
     idle_s: float = Field(300.0, ge=1)
     prompt_tokens_per_s: float | None = Field(None, gt=0)
     output_tokens_per_s: float | None = Field(None, gt=0)
+
+    @property
+    def least(self) -> int:
+        """Instances that there always are: an idle model keeps its spares."""
+        return max(self.min, self.spare)
+
+    def __str__(self) -> str:
+        """The bounds, for a person."""
+        return f"{super().__str__()}, {self.spare} spare" if self.spare else super().__str__()
+
+    @model_validator(mode="after")
+    def _grows_besides_its_spares(self) -> Self:
+        if self.spare >= self.max:
+            raise ValueError(
+                f"spare is {self.spare}, and max {self.max}: nothing is left that could grow. Set spare to "
+                f"{self.max - 1} at most, or replicas to the number {self.max}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_goal(self) -> Self:
@@ -91,7 +117,7 @@ RouterReplicas = Annotated[
 
 def least(replicas: int | Bounds) -> int:
     """Replicas that there always are."""
-    return replicas.min if isinstance(replicas, Bounds) else replicas
+    return replicas.least if isinstance(replicas, Bounds) else replicas
 
 
 def most(replicas: int | Bounds) -> int:

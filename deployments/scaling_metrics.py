@@ -143,7 +143,10 @@ class PolicyNews:
         """The latest decisions. Every replica tells the same ones, so they are not to be summed."""
         gauges = {
             "target": ("penstock_autoscaling_target_instances", "Instances that the policy has asked Serve for."),
-            "wanted": ("penstock_autoscaling_wanted_instances", "Instances that the demand of this moment asks for."),
+            "wanted": (
+                "penstock_autoscaling_wanted_instances",
+                "Instances that this moment asks for, with spares.",
+            ),
             "work": ("penstock_autoscaling_load_instances", "Instances that what comes in would keep busy."),
             "backlog_s": ("penstock_autoscaling_backlog_seconds", "Work that waits, in seconds of one instance."),
         }

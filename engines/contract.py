@@ -103,6 +103,10 @@ class Load:
         prefill_rate: Tokens of prompts that it computes in a second, beside what else it does; 0: not known yet.
         written_tokens: Tokens put into its KV cache so far.
         prompt_tokens, cached_tokens: Tokens of the prompts that it has answered, and how many of them were cached.
+        is_full: Whether requests wait for others to end, since it works on as many as it can. Counted where requests
+            come in, as are the next two.
+        is_asleep: Whether it must wake before it works on anything.
+        wake_s: What waking takes; 0: it never sleeps.
     """
 
     running: int = 0
@@ -115,6 +119,9 @@ class Load:
     written_tokens: int = field(default=0, compare=False)
     prompt_tokens: int = field(default=0, compare=False)
     cached_tokens: int = field(default=0, compare=False)
+    is_full: bool = False
+    is_asleep: bool = False
+    wake_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +193,30 @@ class Engine(ABC, Generic[RequestT, EventT]):
     @abstractmethod
     async def stop(self, timeout_s: float = 30.0) -> None:
         """Releases everything (memory, child processes) within the deadline. Idempotent."""
+
+    async def sleep(self, level: int) -> None:
+        """Gives up what memory of its accelerator it can, and what it has cached, until it is woken.
+
+        Called only while it has no work, and it gets none before it was woken. It goes on to say how it is, and to
+        tokenize.
+
+        Args:
+            level: 1: its weights are kept in the machine's memory; 2: they are dropped, and loaded again.
+
+        Raises:
+            Unsupported: It cannot sleep.
+            PenstockError: It could not; what is left of it nobody knows.
+        """
+        raise Unsupported(f"The engine {self.name} cannot sleep.", param="sleep")
+
+    async def wake(self) -> None:
+        """Returns when it can work again after `sleep`.
+
+        Raises:
+            Unsupported: It cannot sleep.
+            PenstockError: It could not; what is left of it nobody knows.
+        """
+        raise Unsupported(f"The engine {self.name} cannot sleep.", param="sleep")
 
     @abstractmethod
     def generate(self, request: RequestT, context: Context) -> AsyncIterator[EventT]:

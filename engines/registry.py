@@ -46,6 +46,7 @@ class EngineSpec(BaseModel):
         nnodes: Nodes that its ranks are divided among.
         part: Which part of it this node does, where there are several.
         adapters: LoRA adapters of the model.
+        sleeps: Whether it is put to sleep at times, for which some engines boot otherwise.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,6 +59,7 @@ class EngineSpec(BaseModel):
     nnodes: int = 1
     part: NodePart | None = None
     adapters: tuple[Adapter, ...] = ()
+    sleeps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class EngineKind:
         uses_gpus: Whether it has a use for GPUs.
         remote: Whether a provider does the work: it then needs no actor, and lives in the router replicas.
         follower: The class that works for one engine on a further node, called likewise; None: it lives on one node.
+        sleeps: Whether it can sleep (`Engine.sleep`).
     """
 
     engine: str
@@ -79,6 +82,7 @@ class EngineKind:
     uses_gpus: bool = False
     remote: bool = False
     follower: str | None = None
+    sleeps: bool = False
 
 
 KINDS: dict[str, EngineKind] = {
@@ -87,8 +91,11 @@ KINDS: dict[str, EngineKind] = {
         "engines.vllm.options:VllmOptions",
         uses_gpus=True,
         follower="engines.vllm.follower:VllmFollower",
+        sleeps=True,
     ),
-    "simulated": EngineKind("engines.simulated.engine:SimulatedEngine", "engines.simulated.options:SimulatedOptions"),
+    "simulated": EngineKind(
+        "engines.simulated.engine:SimulatedEngine", "engines.simulated.options:SimulatedOptions", sleeps=True
+    ),
     "scripted": EngineKind(
         "engines.scripted.engine:ScriptedEngine",
         "engines.scripted.engine:ScriptedOptions",

@@ -112,6 +112,9 @@ def encode(frame: Frame) -> bytes:
         load.written_tokens,
         load.prompt_tokens,
         load.cached_tokens,
+        load.is_full,
+        load.is_asleep,
+        load.wake_s,
     )
     return pickle.dumps((frame.sequence, wire, busy, news, pulse), 5)
 

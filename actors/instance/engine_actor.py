@@ -14,7 +14,7 @@ from actors.directory.known_instance import Instance
 from actors.frozen_heap import freeze_heap
 from actors.instance.engine_host import EngineHost
 from actors.instance.followers import Followers
-from actors.settings import AdmissionSettings, ChannelSettings
+from actors.settings import AdmissionSettings, ChannelSettings, SleepSettings
 from actors.switch_interval import shorten_switch_interval
 from engines.call_requests import Answer, CallRequest
 from engines.registry import EngineSpec
@@ -52,6 +52,7 @@ class EngineActor:
         channel: How its channels behave.
         incarnation: Grows with each actor that lives under this id.
         followers: Ray's options for the actors on the further nodes of an engine that spreads over several.
+        sleep: When the engine sleeps; None: never.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class EngineActor:
         channel: ChannelSettings,
         incarnation: int,
         followers: Sequence[Mapping[str, Any]],
+        sleep: SleepSettings | None = None,
     ) -> None:
         report_inline()
         context = ray.get_runtime_context()
@@ -75,7 +77,7 @@ class EngineActor:
             pid=os.getpid(),
         )
         self._followers = Followers(instance_id, _name(instance_id, incarnation), fleet, spec, followers)
-        self._host = EngineHost(instance, self._followers.spec, admission, channel, self._on_change)
+        self._host = EngineHost(instance, self._followers.spec, admission, channel, self._on_change, sleep)
         self._watch: asyncio.Task[None] | None = None
         self._announcer = Announcer(DirectoryClient(fleet), self._host.describe)
 
@@ -156,6 +158,7 @@ def create_engine_actor(
     incarnation: int = 0,
     options: Mapping[str, Any] | None = None,
     followers: Sequence[Mapping[str, Any]] = (),
+    sleep: SleepSettings | None = None,
 ) -> Any:
     """Creates the actor and returns its handle; then `await result(handle.boot.remote(), instance_id)`.
 
@@ -172,6 +175,7 @@ def create_engine_actor(
         incarnation: Grows with each actor that lives under this id.
         options: Ray's options for it (`actors.instance.placement.actor_options`).
         followers: Those for the actors on its engine's further nodes.
+        sleep: When its engine sleeps; None: never.
     """
     return (
         ray.remote(EngineActor)
@@ -185,7 +189,7 @@ def create_engine_actor(
             enable_task_events=False,
             **(options or {}),
         )
-        .remote(instance_id, fleet, spec, admission, channel, incarnation, followers)
+        .remote(instance_id, fleet, spec, admission, channel, incarnation, followers, sleep)
     )
 
 

@@ -19,11 +19,12 @@ from actors.instance.canary import ask_one_token
 from actors.instance.engine_steps import EngineSteps
 from actors.instance.lane import Lane
 from actors.instance.sessions import Sessions
+from actors.instance.sleeper import Sleeper
 from actors.loop_lag import LoopLag
 from actors.patience import within
 from actors.prefill_meter import PrefillMeter
 from actors.sent_prefixes import SentPrefixes
-from actors.settings import AdmissionSettings, ChannelSettings
+from actors.settings import AdmissionSettings, ChannelSettings, SleepSettings
 from engines.cached_chunks import CachedChunks
 from engines.call_requests import Answer, CallRequest
 from engines.context import Context
@@ -60,6 +61,7 @@ class EngineHost(Host):
         admission: How much work it takes.
         channel: How its channels behave.
         on_change: Called when `describe()` has something new to say.
+        sleep: When the engine sleeps; None: never.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class EngineHost(Host):
         admission: AdmissionSettings,
         channel: ChannelSettings,
         on_change: Callable[[], None],
+        sleep: SleepSettings | None = None,
     ) -> None:
         self.id = instance.id
         self.gate = Gate(admission)
@@ -90,6 +93,7 @@ class EngineHost(Host):
         self._lag = LoopLag()
         self._ticker: asyncio.Task[None] | None = None
         self._steps = EngineSteps(channel.heartbeat_s)
+        self._sleeper = Sleeper(sleep, channel.heartbeat_s, self._forget_cached, self.engine_died)
         self._alone: Call | None = None
         self._booting: asyncio.Task[None] | None = None
         self._has_booted = False
@@ -188,6 +192,9 @@ class EngineHost(Host):
             prefill.written_tokens,
             prefill.prompt_tokens,
             prefill.cached_tokens,
+            queued > 0,
+            not self._sleeper.is_awake,
+            self._sleeper.wake_s,
         )
 
     def engine_died(self, error: EngineDead) -> None:
@@ -240,8 +247,15 @@ class EngineHost(Host):
     def all_prompts(self) -> News | None:
         """What the engine has cached, or what was sent to one that does not say."""
         if self._chunks is None:
-            return News(ALL_PREFIXES, self._prefixes.all()) if self._prefixes else None
+            return News(ALL_PREFIXES, self._prefixes.all()) if self._prefixes.is_worth_telling else None
         return News(ALL_CHUNKS, (self._changes, *pack_held(self._chunks.all())))
+
+    def _forget_cached(self) -> None:
+        """The engine has nothing cached any more. One that says what it has says so itself."""
+        if self._chunks is None:
+            self._prefixes.clear()
+            for channel in self._channels.values():
+                channel.prompts.tell_everything()
 
     def _hear_chunks(self, cached: dict[int, int], evicted: list[int]) -> None:
         """The engine says what has changed in its cache: what does in one turn of the event loop goes together."""
@@ -370,9 +384,12 @@ class EngineHost(Host):
 
     async def _ask_for_a_token(self, timeout_s: float) -> None:
         """Raises what `ask_one_token` raises, unless the engine stepped meanwhile: then it had others to serve."""
+        if not self._sleeper.is_awake:
+            return  # It is not woken for that; whether it wakes is known when it must.
         steps = self.engine.steps
         try:
-            await ask_one_token(self.engine, self._spec.model, timeout_s)
+            with self._sleeper.kept_awake():
+                await ask_one_token(self._bare_engine, self._spec.model, timeout_s)
         except Timeout:
             if self.engine.steps == steps:
                 raise
@@ -432,7 +449,9 @@ class EngineHost(Host):
         # The import of an engine takes up to a minute; the event loop has announcements to make meanwhile.
         module, _, _ = engine_kind(self._spec.kind).engine.partition(":")
         await in_daemon_thread(lambda: import_module(module))
-        self.engine = make_engine(self.id, self._spec)
+        # What does not count as work for its sleep goes past that.
+        self._bare_engine = make_engine(self.id, self._spec)
+        self.engine = self._sleeper.watching(self._bare_engine)
         await self.engine.start()
 
     def _become(self, state: InstanceState, detail: str = "") -> None:
@@ -442,7 +461,12 @@ class EngineHost(Host):
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self._channel_settings.heartbeat_s)
-            self._steps.tick(*self.pulse())
+            if self._sleeper.is_awake:
+                self._steps.tick(*self.pulse())
+            else:
+                self._steps.restart()  # Until it has woken it owes no step, whatever it did not come to before.
+            has_work = any(part.running + part.queued for part in (self.gate, self._embeddings))
+            self._sleeper.tick(may_sleep=self._instance.state is InstanceState.READY and not has_work)
             self.gate.expire()
             for channel_id, channel in list(self._channels.items()):
                 if not channel.tick():

@@ -26,7 +26,7 @@ _FEW = 8
 class Asked:
     """One request, from its arrival to its end."""
 
-    __slots__ = ("_began_s", "_bytes", "_is_over", "instance", "meter", "sent_s", "tokens")
+    __slots__ = ("_began_s", "_bytes", "_is_over", "due_s", "instance", "meter", "sent_s", "tokens")
 
     def __init__(self, meter: "DemandMeter", bytes: int, tokens: float) -> None:
         self.meter = meter
@@ -35,12 +35,13 @@ class Asked:
         self._is_over = False
         self.tokens = tokens
         self.instance: str | None = None
-        self.sent_s = 0.0
+        self.sent_s = self.due_s = 0.0
 
-    def sent(self, instance: str) -> None:
-        """It is on its way to an instance, or waits in its queue."""
+    def sent(self, instance: str, wake_s: float = 0.0) -> None:
+        """It is on its way to an instance, or waits in its queue, or so long for it to wake."""
         self.instance = instance
         self.sent_s = self.meter.clock()
+        self.due_s = self.sent_s + wake_s
 
     def came_back(self) -> None:
         """No instance has it after all."""
@@ -150,7 +151,7 @@ class DemandMeter:
             waiting_tokens += asked.tokens
             if asked.instance is None:
                 held += 1
-            elif asked.sent_s < late_s:
+            elif asked.due_s < late_s:
                 backed_up.add(asked.instance)
         return Demand(
             held=held,

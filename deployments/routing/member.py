@@ -160,6 +160,21 @@ class Member:
         return self.reported.prefill_rate
 
     @property
+    def is_full(self) -> bool:
+        """Whether requests wait there for others to end, as it last said."""
+        return self.reported.is_full
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether it must wake first, as it last said."""
+        return self.reported.is_asleep
+
+    @property
+    def wake_s(self) -> float:
+        """What waking takes, as it last said; 0: it is awake."""
+        return self.reported.wake_s if self.reported.is_asleep else 0.0
+
+    @property
     def in_flight(self) -> int:
         """Requests of this replica that are under way on it."""
         return self.calls + (0 if self.egress is None else self.egress.in_flight)

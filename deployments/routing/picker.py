@@ -12,6 +12,7 @@ from deployments.routing.faults import Faults, is_fault
 from deployments.routing.member import BUSY_S, InstanceEgress, Member
 from deployments.routing.placements import Placement, Placements
 from deployments.routing.policies import Direct, Policy
+from deployments.routing.wakefulness import prefer_awake
 from engines.call_requests import Request
 from engines.errors import (
     AdapterFailed,
@@ -104,9 +105,11 @@ class InstancePicker:
         candidates = [member for member in candidates if not member.is_shaky] or candidates
         candidates = [member for member in candidates if member.busy_until_s <= now_s] or candidates
         adapter = request.adapter if request.runs_model else None
+        looks_at_caches = any(map(self.placements.looks_at_caches, candidates))
+        if request.runs_model and (adapter is not None or not looks_at_caches):
+            candidates = list(prefer_awake(candidates))
         if adapter is not None:
             candidates = self._with_adapter(candidates, adapter, session)
-        looks_at_caches = any(map(self.placements.looks_at_caches, candidates))
         if session is not None and not looks_at_caches:
             return self.affinity.choose(session.id, "soft", candidates, ())
         return self._policies[adapter].choose(candidates, request)

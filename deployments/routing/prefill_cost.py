@@ -1,10 +1,13 @@
 """What it costs to send a request to an instance: about the seconds until it begins to answer.
 
-    (2 * uncached + queued) / rate + 0.02 * (uncached / rate) * decodes
+    (2 * uncached + queued) / rate + 0.02 * (uncached / rate) * decodes + waking
 
 `uncached` and `queued` are tokens of prompts that have to be computed, of the request itself and of those before it;
 `rate` is how many of them the instance computes in a second, and each sequence that it decodes meanwhile slows that
 down. The request's own tokens count twice: once for its own wait, once for those that come after it and wait for them.
+`waking` is 0 where the instance is awake. To wake one that sleeps counts twice as well, for the request's own wait and
+for what it takes of the machine; to wait for one that is being woken counts once. So requests that come together wake
+one, and another only for as much work as its waking is worth.
 The form was found by simulation on a real trace (docs/routing.md). What matters most is that the queue is counted in
 tokens.
 """
@@ -38,6 +41,10 @@ class LoadedInstance(Protocol):
         """How many of them it computes in a second; 0: unknown."""
 
     @property
+    def wake_s(self) -> float:
+        """Seconds that it takes to wake; 0: it is awake."""
+
+    @property
     def accelerator(self) -> str:
         """What it computes on."""
 
@@ -47,8 +54,14 @@ def prefill_costs(instances: Sequence[LoadedInstance], uncached: Sequence[float]
     rates = _rates(instances)
     return [
         (OWN_WEIGHT * tokens + instance.queued_tokens + DECODE_SHARE * max(tokens, LEAST_TOKENS) * instance.load) / rate
+        + _waking_s(instance)
         for instance, tokens, rate in zip(instances, uncached, rates, strict=True)
     ]
+
+
+def _waking_s(instance: LoadedInstance) -> float:
+    wake_s = instance.wake_s
+    return wake_s if not wake_s or instance.load else OWN_WEIGHT * wake_s
 
 
 class Costs:

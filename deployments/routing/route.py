@@ -284,7 +284,7 @@ class Route(PushEngine):
             place.close()
             held = None
             if asked_for is not None:
-                asked_for.sent(member.id)
+                asked_for.sent(member.id, member.wake_s)
             tried = nullcontext() if suspect is None else budget.try_alone(suspect, member.id)
             try:
                 with tried as trial:

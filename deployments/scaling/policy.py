@@ -60,8 +60,8 @@ class FleetPolicy:
 
     Args:
         router: Name of the router deployment.
-        engines: Of each engine deployment that it sets, the goal: `min`, `max`, `wait_s`, `counts_prefill`, `idle_s`,
-            `prompt_tokens_per_s` and `output_tokens_per_s`.
+        engines: Of each engine deployment that it sets, the goal: `min`, `max`, `spare`, `wait_s`, `counts_prefill`,
+            `idle_s`, `prompt_tokens_per_s` and `output_tokens_per_s`.
         routers: `min` and `max` of the router replicas; None: their number is fixed.
         leave_s: How long a router replica that ends goes on with what it has: of that nothing is heard any more.
         fleet: Name of the fleet, which is told what was decided; None: nobody is.

@@ -41,6 +41,7 @@ class Goal:
     Attributes:
         min: Least instances.
         max: Most instances.
+        spare: How many more than the demand asks for are kept booted, within `max`.
         wait_s: So long may 99 of 100 requests wait.
         counts_prefill: Whether that is until their first token, and not only until an engine works on them.
         idle_s: How long an instance must not have been needed before it is ended.
@@ -49,6 +50,7 @@ class Goal:
 
     min: int
     max: int
+    spare: int = 0
     wait_s: float = 2.0
     counts_prefill: bool = False
     idle_s: float = 300.0
@@ -61,7 +63,7 @@ class Decision:
 
     Attributes:
         target: How many.
-        wanted: How many the demand of this moment asks for, without regard to how long it has.
+        wanted: How many the demand of this moment asks for, without regard to how long it has; spares included.
         work: The work that comes in, in instances that it would keep busy.
         backlog_s: The work that waits, in seconds of one instance.
         rates: What one instance is believed to do.
@@ -90,7 +92,7 @@ class Scaler:
         self._window_s = min(WINDOW_S, max(SHORT_WINDOW_S, goal.idle_s))
         self._rates = MeasuredRates(goal.prior)
         self._samples: deque[tuple[float, Demand]] = deque()
-        # The highest figures of the last idle_s: times and figures, the figures falling.
+        # The highest demand of the last idle_s, in instances: times and figures, the figures falling.
         self._wanted: deque[tuple[float, int]] = deque()
         self._since_s = math.inf
         self._output_tokens = _Mean(OUTPUT_TOKENS)
@@ -124,35 +126,43 @@ class Scaler:
         goal = self.goal
         kept = min(max(target, goal.min), goal.max)
         if demand is None:
+            kept = max(kept, self._with_spare(0))
             return self._decision(kept, kept, 0.0, 0.0, "no reports")
         self._watch_boots(now_s, target, ready)
         self._learn(now_s, demand, ready)
         self._keep(now_s, demand)
         work, backlog_s = self._work(now_s), self._work_s(demand.waiting_tokens, demand.held + demand.queued)
-        wanted = self._size(demand, work, backlog_s, ready)
-        self._remember(now_s, max(wanted, self._size(demand, MARGIN * work, backlog_s, ready)))
+        busy = self._size(demand, work, backlog_s, ready)
+        self._remember(now_s, max(busy, self._size(demand, MARGIN * work, backlog_s, ready)))
+        wanted = self._with_spare(busy)
         if wanted > kept:
-            return self._decision(wanted, wanted, work, backlog_s, "backlog" if backlog_s > work else "load")
+            reason = "spare" if busy <= kept else "backlog" if backlog_s > work else "load"
+            return self._decision(wanted, wanted, work, backlog_s, reason)
         if not is_whole:
             return self._decision(kept, wanted, work, backlog_s, "not all routers heard")
         if now_s - self._since_s < goal.idle_s:
             return self._decision(kept, wanted, work, backlog_s, "not watched for long enough")
-        needed = min(kept, max(self._wanted[0][1], goal.min))
+        most_busy = self._wanted[0][1]
+        needed = min(kept, self._with_spare(most_busy))
         if needed == 0 and demand.under_way > 0:
             needed = 1
-        reason = "enough" if needed == kept else "idle" if needed == 0 else "less load"
+        reason = "enough" if needed == kept else "less load" if most_busy else "idle"
         return self._decision(needed, wanted, work, backlog_s, reason)
+
+    def _with_spare(self, busy: int) -> int:
+        """How many there are to be where the demand asks for so many."""
+        return min(max(busy + self.goal.spare, self.goal.min), self.goal.max)
 
     def _decision(self, target: int, wanted: int, work: float, backlog_s: float, reason: str) -> Decision:
         return Decision(target, wanted, work, backlog_s, self._rates.rates, reason, self._rates.is_measured)
 
     def _size(self, demand: Demand, work: float, backlog_s: float, ready: int) -> int:
-        """How many instances the demand of this moment asks for."""
+        """How many instances the demand of this moment asks for, whatever else there is to be."""
         goal = self.goal
         _, before = self._samples[max(0, len(self._samples) - 2)]
         if not demand.under_way and (not work or demand.arrived == before.arrived):
             # How long that must last is another matter.
-            return goal.min
+            return 0
         service_s = self._rates.rates.work_s(self._prompt_tokens.value * self._computed.value, 0.0)
         wait_s = goal.wait_s
         if goal.counts_prefill:
@@ -164,7 +174,7 @@ class Scaler:
         # However much one request is, no more instances work on it.
         _, long = self._since(self._samples[-1][0] - self._window_s)
         most = min(goal.max, math.ceil(max(demand.under_way, demand.arrived - long.arrived)))
-        return min(max(instances_for(work, service_s, wait_s, most), goal.min, 1), goal.max)
+        return min(max(instances_for(work, service_s, wait_s, most), 1), goal.max)
 
     def _work_s(self, prompt_tokens: float, requests: float) -> float:
         return self._rates.rates.work_s(prompt_tokens * self._computed.value, requests * self._output_tokens.value)

@@ -18,6 +18,7 @@ from engines.errors import (
     Cancelled,
     ContextOverflow,
     EngineDead,
+    EngineFailed,
     InstanceLost,
     InvalidRequest,
     NotReady,
@@ -104,6 +105,7 @@ class SimulatedEngine(PushEngine):
         self._thread = ThreadPoolExecutor(1, f"texts of {name}")
         self._loop: asyncio.Task[None] | None = None
         self._dead: EngineDead | None = None
+        self._is_asleep = False
 
     @property
     def ready(self) -> bool:
@@ -149,9 +151,26 @@ class SimulatedEngine(PushEngine):
         for stream in list(self._streams):
             stream.fail(InstanceLost(f"The engine {self.name} was stopped.", instance=self.name))
 
+    async def sleep(self, level: int) -> None:
+        """Forgets what it has cached."""
+        self._is_asleep = True
+        await asyncio.sleep(self._options.sleep_s)
+        self._cache.clear()
+
+    async def wake(self) -> None:
+        """Returns after a while. Raises EngineFailed where its options say so."""
+        if self._options.wake_s is None:
+            await asyncio.Event().wait()
+        else:
+            await asyncio.sleep(self._options.wake_s)
+        if self._options.wake_fails:
+            raise EngineFailed(f"The engine {self.name} failed to wake.", instance=self.name)
+        self._is_asleep = False
+
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
         """Answers into a sink; returns once the request is accepted. Raises a PenstockError before that."""
         self._must_be_ready()
+        self._must_be_awake()
         _refuse_unsupported(request)
         if context.is_killed:
             raise Cancelled(f"The request {context.id} was killed.", instance=self.name)
@@ -290,6 +309,7 @@ class SimulatedEngine(PushEngine):
 
     async def _read(self, tokens: int, context: Context) -> int:
         """Takes as long as a step that reads so many tokens; returns them."""
+        self._must_be_awake()
         await asyncio.sleep(self._clock.step_s(tokens, 0, 0))
         if context.is_stopped:
             raise Cancelled(f"The request {context.id} was cancelled.", instance=self.name)
@@ -417,6 +437,10 @@ class SimulatedEngine(PushEngine):
             raise self._dead
         if self._loop is None:
             raise NotReady(f"The engine {self.name} is not ready.", instance=self.name)
+
+    def _must_be_awake(self) -> None:
+        if self._is_asleep:
+            raise EngineFailed(f"The engine {self.name} got work while it slept.", instance=self.name)
 
 
 async def _forget_adapter(_: str) -> None:

@@ -94,6 +94,14 @@ class KVCache:
                 if self._hash_of[block] is None:
                     self._free.move_to_end(block, last=False)  # Nothing is lost by taking it first.
 
+    def clear(self) -> None:
+        """Forgets all contents; nobody may use any of it."""
+        assert len(self._free) == self.num_blocks, "a sequence has blocks of it"
+        self._hash_of = [None] * self.num_blocks
+        self._block_of.clear()
+        if self._chunks is not None:
+            self._chunks.cleared()
+
     def _take(self, blocks: int) -> list[int]:
         taken = [self._free.popitem(last=False)[0] for _ in range(blocks)]
         removed = []

@@ -59,6 +59,9 @@ class SimulatedOptions(EngineOptions):
         max_loras: LoRA adapters that it has loaded at a time; the least recently used goes for another.
         lora_load_s: What loading one takes, in seconds.
         broken_loras: Adapters that cannot be loaded, by name.
+        sleep_s: What falling asleep takes, in seconds.
+        wake_s: What waking takes; None: it never wakes.
+        wake_fails: Whether it fails to wake instead, after so long.
     """
 
     context_length: int = Field(8192, ge=16)
@@ -75,6 +78,9 @@ class SimulatedOptions(EngineOptions):
     max_loras: int = Field(4, ge=1)
     lora_load_s: float = Field(0.0, ge=0)
     broken_loras: list[str] = []
+    sleep_s: float = Field(0.0, ge=0)
+    wake_s: Annotated[float, Field(ge=0)] | None = 0.0
+    wake_fails: bool = False
 
     @model_validator(mode="after")
     def _one_sequence_fits(self) -> Self:

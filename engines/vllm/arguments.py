@@ -33,6 +33,7 @@ _RESERVED = {
     "max_loras": "set the option `max_loras`",
     "max_cpu_loras": "as many are kept as `max_loras` says",
     "max_lora_rank": "set the option `max_lora_rank`",
+    "enable_sleep_mode": "give the model its `sleep`",
     "allowed_media_domains": "what is fetched, the routers fetch: set `attachments.urls` of the model",
     "allowed_local_media_path": "files of the engine's machine are not for callers to read",
 }
@@ -46,6 +47,7 @@ def engine_args(
     adapters: int = 0,
     nnodes: int = 1,
     part: NodePart | None = None,
+    sleeps: bool = False,
 ) -> AsyncEngineArgs:
     """The arguments of vLLM for these options.
 
@@ -56,6 +58,7 @@ def engine_args(
         adapters: How many LoRA adapters are loaded at a time.
         nnodes: Nodes that the ranks are divided among.
         part: Which of them this is, where there are several.
+        sleeps: Whether it is put to sleep at times.
 
     Raises:
         InvalidRequest: An argument is not vLLM's, or is set elsewhere; or vLLM cannot spread so.
@@ -98,6 +101,9 @@ def engine_args(
     arguments = {name: value for name, value in arguments.items() if value is not None}
     if nnodes > 1:
         arguments |= _node_arguments(options, tensor_parallel_size * pipeline_parallel_size, nnodes, part)
+    if sleeps and current_platform.is_sleep_mode_available():
+        # Where it is not, as on the CPU, the core pauses and empties its caches, and the workers keep what they have.
+        arguments["enable_sleep_mode"] = True
     if adapters:
         arguments |= _lora_arguments(adapters, options.max_lora_rank)
     # Of several ranks of data each would publish at an endpoint of its own, which vLLM has no name for here.
@@ -120,6 +126,7 @@ def spec_args(spec: EngineSpec, options: VllmOptions) -> AsyncEngineArgs:
         adapters=loaded_adapters(spec, options),
         nnodes=spec.nnodes,
         part=spec.part,
+        sleeps=spec.sleeps,
     )
 
 

@@ -58,6 +58,14 @@ class VllmEngine(PushEngine):
         # Whoever gives up waiting does not keep it from ending.
         await asyncio.shield(self._ended)
 
+    async def sleep(self, level: int) -> None:
+        """Puts vLLM to sleep, as `Engine.sleep` says."""
+        await self._working().sleep.begin(level)
+
+    async def wake(self) -> None:
+        """Wakes vLLM."""
+        await self._working().sleep.end()
+
     async def submit(self, request: GenerateRequest, context: Context, sink: Sink) -> None:
         """Answers into a sink, as `Engine.submit` says."""
         await self._working().submit(request, context, sink)

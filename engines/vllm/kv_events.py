@@ -89,6 +89,10 @@ class KvEvents:
             self._clear()
             logger.error("What the KV cache holds is not followed any more.", exc_info=error)
 
+    def forget(self) -> None:
+        """Nothing is cached any more, whatever was said before."""
+        self._clear()
+
     def take(self, number: int, data: bytes) -> None:
         """Takes a batch of events.
 

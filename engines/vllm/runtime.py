@@ -43,6 +43,7 @@ from engines.vllm.resuming import going_on, vocabulary
 from engines.vllm.sampling import SamplingMapper, guided_field
 from engines.vllm.scheduler import PREPARE_WORKER, check_core
 from engines.vllm.scoring import Scoring
+from engines.vllm.sleep import Sleep
 from engines.vllm.step_record import StepRecord
 from engines.vllm.streaming import VllmStream
 
@@ -53,6 +54,7 @@ class Runtime:
     Attributes:
         capabilities: What it can do.
         cached_chunks: What it has in its KV cache; None where vLLM does not say, or says it to somebody else.
+        sleep: Its sleep.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Runtime:
         self.cached_chunks: CachedChunks | None = None
         self._events: KvEvents | None = None
         self._own_events = "kv_events_config" not in options.engine_args
+        self.sleep = Sleep(self._llm, self._forget_cached)
         self.capabilities = Capabilities()
 
     async def open(self) -> None:
@@ -316,6 +319,11 @@ class Runtime:
             self.cached_chunks = CachedChunks(int(config.cache_config.block_size))
             self._events = KvEvents(events.endpoint, self.cached_chunks)
             self._events.open()
+
+    def _forget_cached(self) -> None:
+        """The core has emptied its KV cache, which it says with its next step."""
+        if self._events is not None:
+            self._events.forget()
 
     def _reader(self, request: GenerateRequest, rendered: Rendered, sink: Sink) -> Sink:
         """Lets what is cached be known by a request's text; returns what is to hear its answer."""

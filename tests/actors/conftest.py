@@ -14,7 +14,7 @@ from actors.channel.listener import Listener
 from actors.directory.client import NAME
 from actors.directory.known_instance import Instance
 from actors.instance.engine_actor import create_engine_actor
-from actors.settings import AdmissionSettings, ChannelSettings, PatienceSettings
+from actors.settings import AdmissionSettings, ChannelSettings, PatienceSettings, SleepSettings
 from engines.registry import EngineSpec
 from tests.actors.channel_reader import eventually, spec
 
@@ -95,6 +95,7 @@ async def start(fleet: str) -> AsyncIterator[Start]:
         listener: Listener | None = None,
         patience: PatienceSettings | None = None,
         engine: EngineSpec | None = None,
+        sleep: SleepSettings | None = None,
         **options: Any,
     ) -> tuple[Instance, Egress]:
         id = f"demo-{len(made)}"
@@ -105,6 +106,7 @@ async def start(fleet: str) -> AsyncIterator[Start]:
             admission or AdmissionSettings(),
             channel,
             options={"num_cpus": 0},
+            sleep=sleep,
         )
         made.append(actor)
         instance = await result(actor.boot.remote(), id)

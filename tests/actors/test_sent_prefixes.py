@@ -34,3 +34,12 @@ def test_there_is_an_end_to_them_where_the_cache_does_not_say_what_it_holds() ->
     for start in range(0, MAX_PREFIXES + 5000, 1000):
         sent.add(pack(list(range(start, start + 1000))), start)
     assert len(sent) == MAX_PREFIXES
+
+
+def test_a_cache_that_was_emptied_is_worth_telling_of() -> None:
+    sent = SentPrefixes()
+    assert not sent.is_worth_telling
+    sent.add(pack([1]), 0)
+    assert sent.is_worth_telling
+    sent.clear()
+    assert sent.is_worth_telling and not unpack(sent.all()[0])

@@ -2,7 +2,7 @@
 
 The engines are simulated, and slowed down so far that the trace keeps `--busy` of them busy on the average: a fleet of
 one says nothing. The autoscaled fleet begins with so many, or for a day's load with none. It knows nothing of what an
-instance can do, and each boot takes a minute. Times to first token are in seconds.
+instance can do, and each boot takes a minute. The one beside it keeps a spare. Times to first token are in seconds.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -52,7 +53,7 @@ def main() -> int:
             outcomes = _outcomes(shaped, machine, goal, arguments.boot_s, first, tail_s)
             for fleet, outcome in outcomes.items():
                 lost += outcome.lost
-                made.add_row(load, fleet, *_row(outcome, changes=fleet == "autoscaled"))
+                made.add_row(load, fleet, *_row(outcome, changes=fleet.startswith("autoscaled")))
             console.print(f"{load}: simulated in {time.monotonic() - began_s:.0f} s", markup=False)
         console.print(made)
     return 1 if lost else 0
@@ -63,7 +64,11 @@ def _outcomes(
 ) -> dict[str, Outcome]:
     auto = SimulatedFleet(machine, boot_s, first, Scaler(goal)).run(trace(), tail_s=tail_s)
     hours = len(auto.targets) / 3600
-    outcomes = {"autoscaled": auto}
+    spare = Scaler(replace(goal, spare=1))
+    outcomes = {
+        "autoscaled": auto,
+        "autoscaled, 1 spare": SimulatedFleet(machine, boot_s, max(1, first), spare).run(trace(), tail_s=tail_s),
+    }
     for name, instances in (("the mean", round(auto.instance_hours / hours)), ("the peak", auto.peak)):
         fixed = max(1, instances)
         outcomes[f"{name}: {fixed}"] = SimulatedFleet(machine, boot_s, fixed).run(trace(), tail_s=tail_s)

@@ -88,6 +88,10 @@ def test_replicas_are_a_number_or_bounds_and_each_mistake_names_its_key() -> Non
     assert the_problem(text.format("{max: 3, mix: 1}")).startswith("fleet.yaml:4: models[0].replicas.mix: there is no")
     assert the_problem(text.format("{min: 5, max: 2}")) == "fleet.yaml:3: models[0].replicas: min is 5, and max only 2"
     assert "there is one goal" in the_problem(text.format("{max: 2, ttft_s: 1, queue_time_s: 1}"))
+    assert the_problem(text.format("{max: 8, spare: 8}")) == (
+        "fleet.yaml:3: models[0].replicas: spare is 8, and max 8: nothing is left that could grow. Set spare to 7 at "
+        "most, or replicas to the number 8"
+    )
     assert "idle_s" in the_problem(text.format("{max: 2, idle_s: 0}"))
     line = the_problem("models: [{name: demo}]\nrouter: {replicas: {min: 3, max: 2}}\n")
     assert line == "fleet.yaml:2: router.replicas: min is 3, and max only 2"
@@ -96,6 +100,19 @@ def test_replicas_are_a_number_or_bounds_and_each_mistake_names_its_key() -> Non
 def test_a_model_that_may_sleep_must_wait_for_its_boots() -> None:
     line = the_problem("models:\n  - name: demo\n    replicas: {min: 0, max: 1}\n    routing: {wait_s: 0}\n")
     assert line.startswith("fleet.yaml:2: models[0]: replicas.min is 0, and routing.wait_s too")
+
+
+def test_sleep_is_refused_where_the_engine_cannot_or_would_lose_its_adapters() -> None:
+    text = "models:\n  - name: m\n    engine: {}\n    sleep: {}\n"
+    assert the_problem(text.format("scripted", "{after_s: 60}")) == (
+        "fleet.yaml:2: models[0]: sleep is set, and the engine scripted cannot sleep: leave it out"
+    )
+    assert the_problem(text.format("simulated", "{level: 1}")) == "fleet.yaml:4: models[0].sleep.after_s: is missing"
+    assert "sleep.level: " in the_problem(text.format("simulated", "{after_s: 60, level: 3}"))
+    adapters = "    adapters: [{name: x, path: org/x}]\n"
+    assert "weights would not be loaded again: set sleep.level to 1" in the_problem(
+        text.format("vllm", "{after_s: 60, level: 2}") + adapters
+    )
 
 
 def test_a_key_that_is_there_twice_is_refused_with_both_lines() -> None:

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from actors.directory.known_instance import Instance, InstanceState
+from clusters.boot_screen import instance_table
 from clusters.status import parse_metrics, view
 from deployments.cluster_nodes import ClusterNodes, Node
 from deployments.metrics import Metrics
@@ -28,7 +29,7 @@ async def test_it_reads_what_the_ingress_writes() -> None:
     meter.finish(Usage(prompt_tokens=3, completion_tokens=40))
     metrics.end(meter, 200)
     metrics.begin("/v1/chat/completions").model = "demo"
-    load = Load(3, 2, 0.5, prompt_tokens=400, cached_tokens=100)
+    load = Load(3, 2, 0.5, prompt_tokens=400, cached_tokens=100, is_asleep=True, wake_s=2.5)
     instances = [
         Instance("demo-2", "demo", node="n2", state=InstanceState.DRAINING),
         Instance(
@@ -44,6 +45,10 @@ async def test_it_reads_what_the_ingress_writes() -> None:
     assert (first.id, first.state, first.node) == ("demo-1", InstanceState.READY, "n1")
     assert (first.running, first.queued, first.kv_use) == (3, 2, 0.5)
     assert (first.cached_share, second.cached_share) == (0.25, None)
+    assert (first.sleeps, second.sleeps) == (True, False)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(instance_table(scrape.rows, loads=True))
+    assert "ready, sleeps" in console.file.getvalue()  # type: ignore[attr-defined]
     assert (second.id, second.state) == ("demo-2", InstanceState.DRAINING)
     assert scrape.tokens == {"demo": 40.0}
     assert scrape.in_flight == 1

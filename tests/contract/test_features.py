@@ -18,6 +18,8 @@ from engines.events import (
 )
 from engines.pooling_requests import PoolingRequest, PoolingTask, ScoreRequest
 from engines.requests import Resume
+from engines.simulated.engine import SimulatedEngine
+from engines.vllm.engine import VllmEngine
 from tests.contract.asking import WEATHER, Running, counted
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -152,6 +154,21 @@ async def test_hidden_reasoning_leaves_its_ids_and_nothing_else(subject: Running
         assert not hidden.choices[0].reasoning
         said = "".join(logprob.token for logprob in hidden.choices[0].logprobs or ())
         assert said.startswith(hidden.text) and len(said) < len(hidden.text) + 15, "only an end mark more"
+
+
+async def test_an_engine_that_sleeps_says_the_same_after_it_and_one_that_cannot_says_so(subject: Running) -> None:
+    before = await subject.ask(subject.counting(3, 7))
+    if isinstance(subject.engine, SimulatedEngine | VllmEngine):
+        for level in (1, 2):
+            await subject.engine.sleep(level)
+            await subject.engine.check_health()
+            await subject.engine.wake()
+            assert (await subject.ask(subject.counting(3, 7))).text == before.text
+    else:
+        for changing in (subject.engine.sleep(1), subject.engine.wake()):
+            with pytest.raises(Unsupported, match="cannot sleep"):
+                await changing
+    assert (await subject.ask(subject.counting(3, 7))).text == before.text
 
 
 async def test_a_resumed_request_says_exactly_the_rest(subject: Running) -> None:

@@ -74,6 +74,14 @@ FLEET = FleetSettings.model_validate(
                 "options": {"script": ["so far", {"hang": True}]},
                 "admission": {"max_running": 2, "max_queued": 0},
             },
+            {
+                "name": "dozy",
+                "engine": "simulated",
+                "cpus": 0.1,
+                "drain_timeout_s": 1.0,
+                "options": {"speed": "instant", "wake_s": 0.5},
+                "sleep": {"after_s": 1.0},
+            },
         ],
     }
 )
@@ -81,6 +89,6 @@ FLEET = FleetSettings.model_validate(
 
 @pytest.fixture(scope="module")
 def shared_fleet(deploy: Callable[[FleetSettings], Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The router's handle of a fleet with two router replicas: three instances that echo, one that never ends."""
+    """The router's handle of a fleet with two router replicas: three instances echo, one never ends, one sleeps."""
     database = DatabaseSettings(file=str(tmp_path_factory.mktemp("shared") / "penstock.sqlite"))
     return deploy(FLEET.model_copy(update={"database": database}))

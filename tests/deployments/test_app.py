@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.app import build
-from deployments.application_config import application_config
+from deployments.application_config import application_config, policy_arguments
 from deployments.fleet_settings import FleetSettings
 from deployments.scaling.policy import goal_of
 from engines.errors import InvalidRequest
@@ -79,6 +79,19 @@ def test_a_number_that_follows_the_load_has_bounds_and_no_delay_of_serves_own() 
     router = built["router"]._deployment_config.autoscaling_config
     assert (router.min_replicas, router.max_replicas) == (2, 2)
     assert built["engine-a-b-2"]._deployment_config.autoscaling_config is None
+
+
+def test_a_model_with_a_spare_always_has_that_and_still_holds_what_comes_before_it_has_booted() -> None:
+    models = [{"name": "m", "engine": "scripted", "replicas": {"min": 0, "max": 8, "spare": 1}}]
+    for autoscaler, counts in (("serve", (1, 8)), ("routers", None)):
+        fleet = FleetSettings.model_validate({"models": models, "autoscaler": autoscaler})
+        config = deployments(fleet)["engine-m"]._deployment_config
+        scaling = config.autoscaling_config
+        assert (scaling and (scaling.min_replicas, scaling.max_replicas)) == counts
+        assert counts is not None or config.num_replicas == 1
+        assert goal_of(policy_arguments(fleet)["engines"]["engine-m"]).spare == 1
+    (model,) = fleet.deployed
+    assert (model.least_replicas, model.may_sleep, str(model.replicas)) == (1, True, "0 to 8, 1 spare")
 
 
 def test_a_fleet_of_fixed_numbers_has_no_policy_at_all() -> None:

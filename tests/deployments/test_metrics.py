@@ -130,6 +130,7 @@ async def test_instances_are_not_summed_over_replicas() -> None:
     instances = [
         Instance("demo-0", "demo", state=InstanceState.READY, load=Load(3, 1, 0.5, adapters=("sql",))),
         Instance("demo-1", "demo", state=InstanceState.STARTING),
+        Instance("demo-2", "demo", state=InstanceState.DRAINING, load=Load(is_asleep=True, wake_s=2.5)),
     ]
     one, other = Metrics("one", board), Metrics("other", board)
     await one.text(instances)
@@ -140,6 +141,9 @@ async def test_instances_are_not_summed_over_replicas() -> None:
     assert figures["penstock_instance_queued_requests{instance=demo-0,model=demo}"] == 1
     assert figures["penstock_instance_kv_cache_use_ratio{instance=demo-0,model=demo}"] == 0.5
     assert figures["penstock_instance_adapter_info{adapter=sql,instance=demo-0,model=demo}"] == 1
+    assert figures["penstock_instance_sleeping{instance=demo-2,model=demo}"] == 1
+    assert figures["penstock_instance_wake_seconds{instance=demo-2,model=demo}"] == 2.5
+    assert "penstock_instance_sleeping{instance=demo-0,model=demo}" not in figures
 
 
 @pytest.mark.parametrize("model", ['we"ird', "sla/sh", "new\nline", "back\\slash", "\u2603"])

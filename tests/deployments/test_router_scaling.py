@@ -47,7 +47,8 @@ class Numbers:
 class World:
     """Router replicas that share a board."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, fleet: FleetSettings = FLEET) -> None:
+        self.policy = policy_arguments(fleet)
         self.clock, self.board, self.numbers = Clock(), Board(), Numbers(len(names))
         self.demand = dict.fromkeys(names, Demand())
         self.scalers = {name: self._scaler(name) for name in names}
@@ -56,7 +57,7 @@ class World:
         async def report() -> dict[str, float]:
             return self.demand[name].stats("engine-m")
 
-        return RouterScaler(name, policy_arguments(FLEET), report, self.board, self.numbers, self.clock)
+        return RouterScaler(name, self.policy, report, self.board, self.numbers, self.clock)
 
     async def seconds(self, count: int) -> None:
         for _ in range(count):
@@ -85,6 +86,17 @@ async def test_an_idle_model_goes_to_sleep_and_wakes_up() -> None:
     world.demand["a"] = Demand(held=1, arrived=1, waiting_tokens=10)
     await world.seconds(2)
     assert world.numbers.engines == 1
+
+
+async def test_an_idle_model_keeps_its_spare() -> None:
+    replicas = {"min": 0, "max": 4, "idle_s": 20, "spare": 1}
+    models = [{"name": "m", "engine": "scripted", "replicas": replicas}]
+    world = World("a", fleet=FleetSettings.model_validate({"autoscaler": "routers", "models": models}))
+    await world.seconds(40)
+    assert (world.numbers.engines, world.numbers.calls) == (1, [])
+    world.demand["a"] = Demand(running=1, arrived=1)
+    await world.seconds(2)
+    assert world.numbers.engines == 2
 
 
 async def test_what_is_so_already_is_not_set_again() -> None:

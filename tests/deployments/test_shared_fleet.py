@@ -13,10 +13,12 @@ import aiohttp
 import pytest
 from openai import AsyncOpenAI
 
+from actors.directory.known_instance import InstanceState
 from deployments.handle import FleetHandle
 from engines.call_requests import DetokenizeRequest, EmbedRequest, TokenizeRequest
 from engines.completion import collect
 from engines.context import Context
+from engines.contract import Load
 from engines.conversation.events import TurnFinished
 from engines.conversation.frames import Frame, Open
 from engines.errors import (
@@ -99,7 +101,7 @@ async def test_a_wrong_dict_names_the_field(fleet: FleetHandle, shared_fleet: An
 async def test_errors_arrive_as_they_were_raised(fleet: FleetHandle) -> None:
     with pytest.raises(ModelNotFound) as caught:
         await fleet.complete({"model": "nope", "prompt": "x"})
-    assert caught.value.served == ("echo", "parrot", "org/slow", "mimic")
+    assert caught.value.served == ("echo", "parrot", "org/slow", "dozy", "mimic")
     with pytest.raises(InstanceNotFound) as missing:
         await anext(aiter(fleet.generate({**ECHO, "instance": "echo-none"})))
     assert missing.value.param == "instance"
@@ -109,10 +111,11 @@ async def test_who_serves_what(fleet: FleetHandle) -> None:
     assert [(card.name, card.aliases, card.parent, card.ready) for card in await fleet.models()] == [
         ("echo", ("parrot",), None, 3),
         ("org/slow", (), None, 1),
+        ("dozy", (), None, 1),
         ("mimic", (), "echo", 3),
     ]
     instances = await fleet.instances()
-    assert Counter(instance.model for instance in instances) == {"echo": 3, "org/slow": 1}
+    assert Counter(instance.model for instance in instances) == {"echo": 3, "org/slow": 1, "dozy": 1}
     assert all(instance.pid and instance.node for instance in instances)
     for instance in instances:
         if instance.model == "echo":
@@ -290,6 +293,27 @@ async def test_http_reaches_the_same_fleet(shared_fleet: Any) -> None:
                 assert (await answer.json())["choices"][0]["message"]["content"] == "one two three"
             async with http.get(f"{url}/metrics") as answer:
                 assert "penstock_requests_total" in await answer.text()
+
+
+async def test_an_instance_that_sleeps_is_ready_says_so_and_wakes_for_its_next_request(
+    fleet: FleetHandle, shared_fleet: Any
+) -> None:
+    async def load() -> Load:
+        (instance,) = [one for one in await fleet.instances() if one.model == "dozy"]
+        assert instance.state is InstanceState.READY
+        return instance.load
+
+    async def sleeps() -> bool:
+        return (await load()).is_asleep
+
+    for _ in range(2):
+        await until(sleeps)
+        assert (await fleet.complete({"model": "dozy", "prompt": "count from 1 to 3"})).text == "1 2 3"
+    await until(sleeps)
+    assert 0.5 <= (await load()).wake_s < 3.0  # As measured, and not as guessed.
+    (port, *_) = await ports(shared_fleet)
+    async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/metrics") as answer:
+        assert "penstock_instance_sleeping" in await answer.text()
 
 
 async def test_a_killed_handle_call_is_not_started(fleet: FleetHandle) -> None:

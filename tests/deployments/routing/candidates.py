@@ -15,6 +15,9 @@ class Server:
     load: int = 0
     queued_tokens: int = 0
     prefill_rate: float = 0.0
+    wake_s: float = 0.0
+    is_asleep: bool = False
+    is_full: bool = False
     accelerator: str = "cpu"
     incarnation: int = 0
     cache_tokens: int = 0

@@ -74,6 +74,14 @@ def test_an_instance_is_backed_up_once_a_request_has_waited_for_a_second(meter: 
     assert meter.demand().backed_up == 2
 
 
+def test_who_waits_for_an_instance_to_wake_does_not_wait_for_others(meter: DemandMeter, clock: Clock) -> None:
+    meter.arrive(ask()).sent("a", 10.0)
+    clock.now_s += 10.5
+    assert meter.demand().backed_up == 0
+    clock.now_s += 1.0
+    assert meter.demand().backed_up == 1
+
+
 def test_text_is_taken_for_as_many_tokens_as_texts_were_before(meter: DemandMeter) -> None:
     text = GenerateRequest(model="m", prompt="x" * 4000)
     assert meter.arrive(text).tokens == pytest.approx(4000 / BYTES_PER_TOKEN, rel=0.01)

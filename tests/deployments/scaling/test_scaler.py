@@ -175,6 +175,47 @@ def test_slow_instances_are_found_out_and_more_are_made() -> None:
     assert decision.target > 2
 
 
+SPARE = replace(GOAL, spare=1)
+
+
+def test_an_idle_model_keeps_its_spare_and_says_why_there_is_one() -> None:
+    model = Model(SPARE)
+    decision = model.quiet(1)
+    assert (decision.target, decision.wanted, decision.reason) == (1, 1, "spare")
+    assert (model.quiet(600).target, model.quiet(1).reason) == (1, "enough")
+    assert model.hear(1, None).target == 1
+    model.target = 0  # As after an upgrade by a config without it.
+    assert model.hear(1, None).target == 1
+
+
+def test_a_spare_is_one_more_than_the_load_asks_for_as_long_as_there_is_room() -> None:
+    load = {"requests": 20, "seconds": 200, "prompt_tokens": 100, "output_tokens": 10}
+    without, one, six = (Model(replace(GOAL, idle_s=300.0, spare=spare)) for spare in (0, 1, 6))
+    needed = without.arrive(**load).target
+    assert needed < 7
+    assert one.arrive(**load).target == needed + 1
+    assert six.arrive(**load).target == GOAL.max
+
+
+def test_a_spare_is_no_demand_it_neither_begets_another_nor_outlives_the_load() -> None:
+    model = Model(SPARE)
+    busy = model.arrive(20, 300).target
+    # The same load, with the spare there for long: nothing more.
+    assert model.arrive(20, 300).target == busy
+    assert model.quiet(50).target == busy
+    decision = model.quiet(240)
+    assert decision.target == 1
+    model.target = 3
+    assert (model.quiet(1).target, model.scaler.goal.spare) == (1, 1)
+
+
+def test_the_least_instances_are_spares_as_well() -> None:
+    assert Model(replace(GOAL, min=3, spare=2)).quiet(5).target == 3
+    model = Model(replace(GOAL, min=1, spare=1))
+    assert model.quiet(5).target == 1
+    assert model.after(1, running=1, arrived=1).target == 2
+
+
 counts = st.integers(0, 500).map(float)
 tokens = st.integers(0, 10**7).map(float)
 samples = st.tuples(
@@ -215,21 +256,39 @@ def summed(before: Demand, demand: Demand) -> Demand:
     return replace(demand, **{name: getattr(before, name) + getattr(demand, name) for name in growing})
 
 
-@given(st.lists(samples, max_size=40), st.integers(0, 3), st.integers(3, 9), st.integers(0, 12))
+@given(st.lists(samples, max_size=40), st.integers(0, 3), st.integers(3, 9), st.integers(0, 2), st.integers(0, 12))
 def test_whatever_is_reported_the_target_is_in_bounds_and_no_request_is_left_without_an_instance(
-    reports: list[tuple[float, Demand | None, bool]], least: int, most: int, target: int
+    reports: list[tuple[float, Demand | None, bool]], least: int, most: int, spare: int, target: int
 ) -> None:
-    model, before = Model(replace(GOAL, min=least, max=most), target), Demand()
+    model, before = Model(replace(GOAL, min=least, max=most, spare=spare), target), Demand()
     for seconds, demand, is_whole in reports:
         if demand is not None:
             before = demand = summed(before, demand)
         was = model.target
         decision = model.hear(seconds, demand, is_whole=is_whole)
-        assert least <= decision.target <= most
+        assert max(least, spare) <= decision.target <= most
         if demand is None or not is_whole:
             assert decision.target >= min(was, most)
         if demand is not None and demand.under_way:
-            assert decision.target >= 1
+            assert decision.target >= min(1 + spare, most)
+
+
+@given(st.lists(samples, max_size=40), st.integers(1, 4))
+def test_whatever_is_reported_spares_are_on_top_of_what_there_would_be_without_them(
+    reports: list[tuple[float, Demand | None, bool]], spare: int
+) -> None:
+    without, model, before, now_s = Model(), Model(replace(GOAL, spare=spare), spare), Demand(), 5000.0
+    for seconds, demand, is_whole in reports:
+        now_s += seconds
+        if demand is not None:
+            before = demand = summed(before, demand)
+        # The same instances work: what is measured of them is the same.
+        ready, most = 2, GOAL.max
+        plain = without.scaler.decide(now_s, demand, target=without.target, ready=ready, is_whole=is_whole)
+        more = model.scaler.decide(now_s, demand, target=model.target, ready=ready, is_whole=is_whole)
+        without.target, model.target = plain.target, more.target
+        assert more.wanted == min(plain.wanted + spare, most) or demand is None
+        assert model.target >= min(without.target + spare, most)
 
 
 @given(st.lists(samples, min_size=1, max_size=30))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from engines.block_keys import ROOT, block_hash
+from engines.cached_chunks import CachedChunks
 from engines.simulated.kv_cache import KVCache
 
 BLOCKS = 12
@@ -120,3 +121,16 @@ def test_without_caching_nothing_is_found_again() -> None:
     assert blocks is not None
     cache.publish(blocks[0], hashes([1])[0])
     assert cache.known(hashes([1])) == 0
+
+
+def test_a_cache_that_was_cleared_knows_nothing_and_holds_as_much_as_before() -> None:
+    cache = KVCache(4, chunks=(chunks := CachedChunks(1)))
+    blocks = cache.open([], 2)
+    assert blocks is not None
+    for block, hash_ in zip(blocks, hashes([1, 2]), strict=True):
+        cache.publish(block, hash_)
+    cache.close(blocks)
+    assert chunks.blocks == 2
+    cache.clear()
+    assert (cache.known(hashes([1, 2])), cache.free, chunks.blocks) == (0, 4, 0)
+    assert cache.open(hashes([1, 2]), 4) is not None
