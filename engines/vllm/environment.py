@@ -25,8 +25,6 @@ _READ_LATE = frozenset(
     )
 )
 """What vLLM sets when it makes its configuration, after its imports."""
-_FOLDERS = "LD_LIBRARY_PATH"
-"""An import of vLLM puts a folder before those that are there (OpenCV), again where its host had done it before."""
 _environment_lock = threading.Lock()
 
 
@@ -84,12 +82,7 @@ def unlike(theirs: Mapping[str, str], started_in: Mapping[str, str]) -> list[str
         started_in: The environment here, when it was started.
     """
     names = started_in.keys() | os.environ.keys()
-    return sorted(name for name in names - _READ_LATE if _read(name, theirs) != _read(name, os.environ))
-
-
-def _read(name: str, variables: Mapping[str, str]) -> object:
-    value = variables.get(name)
-    return value if value is None or name != _FOLDERS else list(dict.fromkeys(value.split(os.pathsep)))
+    return sorted(name for name in names - _READ_LATE if theirs.get(name) != os.environ.get(name))
 
 
 @contextmanager

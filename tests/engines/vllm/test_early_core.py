@@ -98,14 +98,6 @@ def test_another_environment_takes_a_new_process(name: str, found: Path) -> None
         assert not psutil.pid_exists(pid)
 
 
-def test_a_folder_that_every_import_adds_again_makes_no_other_environment() -> None:
-    theirs, ours = {"LD_LIBRARY_PATH": "/of/cv2:/of/cv2:/usr"}, {"LD_LIBRARY_PATH": "/of/cv2:/usr"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "environ", ours)
-        assert environment.unlike(theirs, ours) == []
-        assert environment.unlike({"LD_LIBRARY_PATH": "/usr:/of/cv2"}, ours) == ["LD_LIBRARY_PATH"]
-
-
 def test_what_only_a_new_process_can_have_takes_one(found: Path) -> None:
     with an_early_core() as (early, pid):
         lock = multiprocessing.get_context("spawn").Lock()
