@@ -134,8 +134,6 @@ def _import_and_run(work: Connection) -> None:
         return
     import engines.vllm.orphans  # noqa: F401 - the core, and what of ours runs in it
 
-    # All of that stays. vLLM does the same once its core is made, for which it imports more.
-    gc.freeze()
     run_when_told(work)
 
 

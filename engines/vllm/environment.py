@@ -74,15 +74,15 @@ def early_environment(options: VllmOptions, part: NodePart | None = None) -> Ite
 def unlike(theirs: Mapping[str, str], started_in: Mapping[str, str]) -> list[str]:
     """The variables that make a difference to a process that has imported vLLM, and a new one would find otherwise.
 
-    But for those that are read later: by then that process has them.
+    Those that have changed here since, unless its own imports have changed them likewise, or they are read later: by
+    then that process has them.
 
     Args:
-        theirs: The environment of that process. What only that has, its imports have set, or it has inherited what
-            Python here does not know of; a new one would have it as well.
+        theirs: The environment of that process.
         started_in: The environment here, when it was started.
     """
-    names = started_in.keys() | os.environ.keys()
-    return sorted(name for name in names - _READ_LATE if theirs.get(name) != os.environ.get(name))
+    changed = {name for name in started_in.keys() | os.environ.keys() if started_in.get(name) != os.environ.get(name)}
+    return sorted(name for name in changed - _READ_LATE if theirs.get(name) != os.environ.get(name))
 
 
 @contextmanager

@@ -98,6 +98,17 @@ def test_another_environment_takes_a_new_process(name: str, found: Path) -> None
         assert not psutil.pid_exists(pid)
 
 
+def test_what_imports_change_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    started_in = dict(os.environ)
+    # OpenCV adds a folder to this at each import: a second engine's core has it twice, a new one would as well.
+    theirs = started_in | {"LD_LIBRARY_PATH": "there:there", "SET_BY_IMPORTS": "1"}
+    assert environment.unlike(theirs, started_in) == []
+    monkeypatch.setenv("SET_BY_IMPORTS", "1")
+    assert environment.unlike(theirs, started_in) == []
+    monkeypatch.setenv("SET_BY_IMPORTS", "2")
+    assert environment.unlike(theirs, started_in) == ["SET_BY_IMPORTS"]
+
+
 def test_what_only_a_new_process_can_have_takes_one(found: Path) -> None:
     with an_early_core() as (early, pid):
         lock = multiprocessing.get_context("spawn").Lock()
