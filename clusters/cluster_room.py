@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from actors.instance.placement import Resources, missing, nodes_with_room, room, words
 from deployments.fleet_settings import FleetSettings
-from deployments.instance_footprint import footprint_of, needs_nodes
+from deployments.instance_footprint import footprint_of
+from deployments.instance_gpus import needs_nodes
 from deployments.model_settings import ModelSettings
 from engines.registry import options_type
 

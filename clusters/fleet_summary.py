@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from deployments.fleet_settings import FleetSettings
-from deployments.instance_footprint import gpus_of, needs_nodes
+from deployments.instance_gpus import gpus_of, needs_nodes
 from deployments.model_settings import FallbackSettings, ModelSettings
 
 

@@ -19,7 +19,7 @@ from clusters.errors import ClusterError
 from clusters.needs import http_files
 from deployments.fleet_settings import FleetSettings
 from deployments.http.key_source import is_loopback
-from deployments.instance_footprint import gpus_of
+from deployments.instance_gpus import gpus_of
 from deployments.model_settings import ModelSettings
 
 Provider = Literal["aws", "gcp", "local"]

@@ -13,7 +13,8 @@ from deployments import router_deployment, scaled_application
 from deployments.cluster_nodes import living_nodes
 from deployments.engine_deployment import MARGIN_S, EngineDeployment, shutdown_timeout_s
 from deployments.fleet_settings import FleetSettings
-from deployments.instance_footprint import footprint_of, needs_nodes
+from deployments.instance_footprint import footprint_of
+from deployments.instance_gpus import needs_nodes
 from deployments.model_settings import ModelSettings
 from deployments.names import ROUTER, engine_deployments
 from deployments.router_deployment import RouterDeployment

@@ -13,7 +13,7 @@ from clusters.kuberay.options import KubeRayOptions
 from deployments.engine_deployment import shutdown_timeout_s
 from deployments.fleet_settings import FleetSettings, HttpSettings
 from deployments.http.key_source import is_loopback
-from deployments.instance_footprint import gpus_of
+from deployments.instance_gpus import gpus_of
 from deployments.model_settings import ModelSettings
 
 ROUTERS = "routers"

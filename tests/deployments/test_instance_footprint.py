@@ -1,7 +1,8 @@
 import pytest
 
 from actors.instance.placement import Footprint
-from deployments.instance_footprint import footprint_of, needs_nodes
+from deployments.instance_footprint import footprint_of
+from deployments.instance_gpus import needs_nodes
 from deployments.model_settings import ModelSettings
 
 LAPTOP = [{"CPU": 8.0, "memory": 1e10}]

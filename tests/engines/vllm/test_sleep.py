@@ -11,14 +11,16 @@ from engines.completion import collect
 from engines.context import Context
 from engines.errors import EngineDead, EngineFailed, InvalidRequest
 from engines.registry import EngineSpec
-from engines.vllm.arguments import engine_args, spec_args
 from engines.vllm.engine import VllmEngine
 from engines.vllm.options import VllmOptions
-from engines.vllm.sleep import Sleep
 from tests.deployments.waiting import until
 from tests.engines.vllm.asking import chat, counting
+from tests.lazily import lazily, needs
 
-pytest.importorskip("vllm")
+needs("vllm", "its sleep is what this is about")
+
+arguments = lazily("engines.vllm.arguments")
+sleep = lazily("engines.vllm.sleep")
 
 HEARTBEAT_S = 0.05
 
@@ -56,10 +58,10 @@ class Llm:
 )
 async def test_a_level_wakes_as_vllm_documents_it(level: int, waking: list[Any]) -> None:
     llm, forgot = Llm(), []
-    sleep = Sleep(llm, lambda: forgot.append(True))
-    await sleep.begin(level)
+    sleeping = sleep.Sleep(llm, lambda: forgot.append(True))
+    await sleeping.begin(level)
     assert (llm.asked, forgot) == ([("sleep", level, "wait")], [True])
-    await sleep.end()
+    await sleeping.end()
     assert llm.asked[1:] == waking
 
 
@@ -67,27 +69,27 @@ async def test_what_vllm_raises_or_leaves_asleep_is_said() -> None:
     from vllm.v1.engine.exceptions import EngineDeadError
 
     with pytest.raises(EngineDead):
-        await Sleep(Llm(sleep=EngineDeadError()), lambda: None).begin(1)
-    failing = Sleep(Llm(reload_weights=ValueError("no such file")), lambda: None)
+        await sleep.Sleep(Llm(sleep=EngineDeadError()), lambda: None).begin(1)
+    failing = sleep.Sleep(Llm(reload_weights=ValueError("no such file")), lambda: None)
     await failing.begin(2)
     with pytest.raises(EngineFailed, match="could not wake: ValueError: no such file"):
         await failing.end()
     llm = Llm()
     llm.is_awake = False
     with pytest.raises(EngineFailed, match="stayed asleep"):
-        await Sleep(llm, lambda: None).end()
+        await sleep.Sleep(llm, lambda: None).end()
 
 
 def test_sleep_mode_is_asked_for_where_the_platform_has_it_and_by_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm.platforms import current_platform
 
     spec = EngineSpec(kind="vllm", model="m", sleeps=True)
-    assert not spec_args(spec, VllmOptions()).enable_sleep_mode  # The CPU refuses it.
+    assert not arguments.spec_args(spec, VllmOptions()).enable_sleep_mode  # The CPU refuses it.
     monkeypatch.setattr(type(current_platform), "is_sleep_mode_available", lambda _: True)
-    assert spec_args(spec, VllmOptions()).enable_sleep_mode
-    assert not spec_args(EngineSpec(kind="vllm", model="m"), VllmOptions()).enable_sleep_mode
+    assert arguments.spec_args(spec, VllmOptions()).enable_sleep_mode
+    assert not arguments.spec_args(EngineSpec(kind="vllm", model="m"), VllmOptions()).enable_sleep_mode
     with pytest.raises(InvalidRequest, match="give the model its `sleep`"):
-        engine_args(VllmOptions(engine_args={"enable_sleep_mode": True}), 1)
+        arguments.engine_args(VllmOptions(engine_args={"enable_sleep_mode": True}), 1)
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -100,12 +102,13 @@ async def test_it_says_the_same_after_its_sleep_and_has_nothing_cached(vllm_engi
     chunks = vllm_engine.cached_chunks
     assert cached and chunks is not None
     await until(lambda: chunks.blocks)
-    steps = vllm_engine.steps
     await vllm_engine.sleep(level)
-    assert not chunks.blocks
-    await vllm_engine.check_health()
-    assert vllm_engine.ready and vllm_engine.steps == steps
-    await vllm_engine.wake()
+    try:
+        assert not chunks.blocks
+        await vllm_engine.check_health()
+        assert vllm_engine.ready
+    finally:
+        await vllm_engine.wake()  # Others share it.
     after = await collect(vllm_engine.generate(request, Context()))
     assert (after.choices[0].token_ids, after.usage.cached_tokens) == (before, 0)
     # What the core said late of before is not taken for what it has now.
