@@ -465,33 +465,34 @@ def test_an_agent_loop_goes_on_through_the_death_of_an_engine(
     served: Served, shared_terminal: Terminal, tmp_path: Path
 ) -> None:
     """One engine core of two is killed while each carries long answers, of the loop and of realtime sessions."""
-    with (
-        (tmp_path / "output").open("w") as output,
-        (tmp_path / "errors").open("w") as errors,
-        Counting(served.port, sessions=4, last=400) as counting,
-    ):
-        loop = subprocess.Popen(
-            [sys.executable, ROOT / "examples" / "agent_loop.py"],
-            stdout=output,
-            stderr=errors,
-            env=shared_terminal.environment,
-        )
-        until = time.monotonic() + 120
+    output, errors = tmp_path / "output", tmp_path / "errors"
+
+    def begin() -> subprocess.Popen[bytes]:
+        with output.open("w") as said, errors.open("w") as failed:
+            example = [sys.executable, ROOT / "examples" / "agent_loop.py"]
+            return subprocess.Popen(example, stdout=said, stderr=failed, env=shared_terminal.environment)
+
+    with Counting(served.port, sessions=4, last=400) as counting:
+        loop, until = begin(), time.monotonic() + 240
         # One that is gone is shown for a while.
         while sum(running := figures(served.port, "penstock_instance_running_requests")) < 6.0 or (
             sum(requests >= 1.0 for requests in running) < 2
         ):
-            assert time.monotonic() < until and loop.poll() is None, (running, (tmp_path / "errors").read_text())
+            assert time.monotonic() < until, (running, errors.read_text())
+            if loop.poll() is not None:
+                # On a busy machine it has come to its end before one has looked.
+                assert loop.returncode == 0, errors.read_text()
+                loop = begin()
             time.sleep(0.05)
         # Not by their cores' names: vLLM cannot always give them one.
         names = {process: process.name() for process in shared_terminal.processes()}
         actors = [process.pid for process, name in names.items() if name.startswith("ray::EngineActo")]
         assert len(actors) == 2, (running, names)
         os.kill(engine_pids(actors[0])[0], signal.SIGKILL)
-        assert loop.wait(120) == 0, (tmp_path / "errors").read_text()
+        assert loop.wait(120) == 0, errors.read_text()
 
     assert len(counting.answers) >= 4 and set(counting.answers) == {counted(1, 400)}
-    assert (tmp_path / "output").read_text().splitlines() == [
+    assert output.read_text().splitlines() == [
         "what is the weather in Lisbon? The temperature is 21 degrees.",
         "what time is it in Oslo? The time is 10:04.",
         f"count from 1 to 400 {counted(1, 400)}",

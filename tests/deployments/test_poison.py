@@ -33,20 +33,21 @@ class Harm:
 
     Attributes:
         faults: The simulated engine's option.
-        timeout_s, stall_s: When an engine that stands still is given up. Where engines are killed nothing else is to
-            end one: on a busy machine Serve replaces those that answer late, too.
+        timeout_s, stall_s, silence_s: When an engine that stands still, or says nothing, is given up. Where engines are
+            killed nothing else is to end one: on a busy machine those that answer late are taken for dead, too.
         settled_s: Nothing else dies of it when nothing has died for so long.
     """
 
     faults: dict[str, str]
     timeout_s: float
     stall_s: float
+    silence_s: float
     settled_s: float
 
 
 HARM = {
-    "kills": Harm({"kill": "poison"}, timeout_s=60.0, stall_s=30.0, settled_s=4.0),
-    "hangs": Harm({"hang": "poison"}, timeout_s=20.0, stall_s=10.0, settled_s=40.0),
+    "kills": Harm({"kill": "poison"}, timeout_s=60.0, stall_s=30.0, silence_s=30.0, settled_s=4.0),
+    "hangs": Harm({"hang": "poison"}, timeout_s=20.0, stall_s=10.0, silence_s=4.0, settled_s=40.0),
 }
 """On a busy machine an engine that is well takes no step for some seconds, too."""
 
@@ -85,7 +86,13 @@ def _fleet(harm: Harm) -> FleetSettings:
     }
     router = {"replicas": 2, "cpus": 0.1}
     return FleetSettings.model_validate(
-        {"name": "poison", "http": {"port": free_port()}, "router": router, "models": [model]}
+        {
+            "name": "poison",
+            "http": {"port": free_port()},
+            "router": router,
+            "channel": {"silence_s": harm.silence_s},
+            "models": [model],
+        }
     )
 
 
