@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError
 
 from actors.channel.calls import result, translate
 from actors.channel.carriage import carried, put_large
-from actors.channel.frames import DRAINING, ENGINE_DIED, Entry, Pulse, decode
+from actors.channel.frames import DRAINING, ENGINE_DIED, TRIED, Entry, Pulse, decode
 from actors.channel.listener import Listener
 from actors.channel.open_stream import OpenStream
 from actors.channel.pending_calls import PendingCalls
@@ -300,6 +300,9 @@ class Egress(PushEngine):
                 return
             if news.topic == DRAINING:
                 self.is_draining = True
+            if news.topic == TRIED and (tried := self._streams.get(news.body)) is not None:
+                tried.is_held_for_trial = False
+                self._acknowledge()  # It waits for that.
             if self._listener is not None:
                 self._listener.heard(news)
         if frame.entries:
@@ -371,10 +374,11 @@ class Egress(PushEngine):
 
     def _suspects(self, *, has_hung: bool, waited: Collection[int] | None) -> list[Request]:
         """The requests that the instance may have been working on and that have got nothing from it."""
+        may_be = {number: stream for number, stream in self._streams.items() if not stream.is_held_for_trial}
         if waited is None:
-            streams = [stream.suspect(has_hung=has_hung) for stream in self._streams.values()]
+            streams = [stream.suspect(has_hung=has_hung) for stream in may_be.values()]
         else:
-            streams = [stream.request for number, stream in self._streams.items() if number not in waited]
+            streams = [stream.request for number, stream in may_be.items() if number not in waited]
         return [*(request for request in streams if request is not None), *self._calls.requests]
 
     def _on_opened(self) -> None:

@@ -53,6 +53,9 @@ DRAINING = "draining"
 ENGINE_DIED = "engine died"
 """Topic: the engine is finished or hangs, and every request on the instance with it. Body: the numbers of this
 channel's requests that waited in a queue until then, at the gate or in the engine: they cannot have been its end."""
+TRIED = "tried"
+"""Topic: a request that is to be tried alone is about to be handed to the engine, once this is acknowledged. Body: its
+number."""
 SESSIONS = "sessions"
 """Topic: the instance has served these sessions. Body: a list of their ids, each with the seconds since."""
 PREFIXES = "prefixes"

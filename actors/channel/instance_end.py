@@ -12,6 +12,7 @@ from actors.channel.frames import ENGINE_DIED, OF_PROMPTS, SESSIONS, Frame, News
 from actors.channel.outbox import Outbox
 from actors.channel.server_call import Call
 from actors.channel.standing_news import StandingNews
+from actors.channel.trials import Trials
 from actors.channel.upstream import Message, Submission, Upstream, Upward
 from actors.prefill_meter import PrefillMeter
 from actors.settings import ChannelSettings
@@ -33,24 +34,18 @@ class Host(ABC):
         gate: Its admission gate.
         engine: Its engine; only asked for while `refusal()` is None.
         prefill: Counts its prompts.
+        trials: Keeps requests that may be the end of the engine apart from others.
     """
 
     id: str
     gate: Gate
     prefill: PrefillMeter
+    trials: Trials
     engine: Engine
 
     @abstractmethod
     def refusal(self) -> PenstockError | None:
         """Why the instance takes no new work now, or None when it does."""
-
-    @abstractmethod
-    def enter_alone(self, call: Call) -> PenstockError | None:
-        """Takes a request that no other such may run beside; why not, if there is one."""
-
-    @abstractmethod
-    def leave_alone(self, call: Call) -> None:
-        """A request is over; it may have been one that was to run alone."""
 
     @abstractmethod
     def load(self) -> Load:

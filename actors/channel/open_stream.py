@@ -31,6 +31,7 @@ class OpenStream:
         progress: As the instance last said: tokens computed, and whether it is being worked on.
         queued_pulses: Heartbeats up to the last one that said that it is not being worked on.
         still_pulses: Heartbeats in which it did not advance.
+        is_held_for_trial: Whether it is to be tried alone, and the instance has not said yet that it is.
         places: Messages of it that went up.
         unsubscribe_kill, unsubscribe_stop: End its following of its context.
     """
@@ -39,6 +40,7 @@ class OpenStream:
         "accepted",
         "came_late",
         "has_started",
+        "is_held_for_trial",
         "places",
         "progress",
         "queued_pulses",
@@ -59,6 +61,7 @@ class OpenStream:
         # Kept until its first token, hidden or not: whoever dies of a request dies of one that has got nothing yet.
         self.request: GenerateRequest | None = request
         self.tokens_at_start: int | None = None  # Of its prompt, and of what it goes on from.
+        self.is_held_for_trial = request.alone
         self.came_late = came_late  # The engine took no step any more by then: no step of it held this one.
         self.weight = request.sampling.n
         self.waiting_tokens = request.prefill_tokens or 0

@@ -92,6 +92,11 @@ class Outbox:
         return self._sent
 
     @property
+    def acknowledged(self) -> int:
+        """The last frame that the reader is known to have had."""
+        return self._acknowledged
+
+    @property
     def unacknowledged(self) -> int:
         """Frames taken and not acknowledged."""
         return self._sent - self._acknowledged

@@ -8,16 +8,20 @@ from ray.exceptions import RayError
 from actors.admission import Ticket
 from actors.channel.calls import translate
 from actors.channel.carriage import Carried, arrived
+from actors.channel.frames import TRIED, News
 from actors.shares import OUTPUT_COST, cost_of
 from engines.context import Context
 from engines.contract import Progress
-from engines.errors import Cancelled, EngineDead, EngineFailed, PenstockError
+from engines.errors import Cancelled, EngineDead, EngineFailed, PenstockError, QueueFull
 from engines.events import Event, Finished, Started
 from engines.requests import GenerateRequest
 
 if TYPE_CHECKING:
     from actors.channel.instance_end import Channel
 
+_ACKNOWLEDGED_POLL_S = 0.01
+_TRIAL_WAIT_S = 5.0
+"""How long a request that is to be tried waits for those before it to get something."""
 _TOKEN_BYTES = 4
 """About how many bytes of a request make a token."""
 
@@ -40,6 +44,7 @@ class Call:
         "_context",
         "_emit",
         "_goes_on",
+        "_is_kept_back",
         "_is_over",
         "_number",
         "_prefill_tokens",
@@ -70,13 +75,16 @@ class Call:
         self._ticket: Ticket | None = None
         self._task: asyncio.Task[None] | None = None
         self._goes_on = False  # Whether its first piece was emitted.
+        self._is_kept_back = False  # For a trial: its own, or another's.
         self._is_over = False
 
     def enter(self) -> None:
         """Goes to the gate, unless the instance takes no new work."""
         host = self._channel.host
         host.prefill.enter(self._prefill_tokens)
-        refusal = host.refusal() or (host.enter_alone(self) if self._request.alone else None)
+        refusal = host.refusal()
+        if refusal is None and self._request.alone and not host.trials.enter(self):
+            refusal = QueueFull(f"The instance {host.id} tries another request alone.", instance=host.id)
         if refusal is not None:
             self.fail(refusal)
             return
@@ -120,6 +128,7 @@ class Call:
             self._goes_on = True
             if not self._is_over:
                 self._channel.host.prefill.begin(self._prefill_tokens)
+                self._channel.host.trials.begun(self)
 
     def fail(self, error: PenstockError) -> None:
         """Takes the error that ends the request, before or after `Started`."""
@@ -156,12 +165,14 @@ class Call:
 
     def progress(self) -> Progress | None:
         """How far it is; None where its engine cannot tell. Charges its tenant for as much."""
-        if self._ticket is not None and self._ticket.is_waiting:
+        if self._is_kept_back or (self._ticket is not None and self._ticket.is_waiting):
             return Progress(0, scheduled=False)
         progress = self._channel.host.engine.progress(self._context)
         if progress is not None and self._ticket is not None:
             generated = max(0.0, progress.tokens - self._prompt_cost * self._request.sampling.n)
             self._ticket.charge(progress.tokens + (OUTPUT_COST - 1) * generated)
+            if generated:  # Hidden, perhaps.
+                self._channel.host.trials.begun(self)
         return progress
 
     def _admit(self) -> None:
@@ -176,11 +187,36 @@ class Call:
                 request = await self._with_attachments()
                 if self._is_over:
                     return
+            if request.alone or not self._channel.host.trials.may_begin(self):
+                await self._begin_in_turn()
+                if self._is_over:
+                    return
             await self._channel.host.engine.submit(request, self._context, self)
         except PenstockError as error:
             self.fail(error)
         except Exception as error:  # noqa: BLE001 - the caller waits: it must hear of a bug, too
             self.fail(EngineFailed(f"The engine failed: {type(error).__name__}: {error}"))
+
+    async def _begin_in_turn(self) -> None:
+        """Returns when nobody is beside it that must not be, and, if it is to be tried, its router knows."""
+        channel = self._channel
+        self._is_kept_back = True
+        try:
+            # Who is in the middle of a long prompt is not waited for: whoever else came would wait as well.
+            async with asyncio.timeout(_TRIAL_WAIT_S if self._request.alone else None):
+                await channel.host.trials.begin(self)
+        except TimeoutError:
+            self.fail(QueueFull(f"The instance {channel.host.id} cannot try the request alone now."))
+            return
+        if self._is_over:
+            channel.host.trials.leave(self)
+        elif self._request.alone:
+            # Should it be the end of this process, nothing of that is told any more.
+            channel.broadcast(News(TRIED, self._number))
+            sequence = channel.outbox.sent + 1
+            while channel.outbox.acknowledged < sequence and not self._is_over:  # noqa: ASYNC110 - it is rare
+                await asyncio.sleep(_ACKNOWLEDGED_POLL_S)
+        self._is_kept_back = False
 
     async def _with_attachments(self) -> GenerateRequest:
         """The request as its engine takes it.
@@ -205,8 +241,7 @@ class Call:
         elif not self._is_over:
             self._channel.host.prefill.leave(self._prefill_tokens)
         self._is_over = True
-        if self._request.alone:
-            self._channel.host.leave_alone(self)
+        self._channel.host.trials.leave(self)
         self._channel.forget(self._number)
         # The ticket knows the call: a large request must not wait for the garbage collector.
         ticket, self._ticket = self._ticket, None

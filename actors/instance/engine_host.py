@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from actors.admission import Gate
 from actors.channel.frames import ALL_CHUNKS, ALL_PREFIXES, CHUNKS, DRAINING, PREFIXES, SESSIONS, News
 from actors.channel.instance_end import Channel, Host
-from actors.channel.server_call import Call
+from actors.channel.trials import Trials
 from actors.channel.upstream import Upward
 from actors.daemon_thread import in_daemon_thread
 from actors.directory.known_instance import Instance, InstanceState
@@ -37,7 +37,6 @@ from engines.errors import (
     InvalidRequest,
     NotReady,
     PenstockError,
-    QueueFull,
     Timeout,
 )
 from engines.prefix_chunks import pack, pack_held
@@ -76,6 +75,7 @@ class EngineHost(Host):
         self.id = instance.id
         self.gate = Gate(admission)
         self.prefill = PrefillMeter()
+        self.trials = Trials()
         # What was sent here, where the engine does not say what it has cached.
         self._prefixes = SentPrefixes()
         self._chunks: CachedChunks | None = None
@@ -94,7 +94,6 @@ class EngineHost(Host):
         self._ticker: asyncio.Task[None] | None = None
         self._steps = EngineSteps(channel.heartbeat_s)
         self._sleeper = Sleeper(sleep, channel.heartbeat_s, self._forget_cached, self.engine_died)
-        self._alone: Call | None = None
         self._booting: asyncio.Task[None] | None = None
         self._has_booted = False
 
@@ -158,18 +157,6 @@ class EngineHost(Host):
                 return Draining(f"The instance {self.id} takes no new work.", instance=self.id)
             case InstanceState.GONE:
                 return InstanceLost(f"The instance {self.id} is gone.", instance=self.id)
-
-    def enter_alone(self, call: Call) -> PenstockError | None:
-        """Takes a request that may be the end of the engine, whichever router sent it; refuses a second one."""
-        if self._alone is not None:
-            return QueueFull(f"The instance {self.id} tries another request alone.", instance=self.id)
-        self._alone = call
-        return None
-
-    def leave_alone(self, call: Call) -> None:
-        """A request is over; it may have been the one that was tried alone."""
-        if self._alone is call:
-            self._alone = None
 
     def load(self) -> Load:
         """How busy it is: who was admitted and who waits, wherever, and the engine's own KV use and adapters."""
@@ -333,11 +320,14 @@ class EngineHost(Host):
         context = Context()
         try:
             async with lane.place(request.size, request.priority, request.tenant):
+                if request.runs_model:
+                    await self.trials.begin(context)
                 answer = await self.engine.call(request, context)
         except EngineDead as error:
             self.engine_died(error)
             raise InstanceLost(f"The engine of instance {self.id} died.", instance=self.id) from error
         finally:
+            self.trials.leave(context)
             context.kill()
         if request.session is not None:
             self.served(request.session, None)

@@ -260,6 +260,25 @@ async def test_who_leaves_the_queue_and_takes_the_engine_along_is_suspect_and_wh
     assert [suspect.prompt for suspect in suspects] == ["first"]
 
 
+async def test_who_is_to_be_tried_alone_is_suspect_once_that_has_begun(start: Start) -> None:
+    heard = Heard()
+    instance, egress = await start([{"hang": True}], listener=heard)
+    await egress.submit(request("before"), Context(), Recorder())
+    trial = asyncio.ensure_future(egress.submit(request("trial", alone=True), Context(), Recorder()))
+    await has(instance, running=2)
+    ray.kill(instance.actor)
+    with pytest.raises(InstanceLost):
+        await trial
+    assert [suspect.prompt for _, suspects in heard.losses for suspect in suspects] == ["before"]
+
+    instance, egress = await start([{"hang": True}], listener=(heard := Heard()))
+    recorder = Recorder()
+    await egress.submit(request("trial", alone=True), Context(), recorder)
+    ray.kill(instance.actor)
+    await recorder.over()
+    assert [suspect.prompt for _, suspects in heard.losses for suspect in suspects] == ["trial"]
+
+
 async def test_an_engine_that_gives_a_token_has_stepped(start: Start) -> None:
     _, egress = await start(HANGING)
     await egress.submit(request(), Context(), Recorder())

@@ -2,6 +2,7 @@ import weakref
 
 import pytest
 
+from actors.channel.frames import TRIED
 from actors.settings import AdmissionSettings, ChannelSettings
 from engines.context import Context
 from engines.errors import Cancelled, InvalidRequest, PenstockError, QueueFull, QueueTimeout
@@ -136,3 +137,65 @@ async def test_an_instance_tries_one_request_alone_at_a_time_whichever_router_se
     other.submit(request(alone=True), first=2)
     await other.has_started(2)
     other.close()
+
+
+async def test_a_trial_begins_when_nobody_is_beside_it_who_has_got_nothing_and_others_wait_for_it(opened: Open) -> None:
+    instance, reader = await opened([{"hang": True}])
+    other = Reader(instance, "other")
+    await other.is_open()
+    other.submit(request())
+    await other.has_started(1)
+    reader.submit(request(alone=True))
+    await until(lambda: reader.pulses and reader.pulses[-1].streams == [(1, 0, False)])
+    assert not reader.said(1)
+    other.cancel(1, kill=True)
+    await reader.has_started(1)
+    assert [(news.topic, news.body) for news in reader.news] == [(TRIED, 1)]
+    other.submit(request(), first=2)
+    await until(lambda: other.pulses and other.pulses[-1].streams == [(2, 0, False)])
+    assert not other.said(2)
+    reader.cancel(1, kill=True)
+    await other.has_started(2)
+    other.close()
+
+
+async def test_others_go_on_once_a_trial_has_a_token(opened: Open) -> None:
+    instance, reader = await opened(HANGING)
+    reader.submit(request(alone=True))
+    await until(lambda: reader.text(1))
+    other = Reader(instance, "other")
+    await other.is_open()
+    other.submit(request())
+    await until(lambda: other.text(1))
+    other.close()
+
+
+async def test_a_trial_begins_once_its_router_knows(opened: Open) -> None:
+    _, reader = await opened(HANGING)
+    reader.acknowledges = False
+    reader.submit(request(alone=True))
+    await until(lambda: reader.pulses and reader.pulses[-1].streams == [(1, 0, False)])
+    assert [news.topic for news in reader.news] == [TRIED] and not reader.said(1)
+    reader.acknowledges = True
+    await reader.has_started(1)
+
+
+async def test_a_trial_does_not_wait_for_tokens_that_are_hidden(opened: Open) -> None:
+    _, reader = await opened([{"work": 10_000, "every_s": 0.01}])
+    reader.submit(request())
+    await reader.has_started(1)
+    reader.submit(request(alone=True), first=2)
+    await reader.has_started(2)
+    assert reader.text(1) == ""
+
+
+async def test_a_trial_that_finds_no_moment_goes_elsewhere_and_others_go_on(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.channel.server_call._TRIAL_WAIT_S", 0.1)
+    _, reader = await opened([{"hang": True}])
+    reader.submit(request())
+    await reader.has_started(1)
+    reader.submit(request(alone=True), request(), first=2)
+    assert isinstance(await reader.end(2), QueueFull)
+    await reader.has_started(3)
