@@ -24,7 +24,7 @@ from engines.sink import Sink
 logger = logging.getLogger(__name__)
 
 WAKE_S = {1: 3.0, 2: 10.0}
-"""What waking takes, by level, before it was seen: about as measured of a model of 8 billion parameters on vLLM."""
+"""What waking takes, by level, before it was seen: guesses, of the size of what vLLM's authors report."""
 
 
 class Sleeper(Transparent):

@@ -86,12 +86,13 @@ class KvEvents:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             # What is not heard of any more must not be taken for cached for ever.
-            self._clear()
+            self.clear()
             logger.error("What the KV cache holds is not followed any more.", exc_info=error)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Nothing is cached any more, whatever was said before."""
-        self._clear()
+        self._keys.clear()
+        self._chunks.cleared()
 
     def take(self, number: int, data: bytes) -> None:
         """Takes a batch of events.
@@ -103,7 +104,7 @@ class KvEvents:
         if number != self._next:
             self.lost += 1
             logger.warning("Events %d to %d of the KV cache were lost.", self._next, number - 1)
-            self._clear()
+            self.clear()
         self._next = number + 1
         for event in self._decoder.decode(data).events:
             match event:
@@ -112,7 +113,7 @@ class KvEvents:
                 case BlockRemoved():
                     self._removed(event)
                 case AllBlocksCleared():
-                    self._clear()
+                    self.clear()
 
     def _stored(self, event: BlockStored) -> None:
         size = event.block_size
@@ -150,10 +151,6 @@ class KvEvents:
             return
         keys = (self._keys.pop(hash_, None) for hash_ in event.block_hashes)
         self._chunks.removed([key for key in keys if key is not None])
-
-    def _clear(self) -> None:
-        self._keys.clear()
-        self._chunks.cleared()
 
 
 def _salt(extras: Sequence[Any] | None, adapter: str | None) -> str:

@@ -323,7 +323,7 @@ class Runtime:
     def _forget_cached(self) -> None:
         """The core has emptied its KV cache, which it says with its next step."""
         if self._events is not None:
-            self._events.forget()
+            self._events.clear()
 
     def _reader(self, request: GenerateRequest, rendered: Rendered, sink: Sink) -> Sink:
         """Lets what is cached be known by a request's text; returns what is to hear its answer."""
